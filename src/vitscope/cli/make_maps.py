@@ -27,8 +27,10 @@ from vitscope.terminal import make_console, make_explanation_report, make_judge_
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
+    from vitscope.models.base import ViTAdapter
     from vitscope.results.explanation import Explanation
     from vitscope.results.saved_result import SavedResult
+    from vitscope.runs.model_run import OnProgress
 
 R = TypeVar("R", bound="SavedResult")
 
@@ -165,6 +167,7 @@ def explain(
     judged: list[Path] | None = None,
     reference: list[Path] | None = None,
     heads: bool = False,
+    overlays: bool = False,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     device: str = "auto",
     dtype: DTypeName = "float32",
@@ -205,6 +208,7 @@ def explain(
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.
         heads: Also draw the maps of each head.
+        overlays: Also write each map and its overlay on the image as PNG, into OUT/overlays/.
         format: File format of the figures, once per format; png by default.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
@@ -229,7 +233,9 @@ def explain(
     names = name_folders(model, edits.remedies)
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
     judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
-    check_figures_target(out / "figures", overwrite=overwrite)
+    painted = {model_id: out / "overlays" / name for model_id, name in names.items()}
+    for folder in (out / "figures", *(painted.values() if overlays else ())):
+        check_figures_target(folder, overwrite=overwrite)
     from vitscope.maps.registry import find_methods  # here, because importing it is slow
     from vitscope.maps.target_files import open_target
 
@@ -245,24 +251,33 @@ def explain(
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
-        work = partial(
-            vitscope.explain,
-            images=found,
-            config=config,
-            layer=layer,
-            **chosen,
-            score=score,
-            judged=judgements[model_id],
-            reference=audits[model_id],
-            out=folders[model_id],
-            overwrite=overwrite,
-        )
-        explained.append(run_with_bars(model_id, work, edits=edits))
+        def work(vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress") -> None:
+            one = vitscope.explain(
+                vit,
+                found,
+                config,
+                layer=layer,
+                **chosen,
+                score=score,
+                judged=judgements[model_id],
+                reference=audits[model_id],
+                out=folders[model_id],
+                overwrite=overwrite,
+                on_progress=on_progress,
+            )
+            explained.append(one)
+            if overlays:
+                folder = painted[model_id]
+                one.save_overlays(folder, overwrite=overwrite, on_progress=on_overlays)
+
+        run_with_bars(model_id, work, edits=edits, on_overlays="overlays")
         # No line wrapping: a line may hold a command to copy.
         console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
         for path, reason in explained[-1].failures:
             console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+        for folder in (folders[model_id], *([painted[model_id]] if overlays else [])):
+            console.print(Text(f"written to {printable_path(folder)}"), soft_wrap=True)
+        console.print()
 
     try:
         run_each(folders, run)

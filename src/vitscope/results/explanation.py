@@ -1,7 +1,7 @@
 """The saved result of explained images: where their [CLS] output comes from, with maps."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -96,6 +96,37 @@ class Explanation(SavedResult):
             gap=image.gap,
             skill=image.skill,
         )
+
+    def save_overlays(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Path]:
+        """Write every map of every image as PNG, alone and over the image.
+
+        Files are IMAGE__MAP.png and IMAGE__MAP__overlay.png, of the size at which the model saw the
+        image, each map on a scale of its own. `index.json` tells which image and map each file is
+        of, and the values at the two ends of its scale. All files appear together, once the last
+        one is written.
+
+        Args:
+            folder: Folder for the files.
+            overwrite: Whether earlier overlays there are replaced.
+            on_progress: Called with (images done, total) after every image.
+
+        Returns:
+            The PNG files.
+
+        Raises:
+            UsageError: If something else is in the folder.
+            ResultError: If a map is missing or damaged.
+            VitscopeError: If a file cannot be written.
+        """
+        from vitscope.figures.overlays import draw_overlays  # upward, as `plot` imports
+
+        return draw_overlays(self, folder, overwrite=overwrite, on_progress=on_progress)
 
 
 def measure_image(

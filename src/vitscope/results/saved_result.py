@@ -136,7 +136,7 @@ class SavedResult:
             UsageError: If there is no such figure or setting.
             NothingToDrawError: If the result has no numbers for it.
         """
-        # The only upward import: figures import results.
+        # Upward, as figures import results.
         from vitscope.figures.questions import plot
 
         return plot(name, [self], **settings)
