@@ -137,6 +137,28 @@ function showPatch(patch) {
   part("token").textContent = `Patch in row ${row + 1}, column ${column + 1}: ${told.join("; ")}.`;
 }
 
+// The shown map, alone or over its image as it is on the page.
+async function saveMap(over) {
+  const image = currentImage();
+  const map = openMap(image, view.which);
+  const [width, height] = image.size.map((side) => pngScale * side);
+  const canvas = make("canvas", { width, height });
+  const context = canvas.getContext("2d");
+  if (over) {
+    const photo = makeImage(image);
+    await photo.decode();
+    context.drawImage(photo, 0, 0, width, height);
+    context.globalAlpha = part("mix").value / 100;
+  }
+  const patches = make("canvas");
+  paint(patches, map);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(patches, 0, 0, width, height);
+  const stem = image.name.replace(/\.[^.]*$/, "").slice(0, 40);
+  const words = [stem, map.name, over ? "overlay" : "", state.gallery.label];
+  save(`${nameFile(...words)}.png`, await encodePng(canvas));
+}
+
 function patchUnder(event) {
   const [rows, across] = currentImage().grid;
   const { left, top, width, height } = part("stage").getBoundingClientRect();
@@ -171,6 +193,8 @@ function startView() {
   part("mix").addEventListener("input", () => {
     part("stage").querySelector("canvas").style.opacity = `${part("mix").value}%`;
   });
+  const exports = { "Map as PNG": () => saveMap(false), "Overlay as PNG": () => saveMap(true) };
+  part("mix").closest("p").after(makeButtons("the shown map", exports));
   part("previous").addEventListener("click", () => step(-1));
   part("next").addEventListener("click", () => step(1));
   part("close").addEventListener("click", () => view.dialog.close());
