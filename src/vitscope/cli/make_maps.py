@@ -207,7 +207,7 @@ def explain(
             map is best, the one that comes first is drawn, and that is said.
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.
-        heads: Also draw the maps of each head.
+        heads: Also draw the maps of each head, and the attention of every head in every layer.
         overlays: Also write each map and its overlay on the image as PNG, into OUT/overlays/.
         format: File format of the figures, once per format; png by default.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
@@ -259,6 +259,7 @@ def explain(
                 layer=layer,
                 **chosen,
                 score=score,
+                heads=heads,
                 judged=judgements[model_id],
                 reference=audits[model_id],
                 out=folders[model_id],

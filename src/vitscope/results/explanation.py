@@ -91,6 +91,7 @@ class Explanation(SavedResult):
             framing=image.framing,
             image=found.image,
             maps=found.maps,
+            heads_by_layer=found.heads_by_layer,
             numbers=image.numbers,
             verdict=image.verdict,
             gap=image.gap,

@@ -37,6 +37,7 @@ def explain(
     target: TargetLike | None = None,
     references: Images | None = None,
     score: bool = False,
+    heads: bool = False,
     judged: JudgeResult | str | Path | None = None,
     reference: AuditResult | None = None,
     out: str | Path | None = None,
@@ -79,6 +80,8 @@ def explain(
         score: Whether the gap and the skill of each map are measured on each image
             (docs/recipes/which-map.md): by the removal "shuffle" if there are references, else by
             "drop", in about P + 40 M + 282 passes for P patches and M maps.
+        heads: Whether the attention of every head in every layer is kept too, as `heads_by_layer`
+            of each image, for the figure of that name; takes another pass.
         judged: A judgement of the same weights, layer, input size and target, or its folder. It
             chooses the map and, if none is set, the input size, and maps are scored.
         reference: An audit of the same weights and layer, with the same preprocessing; if None, one
@@ -136,6 +139,7 @@ def explain(
         target=target,
         references=others,
         score=score,
+        heads=heads,
         judged=judged,
         reference=reference,
         out=folder,

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
@@ -98,6 +99,7 @@ class ExplainRun:
         target: TargetLike | None,
         references: ImageSet | None,
         score: bool,
+        heads: bool,
         judged: JudgeResult | None,
         reference: AuditResult | None,
         out: Path | None,
@@ -145,6 +147,7 @@ class ExplainRun:
         self._maps.check_used(target=target, references=references)
         self._check_scored(references)
         self._others = references
+        self._keeps_heads = heads
         self._compared: tuple[Preprocessing, References] | None = None
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         self._unused: list[str] = []
@@ -275,6 +278,7 @@ class ExplainRun:
             framing="whole" if whole else "cropped",
             image=image,
             maps=self._maps.arrange(row | others),
+            heads_by_layer=self._map_heads(batch) if self._keeps_heads else None,
             numbers=numbers,
             verdict=qualify(self._judge(numbers), self._vit.info.own_output),
         )
@@ -300,6 +304,18 @@ class ExplainRun:
         check_balance(ledger, self._tolerance)
         maps = place_row_maps(make_row_maps(trace, ledger))
         return ledger, maps | self._map_centred(trace, ledger)
+
+    def _map_heads(self, batch: ImageBatch) -> Float[np.ndarray, "layer head row column"]:
+        # Attention on the patches in every layer, by a pass of its own.
+        found: list[Tensor] = []
+
+        def take(trace: ClsTrace) -> None:
+            heads = trace.logits[0].float().softmax(dim=-1)[:, trace.layout.groups["patches"]]
+            found.append(heads.reshape(-1, *trace.layout.grid).cpu())
+
+        with self._run.plain_errors(batch):
+            self._vit.trace(batch.pixels, sorted(self._vit.blocks), take, verified=False)
+        return torch.stack(found).numpy()
 
     def _trace(self, pixels: Pixels) -> ClsTrace:
         found: list[ClsTrace] = []

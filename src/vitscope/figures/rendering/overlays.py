@@ -20,16 +20,19 @@ def choose_limits(values: Float[np.ndarray, "..."], *, signed: bool) -> tuple[fl
     return (-largest if signed else min(0.0, float(values.min()))), largest
 
 
+def paint(values: Float[np.ndarray, "row column"], *, signed: bool) -> Pixels:
+    """A map on its own scale, one pixel for each patch."""
+    scaled = Normalize(*choose_limits(values, signed=signed))(values)
+    colours: Pixels = mpl.colormaps[DIVERGING if signed else SEQUENTIAL](scaled, bytes=True)
+    return colours[..., :3]
+
+
 def paint_map(one: ImageMap, size: tuple[int, int]) -> Pixels:
-    """A map on its own scale, its patches as large as in an image of (height, width) pixels."""
-    signed = one.about.signed
-    scaled = Normalize(*choose_limits(one.values, signed=signed))(one.values)
-    colours: Pixels = mpl.colormaps[DIVERGING if signed else SEQUENTIAL](scaled, bytes=True)[
-        ..., :3
-    ]
+    """A map with patches as large as in an image of (height, width) pixels."""
+    painted = paint(one.values, signed=one.about.signed)
     for axis, (length, count) in enumerate(zip(size, one.values.shape, strict=True)):
-        colours = colours.repeat(length // count, axis=axis)
-    return colours
+        painted = painted.repeat(length // count, axis=axis)
+    return painted
 
 
 def lay_over(image: Pixels, painted: Pixels) -> Pixels:
