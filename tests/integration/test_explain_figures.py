@@ -305,8 +305,11 @@ def test_explain_prints_verdicts_and_leaves_results_and_figures(
         assert len(list((out / "overlays" / name).glob("tall__*__overlay.png"))) == 3
         for image in result.summary.images:
             assert " ".join(image.verdict.text.split()) in said
-    assert "4 figures written to" in said
-    assert len(list((out / "figures").glob("*.svg"))) == 2
+    assert "12 figures written to" in said
+    stems = [f"{stem}__heads_by_layer__" for stem in ("tall", "wide")]
+    names = sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    assert [sum(name.startswith(stem) for name in names) for stem in stems] == [2, 2]
+    assert {"tall", "wide"} < set(names)
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert "already holds a result" in err
