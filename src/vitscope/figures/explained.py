@@ -96,7 +96,7 @@ def describe_heads_by_layer(result: ModelResult, image: ImageExplanation) -> Fig
     """The largest attention on a patch of each head in each layer, which scales its map."""
     if image.heads_by_layer is None:
         raise NothingToDrawError(
-            "attention of all layers was not kept: explain with heads=True, or --heads"
+            "attention of all layers was not kept: explain with heads=True"
         )
     points = (
         Point(
