@@ -173,6 +173,7 @@ def explain(
     dtype: DTypeName = "float32",
     size: Size = None,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
@@ -215,13 +216,14 @@ def explain(
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
             own, or that of the judgement, by default.
         overwrite: Replace earlier results and figures there.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
     """
     # Check the arguments as far as possible before loading anything.
     config = RunConfig(device=device, dtype=dtype, size=size)
     folders = choose_targets(
         model,
         out,
-        overwrite=overwrite,
+        overwrite=overwrite or resume,
         remedies=remedy,
         size=config.input_size,
         name_target=_name_target,
@@ -235,7 +237,7 @@ def explain(
     judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
     painted = {model_id: out / "overlays" / name for model_id, name in names.items()}
     for folder in (out / "figures", *(painted.values() if overlays else ())):
-        check_figures_target(folder, overwrite=overwrite)
+        check_figures_target(folder, overwrite=overwrite or resume)
     from vitscope.maps.registry import find_methods  # here, because importing it is slow
     from vitscope.maps.target_files import open_target
 
@@ -264,12 +266,14 @@ def explain(
                 reference=audits[model_id],
                 out=folders[model_id],
                 overwrite=overwrite,
+                resume=resume,
                 on_progress=on_progress,
             )
             explained.append(one)
             if overlays:
                 folder = painted[model_id]
-                one.save_overlays(folder, overwrite=overwrite, on_progress=on_overlays)
+                again = overwrite or resume
+                one.save_overlays(folder, overwrite=again, on_progress=on_overlays)
 
         run_with_bars(model_id, work, edits=edits, on_overlays="overlays")
         # No line wrapping: a line may hold a command to copy.
@@ -287,7 +291,11 @@ def explain(
         if explained:
             kinds: Sequence[Format] = format or ["png"]
             drawn = draw_explanations(
-                explained, out / "figures", formats=kinds, heads=heads, overwrite=overwrite
+                explained,
+                out / "figures",
+                formats=kinds,
+                heads=heads,
+                overwrite=overwrite or resume,
             )
             count = f"{len(drawn)} figure{'s' * (len(drawn) != 1)}"
             where = f"{count} written to {printable_path(out / 'figures')}"

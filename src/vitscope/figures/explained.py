@@ -95,9 +95,7 @@ def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
 def describe_heads_by_layer(result: ModelResult, image: ImageExplanation) -> FigureData:
     """The largest attention on a patch of each head in each layer, which scales its map."""
     if image.heads_by_layer is None:
-        raise NothingToDrawError(
-            "attention of all layers was not kept: explain with heads=True"
-        )
+        raise NothingToDrawError("attention of all layers was not kept: explain with heads=True")
     points = (
         Point(
             model=result,
