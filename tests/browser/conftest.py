@@ -41,7 +41,7 @@ def results(images, tmp_path_factory):
     hostile = make_timm_adapter(TINY_TIMM["dinov2"](), model_id=HOSTILE_MODEL)
     audit(hostile, images, AuditConfig(gallery=24, maps=MAPS), out=folder / "hostile")
     some = sorted(images.iterdir())[:2]
-    explain(vit, some, reference=with_registers, out=folder / "explained")
+    explain(vit, some, reference=with_registers, heads=True, out=folder / "explained")
     return folder
 
 

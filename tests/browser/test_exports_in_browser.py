@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import vl_convert
 from PIL import Image
@@ -140,6 +141,35 @@ def test_no_cell_runs_in_a_spreadsheet(page, text, cell):
     figure.locator("details").evaluate("details => details.open = true")
     _, path = download(page, figure.get_by_role("button", name="CSV"))
     assert path.read_bytes().decode().split("\r\n", 1)[1].startswith(f"{cell},")
+
+
+def test_a_map_is_saved_alone_and_over_its_image(page, results):
+    gallery = AuditResult.load(results / "hostile").gallery
+    page.locator("#gallery-model").select_option(label=HOSTILE_MODEL)
+    page.locator(".card", has_text=re.compile(r"\d{4}\.png")).first.click()
+    image = page.locator("#view-name").inner_text()
+    places = {one.path.rsplit("/", 1)[-1]: k for k, one in enumerate(gallery.images)}
+    one = gallery.read_maps(places[image])
+    page.locator("#view-map").select_option(value="contribution_norm")
+    page.locator("#view-mix").fill("40")
+    shown = {}
+    for words, end in (("Map as PNG", ""), ("Overlay as PNG", "-overlay")):
+        name, path = download(page, page.get_by_role("button", name=words))
+        title = one.maps["contribution_norm"].about.title.replace(" ", "-")
+        assert name == f"{image.removesuffix('.png')}-{title}{end}-1-script-b.png"
+        with Image.open(path) as saved:
+            shown[end] = np.asarray(saved.convert("RGB")).astype(float)
+        height, width = one.image.shape[:2]
+        assert shown[end].shape == (3 * height, 3 * width, 3)
+    side = 3 * one.image.shape[0] // one.grid[0]
+    patches = shown[""].reshape(one.grid[0], side, one.grid[1], side, 3)
+    assert (np.ptp(patches, axis=(1, 3)) == 0).all()
+    brightest = patches[:, 0, :, 0, :2].sum(axis=-1)  # cividis grows in red and green
+    assert brightest.argmax() == one["contribution_norm"].argmax()
+    large = one.image.repeat(3, axis=0).repeat(3, axis=1)
+    mixed = 0.6 * large + 0.4 * shown[""]
+    assert np.abs(shown["-overlay"] - mixed).mean() < 0.5 * np.abs(large - mixed).mean()
+    page.keyboard.press("Escape")
 
 
 def test_a_verdict_is_cited_with_its_numbers(page, results):

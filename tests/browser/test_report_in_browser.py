@@ -8,7 +8,7 @@ import pytest
 from audits import tiny_vit
 from browser_numbers import numbers_by_name
 from images import write_images
-from vitscope import AuditConfig, AuditResult, audit, write_report
+from vitscope import AuditConfig, AuditResult, Explanation, audit, write_report
 from vitscope.files.printable import printable_path
 
 DESKTOP, PHONE = (1440, 900), (360, 740)
@@ -160,6 +160,33 @@ def test_the_large_view_tells_what_a_patch_holds(revisit, results):
     head = float(told.split("Attention of head 2 ")[1].split(" %")[0])
     step = 100 * float(maps.maps["attention"].heads[2].max()) / 255
     assert head == pytest.approx(100 * maps.maps["attention"].heads[2, 0, 0], abs=step)
+
+
+def test_attention_of_every_layer_is_a_grid_to_choose_from(revisit, results):
+    explanation = Explanation.load(results / "explained")
+    page = revisit().page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg, explained")
+    names_of(page)
+    page.locator(".card").first.click()
+    name = page.locator("#view-name").inner_text()
+    paths = [printable_path(Path(one.path).name) for one in explanation.summary.images]
+    layers = explanation.read_image(paths.index(name)).heads_by_layer
+    assert page.locator("#view-grid .choice").count() == 0
+    page.locator("#view-layers summary").click()
+    cells = page.locator("#view-grid .choice")
+    cells.last.wait_for()
+    assert cells.count() == layers.shape[0] * layers.shape[1]
+    for place, values in zip((0, -1), (layers[0, 0], layers[-1, -1]), strict=True):
+        painted = cells.nth(place).locator("canvas").evaluate(PAINTED)
+        assert max(range(len(painted)), key=painted.__getitem__) == values.argmax()
+    page.get_by_role("button", name="Attention of head 2 in layer 1", exact=True).click()
+    assert page.locator("#view-map").input_value() == "1.2"
+    page.locator("#view-stage").hover(position={"x": 1, "y": 1})
+    told = page.locator("#view-token").inner_text()
+    found = float(told.split("Attention of head 2 in layer 1 ")[1].split(" %")[0])
+    step = 100 * float(layers[1, 2].max()) / 255
+    assert found == pytest.approx(100 * layers[1, 2, 0, 0], abs=step)
+    page.locator("#view-layers summary").click()
 
 
 def test_any_map_is_shown_on_cards_and_in_the_large_view(revisit, results):

@@ -294,17 +294,22 @@ def test_explain_prints_verdicts_and_leaves_results_and_figures(
     a, b = model_folders
     out = tmp_path / "out"
     images = [shaped / "wide.png", shaped / "tall.png"]
-    arguments = [*images, "--model", a, "--model", b, "--out", out, "--size", 32, "--heads"]
+    arguments = [*images, "--model", a, "--model", b, "--out", out, "--size", 32]
+    arguments += ["--heads", "--overlays"]
     code, printed, err = run(capsys, *arguments, "--format", "svg", "--format", "png")
     assert code == 0, err
     said = " ".join(printed.split())
     for name in ("reg2", "reg4"):
         result = Explanation.load(out / name)
         assert len(result) == 2
+        assert len(list((out / "overlays" / name).glob("tall__*__overlay.png"))) == 3
         for image in result.summary.images:
             assert " ".join(image.verdict.text.split()) in said
-    assert "4 figures written to" in said
-    assert len(list((out / "figures").glob("*.svg"))) == 2
+    assert "12 figures written to" in said
+    stems = [f"{stem}__heads_by_layer__" for stem in ("tall", "wide")]
+    names = sorted(path.stem for path in (out / "figures").glob("*.svg"))
+    assert [sum(name.startswith(stem) for name in names) for stem in stems] == [2, 2]
+    assert {"tall", "wide"} < set(names)
     code, _, err = run(capsys, *arguments)
     assert code == 2
     assert "already holds a result" in err

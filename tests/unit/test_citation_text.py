@@ -4,8 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from made_results import make_audit
+from made_judgements import make_judgement
+from made_results import make_audit, make_one_shot, write_result
+from vitscope import AuditResult
+from vitscope.cli import main
+from vitscope.errors import UsageError
 from vitscope.results.citation_text import cite, name_images
+from vitscope.results.saved_result import SavedResult
 
 PROVENANCE = {"versions": {"vitscope": "1.2.3"}, "finished": "2026-11-29T10:00:00+00:00"}
 PATHS = ("/home/me/photos/cats/1.png", "/home/me/photos/dogs/2.png")
@@ -59,3 +64,20 @@ def test_a_citation_says_so_where_the_version_is_not_known():
     found = cite(make_audit(n=60)[0], {}, [])
     assert "vitscope of unknown version" in found.sentence
     assert "year" not in found.bibtex.split("@inproceedings")[0]
+
+
+def test_a_result_is_cited_from_python_and_from_the_terminal(tmp_path, capsys):
+    summary, _ = make_audit(n=2)
+    folder = write_result(tmp_path / "audit", summary, {"path": PATHS})
+    found = AuditResult.load(folder).cite()
+    assert found == cite(summary, {"weights_hash": "abc123"}, PATHS)
+    assert main(["cite", str(folder)]) == 0
+    assert capsys.readouterr().out == f"{found.sentence}\n\n{found.bibtex}\n{found.card}\n"
+
+
+def test_a_judgement_is_cited_and_other_kinds_are_refused(tmp_path):
+    judged, other = write_result(tmp_path / "judged", make_judgement()), tmp_path / "other"
+    assert "on the maps of" in SavedResult.load(judged).cite().sentence
+    write_result(other, make_one_shot())
+    with pytest.raises(UsageError, match="kind 'one-shot', which has no verdict to cite"):
+        SavedResult.load(other).cite()

@@ -250,8 +250,12 @@ def save(folder, *images):
 
 def test_what_is_written_is_read_again(tmp_path):
     undefined = judge_image({"patches": math.nan, "skip": math.nan}, 30, "of an audit")
-    saved = save(tmp_path / "e", make_image(), make_image("c.jpg", verdict=undefined))
+    of_all = np.random.default_rng(1).random((2, 3, 4, 5), dtype=np.float32)
+    second = make_image("c.jpg", verdict=undefined, heads_by_layer=of_all)
+    saved = save(tmp_path / "e", make_image(), second)
     assert len(saved) == 2
+    assert saved.read_image(0).heads_by_layer is None
+    assert np.array_equal(saved.read_image(1).heads_by_layer, of_all)
     assert saved.failures == [("b.jpg", "bad")]
     text = (saved.folder / "summary.json").read_text()
     assert "NaN" not in text
@@ -316,6 +320,10 @@ def replace_maps(saved, **changes):
         {"share": np.zeros((4, 5))},
         {"image": np.zeros((32, 40), dtype=np.uint8)},
         {"image": np.zeros((32, 40, 3))},
+        {"heads_by_layer": np.zeros((2, 3, 5, 4))},
+        {"heads_by_layer": np.zeros((3, 4, 5))},
+        {"heads_by_layer": np.zeros((0, 3, 4, 5))},
+        {"heads_by_layer": np.full((2, 3, 4, 5), np.nan)},
     ],
 )
 def test_damaged_maps_are_refused_and_never_run(tmp_path, changes):

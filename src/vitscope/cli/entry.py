@@ -21,7 +21,7 @@ from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, one_shot
 from vitscope.cli.settings import group_options
-from vitscope.cli.use_results import figures, merge, report
+from vitscope.cli.use_results import cite, figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable
 
@@ -49,7 +49,19 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (audit, demo, one_shot, models, explain, judge, merge, figures, report, reproduce):
+for _command in (
+    audit,
+    demo,
+    one_shot,
+    models,
+    explain,
+    judge,
+    merge,
+    figures,
+    report,
+    cite,
+    reproduce,
+):
     app.command(group_options(_command))
 app.command(remedy)
 

@@ -27,8 +27,10 @@ from vitscope.terminal import make_console, make_explanation_report, make_judge_
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
+    from vitscope.models.base import ViTAdapter
     from vitscope.results.explanation import Explanation
     from vitscope.results.saved_result import SavedResult
+    from vitscope.runs.model_run import OnProgress
 
 R = TypeVar("R", bound="SavedResult")
 
@@ -165,11 +167,13 @@ def explain(
     judged: list[Path] | None = None,
     reference: list[Path] | None = None,
     heads: bool = False,
+    overlays: bool = False,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     device: str = "auto",
     dtype: DTypeName = "float32",
     size: Size = None,
     overwrite: bool = False,
+    resume: bool = False,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
@@ -204,20 +208,22 @@ def explain(
             map is best, the one that comes first is drawn, and that is said.
         reference: Audit of the same model, or the --out folder of one; once per model, in the same
             order. By default an audit in OUT, or the means that come with vitscope.
-        heads: Also draw the maps of each head.
+        heads: Also draw the maps of each head, and the attention of every head in every layer.
+        overlays: Also write each map and its overlay on the image as PNG, into OUT/overlays/.
         format: File format of the figures, once per format; png by default.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
             own, or that of the judgement, by default.
         overwrite: Replace earlier results and figures there.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
     """
     # Check the arguments as far as possible before loading anything.
     config = RunConfig(device=device, dtype=dtype, size=size)
     folders = choose_targets(
         model,
         out,
-        overwrite=overwrite,
+        overwrite=overwrite or resume,
         remedies=remedy,
         size=config.input_size,
         name_target=_name_target,
@@ -229,7 +235,9 @@ def explain(
     names = name_folders(model, edits.remedies)
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
     judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
-    check_figures_target(out / "figures", overwrite=overwrite)
+    painted = {model_id: out / "overlays" / name for model_id, name in names.items()}
+    for folder in (out / "figures", *(painted.values() if overlays else ())):
+        check_figures_target(folder, overwrite=overwrite or resume)
     from vitscope.maps.registry import find_methods  # here, because importing it is slow
     from vitscope.maps.target_files import open_target
 
@@ -245,24 +253,36 @@ def explain(
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
-        work = partial(
-            vitscope.explain,
-            images=found,
-            config=config,
-            layer=layer,
-            **chosen,
-            score=score,
-            judged=judgements[model_id],
-            reference=audits[model_id],
-            out=folders[model_id],
-            overwrite=overwrite,
-        )
-        explained.append(run_with_bars(model_id, work, edits=edits))
+        def work(vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress") -> None:
+            one = vitscope.explain(
+                vit,
+                found,
+                config,
+                layer=layer,
+                **chosen,
+                score=score,
+                heads=heads,
+                judged=judgements[model_id],
+                reference=audits[model_id],
+                out=folders[model_id],
+                overwrite=overwrite,
+                resume=resume,
+                on_progress=on_progress,
+            )
+            explained.append(one)
+            if overlays:
+                folder = painted[model_id]
+                again = overwrite or resume
+                one.save_overlays(folder, overwrite=again, on_progress=on_overlays)
+
+        run_with_bars(model_id, work, edits=edits, on_overlays="overlays")
         # No line wrapping: a line may hold a command to copy.
         console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
         for path, reason in explained[-1].failures:
             console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+        for folder in (folders[model_id], *([painted[model_id]] if overlays else [])):
+            console.print(Text(f"written to {printable_path(folder)}"), soft_wrap=True)
+        console.print()
 
     try:
         run_each(folders, run)
@@ -271,7 +291,11 @@ def explain(
         if explained:
             kinds: Sequence[Format] = format or ["png"]
             drawn = draw_explanations(
-                explained, out / "figures", formats=kinds, heads=heads, overwrite=overwrite
+                explained,
+                out / "figures",
+                formats=kinds,
+                heads=heads,
+                overwrite=overwrite or resume,
             )
             count = f"{len(drawn)} figure{'s' * (len(drawn) != 1)}"
             where = f"{count} written to {printable_path(out / 'figures')}"

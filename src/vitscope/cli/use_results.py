@@ -1,4 +1,4 @@
-"""Commands on saved results: `vitscope merge`, `figures` and `report`."""
+"""Commands on saved results: `vitscope merge`, `figures`, `report` and `cite`."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -119,3 +119,21 @@ def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = 
     size = out.stat().st_size / 2**20
     where = f"report written to {printable_path(out)} ({size:.1f} MB)"
     make_console().print(Text(where), soft_wrap=True)
+
+
+def cite(result: Path) -> None:
+    """Print how a verdict is cited: one sentence, BibTeX, and a table for a model card.
+
+    They have all that the verdict rests on: model and weights, images, settings, version. No model
+    is loaded.
+
+    Example:  vitscope cite results-a/dinov2-small
+
+    Args:
+        result: An audit or a judgement.
+    """
+    from vitscope.results.saved_result import SavedResult
+
+    found = SavedResult.load(result).cite()
+    for text in (f"{found.sentence}\n", found.bibtex, found.card):
+        make_console().out(text, highlight=False)  # as it is, whatever the terminal's width

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,9 +13,9 @@ from matplotlib.figure import Figure
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.questions import Drawing, draw_image, open_results, plan_figures
+from vitscope.figures.questions import Drawing, draw_heads, draw_image, open_results, plan_figures
 from vitscope.figures.rendering.style import in_style
-from vitscope.figures.saved import ModelResult, load_results
+from vitscope.figures.saved import ModelResult, load_results, name_apart, slug
 from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
@@ -137,9 +138,14 @@ def draw_explanations(
     entries = []
     with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
         for name, image_id in name_images(results).items():
-            drawing = draw_image(results, image_id, heads=heads)
-            drawn.append(_write_figure(drawing, name, formats, staging, target))
-            entries.append({**drawn[-1].describe(), "image_id": image_id})
+            drawings = {name: draw_image(results, image_id, heads=heads)}
+            for result in results if heads else ():
+                grid = name_apart(f"{name}__heads_by_layer__{slug(result.label)}", drawings)
+                with suppress(NothingToDrawError):
+                    drawings[grid] = draw_heads(result, image_id)
+            for each, drawing in drawings.items():
+                drawn.append(_write_figure(drawing, each, formats, staging, target))
+                entries.append({**drawn[-1].describe(), "image_id": image_id})
         write_index(staging, {"schema_version": SCHEMA_VERSION, "figures": entries})
     return [path for figure in drawn for path in figure.files]
 

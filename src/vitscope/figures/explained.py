@@ -10,7 +10,7 @@ from vitscope.figures.description import FigureData, NothingToDrawError, Point
 from vitscope.figures.intervals import Interval
 from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, name_apart, slug
-from vitscope.results.explanation import Explanation
+from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.judge_result import JudgeResult
 
 _Panel = tuple[np.ndarray, np.ndarray | None]
@@ -90,6 +90,25 @@ def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
         shown=(result,),
         omitted={},
     )
+
+
+def describe_heads_by_layer(result: ModelResult, image: ImageExplanation) -> FigureData:
+    """The largest attention on a patch of each head in each layer, which scales its map."""
+    if image.heads_by_layer is None:
+        raise NothingToDrawError("attention of all layers was not kept: explain with heads=True")
+    points = (
+        Point(
+            model=result,
+            panel="largest attention on a patch",
+            term=_name_file(image.path),
+            other=f"head {head}",
+            x=layer,
+            number=Interval(float(values.max()), n=1),
+        )
+        for layer, heads in enumerate(image.heads_by_layer)
+        for head, values in enumerate(heads)
+    )
+    return FigureData(points=tuple(points), notes=(), shown=(result,), omitted={})
 
 
 def _list_patches(result: ModelResult, path: str, panels: Mapping[str, _Panel]) -> Iterator[Point]:

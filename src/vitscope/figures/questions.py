@@ -144,12 +144,13 @@ def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any
     """Draw one figure of one or several results.
 
     Args:
-        name: One of `FIGURES`, "maps" of an explained image, or "judged_maps" of a judged one.
+        name: One of `FIGURES`, "maps" or "heads_by_layer" of an explained image, or "judged_maps"
+            of a judged one.
         results: Results, or their folders.
         **settings: Settings of the figure: `terms` for "norms", "residual_cka" and
             "restricted_cka"; `readout` for the last; `classifier`, `top` and `readout` for
-            "one_shot"; `image` (its index in the first result) for "maps" and "judged_maps";
-            `heads` for "maps".
+            "one_shot"; `image` (its index in the first result) for "maps", "heads_by_layer" and
+            "judged_maps"; `heads` for "maps".
 
     Returns:
         A matplotlib figure, which a notebook displays.
@@ -199,12 +200,38 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
     explanations = [result for result in results if result.kind == "explanation"]
+    return draw_image(explanations, _find_image(explanations, image), heads=heads)
+
+
+def draw_heads_by_layer(results: Results, image: int = 0) -> Drawing:
+    """Attention of every head in every layer of one image, by the first model that explains it."""
+    explanations = [result for result in results if result.kind == "explanation"]
+    image_id = _find_image(explanations, image)
+    return draw_heads(explanations[0], image_id)
+
+
+def _find_image(explanations: Results, image: int) -> str:
     if not explanations:
         raise NothingToDrawError("no result of the kind 'explanation'")
     ids = [one.image_id for one in explanations[0].explanation.images]
     if not 0 <= image < len(ids):
         raise UsageError(f"image {image} does not exist: expected 0 to {len(ids) - 1}")
-    return draw_image(explanations, ids[image], heads=heads)
+    return ids[image]
+
+
+def draw_heads(result: ModelResult, image_id: str) -> Drawing:
+    """Attention of every head in every layer of the image with an identity."""
+    # Reading maps needs torch.
+    from vitscope.figures.explained import describe_heads_by_layer
+    from vitscope.figures.rendering.heads_by_layer import plot_heads_by_layer
+    from vitscope.results.explanation import Explanation
+
+    explanation = Explanation(result.folder)
+    if image_id not in explanation.image_ids:
+        raise NothingToDrawError("no result explains this image")
+    one = explanation.read_image(explanation.image_ids.index(image_id))
+    data = describe_heads_by_layer(result, one)
+    return Drawing(plot_heads_by_layer(result, one.path, one), data)
 
 
 def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
@@ -239,6 +266,7 @@ def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
 
 _SHEETS: Mapping[str, Callable[..., Drawing]] = {
     "maps": draw_maps,
+    "heads_by_layer": draw_heads_by_layer,
     "judged_maps": draw_judged_maps,
 }
 """Figures of one image, by the name that `plot` takes."""

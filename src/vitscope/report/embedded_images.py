@@ -35,6 +35,7 @@ from vitscope.results.number_text import write_number
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.result_text import tell_map
 from vitscope.results.verdict import judge_image
+from vitscope.results.vocabulary import ROW_MAPS
 
 MAX_BYTES = 18 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
@@ -126,7 +127,8 @@ class _Shelf:
             self._num_bytes += len(thumbnail)
         drawn = {name: _encode_map(one) for name, one in maps.shown.items()}
         heads = next(filter(None, (_encode_heads(*one) for one in maps.shown.items())), None)
-        self._num_bytes += sum(len(one["data"]) for one in (*drawn.values(), heads) if one)
+        layers = _encode_layers(maps)
+        self._num_bytes += sum(len(one["data"]) for one in (*drawn.values(), heads, layers) if one)
         height, width = maps.image.shape[:2]
         return {
             **entry,
@@ -135,6 +137,7 @@ class _Shelf:
             "grid": list(maps.grid),
             "maps": drawn,
             "heads": heads,  # of the first map that has any
+            "layers": layers,
         }
 
 
@@ -155,6 +158,21 @@ def _encode_heads(name: str, one: ImageMap) -> Entry | None:
     if one.heads is None:
         return None
     return {**encode_map(one.heads, signed=one.about.signed), "map": name}
+
+
+def _encode_layers(maps: ImageMaps) -> Entry | None:
+    # Of a single layer, the heads are there already.
+    if maps.heads_by_layer is None or len(maps.heads_by_layer) == 1:
+        return None
+    kind = ROW_MAPS["attention"]
+    return {
+        **encode_map(maps.heads_by_layer),
+        "count": len(maps.heads_by_layer),
+        "title": kind.title,
+        "unit": kind.unit,
+        "part": kind.is_part,
+        "signed": kind.signed,
+    }
 
 
 def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -> _Source:

@@ -4,7 +4,6 @@ from typing import Any
 
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.metrics.jackknife import Estimate
-from vitscope.report.verdicts import cite_result
 from vitscope.results.choices import describe_settings
 from vitscope.results.judgement_text import (
     describe_judgement,
@@ -47,7 +46,7 @@ def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
         "facts": list(_list_facts(summary)),
         "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [*summary.model.notes, *summary.data.notes],
-        "citation": cite_result(result),
+        "citation": result.saved.cite(),
         "scores_mean": describe_scores(summary),
         "scores": [_tabulate_scores(summary, removal) for removal in summary.removals],
         "plausibility": tabulate_plausibility(summary),

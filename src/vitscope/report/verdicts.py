@@ -12,11 +12,8 @@ from vitscope.figures.intervals import (
     read_spread,
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
-from vitscope.files.reading import open_table
 from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.choices import describe_settings
-from vitscope.results.citation_text import Citation, cite
-from vitscope.results.judge_result import SCORES
 from vitscope.results.layer_text import tabulate_layers
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import TextTable
@@ -44,20 +41,8 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
         "notes": [*summary.model.notes, *summary.data.notes],
-        "citation": cite_result(result),
+        "citation": result.saved.cite(),
     }
-
-
-def cite_result(result: ModelResult) -> Citation:
-    """How the verdict of an audit or a judgement is cited."""
-    is_audit = result.kind == "audit"
-    summary = result.audit if is_audit else result.judgement
-    table = result.folder / ("images.parquet" if is_audit else SCORES)
-    paths: list[str] = []
-    if table.is_file():
-        with open_table(table) as file:
-            paths = file.read(columns=["path"])["path"].to_pylist()
-    return cite(summary, _read_provenance(result), paths)
 
 
 def _read_provenance(result: ModelResult) -> Mapping[str, Any]:

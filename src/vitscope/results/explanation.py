@@ -1,8 +1,8 @@
 """The saved result of explained images: where their [CLS] output comes from, with maps."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -11,6 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import read_json, write_json
+from vitscope.files.printable import printable_path
+from vitscope.files.storage import link_or_copy
+from vitscope.files.typed_json import read_typed
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.results.result_html import show_explanation
@@ -20,6 +25,9 @@ from vitscope.results.schema_numbers import ImageNumbers, nest
 from vitscope.results.verdict import ImageVerdict
 from vitscope.row_maps import map_shares_along
 from vitscope.trace import ClsTrace
+
+_ABOUT = "image.json"
+"""File of a part that says all of its image but the maps."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -91,11 +99,43 @@ class Explanation(SavedResult):
             framing=image.framing,
             image=found.image,
             maps=found.maps,
+            heads_by_layer=found.heads_by_layer,
             numbers=image.numbers,
             verdict=image.verdict,
             gap=image.gap,
             skill=image.skill,
         )
+
+    def save_overlays(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> list[Path]:
+        """Write every map of every image as PNG, alone and over the image.
+
+        Files are IMAGE__MAP.png and IMAGE__MAP__overlay.png, of the size at which the model saw the
+        image, each map on a scale of its own. `index.json` tells which image and map each file is
+        of, and the values at the two ends of its scale. All files appear together, once the last
+        one is written.
+
+        Args:
+            folder: Folder for the files.
+            overwrite: Whether earlier overlays there are replaced.
+            on_progress: Called with (images done, total) after every image.
+
+        Returns:
+            The PNG files.
+
+        Raises:
+            UsageError: If something else is in the folder.
+            ResultError: If a map is missing or damaged.
+            VitscopeError: If a file cannot be written.
+        """
+        from vitscope.figures.overlays import draw_overlays  # upward, as `plot` imports
+
+        return draw_overlays(self, folder, overwrite=overwrite, on_progress=on_progress)
 
 
 def measure_image(
@@ -168,6 +208,31 @@ def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " ba
     whole = torch.stack(list(terms.values())).sum(dim=0)
     size = (whole * whole).sum(dim=-1)
     return {name: (term * whole).sum(dim=-1) / size for name, term in terms.items()}
+
+
+@dataclass(frozen=True)
+class ExplainedPart:
+    """One image as a part of a run on disk, beside its maps."""
+
+    image: ExplainedImage
+    is_narrow: bool  # whether it uses little of the range from black to white
+
+
+def write_part(folder: Path, image: ImageExplanation, *, is_narrow: bool) -> None:
+    """Write one image with its maps as a part."""
+    part = ExplainedPart(write_image(folder, 0, image), is_narrow)
+    write_json(folder / _ABOUT, asdict(part))
+
+
+def keep_parts(folder: Path, parts: Sequence[Path]) -> Iterator[ExplainedPart]:
+    """Take over the images of parts, in their order, with their maps."""
+    for number, source in enumerate(parts):
+        about, name = source / _ABOUT, _name_file(number)
+        part = read_typed(ExplainedPart, read_json(about), printable_path(about))
+        with plain_disk_errors(folder):
+            (folder / name).parent.mkdir(exist_ok=True)
+            link_or_copy(source / part.image.file, folder / name)
+        yield replace(part, image=replace(part.image, file=name))
 
 
 def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedImage:

@@ -33,6 +33,7 @@ _DAMAGE = (
 )
 """Exceptions of numpy and zipfile on a damaged or foreign archive of arrays."""
 
+_BY_LAYER = "heads_by_layer"
 _MAX_BYTES = 2**27  # of a file, and of its arrays; 4,096 x 4,096 pixels take 48 MiB
 
 
@@ -54,6 +55,8 @@ class ImageMaps(ShortRepr):
     # the image as the model saw it, before normalisation
     image: UInt8[np.ndarray, "height width 3"]
     maps: Mapping[str, ImageMap]
+    # attention on the patches in every analysable layer, if it was kept
+    heads_by_layer: Float[np.ndarray, "layer head row column"] | None = None
 
     def __getitem__(self, name: str) -> Float[np.ndarray, "row column"]:
         return self.maps[name].values
@@ -138,6 +141,8 @@ def write_maps(path: Path, maps: ImageMaps) -> None:
     for name, one in maps.maps.items():
         named = zip(_name_arrays(name), (one.values, one.heads, one.error), strict=True)
         arrays |= {key: array for key, array in named if array is not None}
+    if maps.heads_by_layer is not None:
+        arrays[_BY_LAYER] = maps.heads_by_layer
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **arrays)
@@ -157,6 +162,7 @@ def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:
     return ImageMaps(
         image=found["image"],
         maps={name: _gather(name, one, found) for name, one in about.items()},
+        heads_by_layer=found.get(_BY_LAYER),
     )
 
 
@@ -186,7 +192,7 @@ def _check_sizes(data: bytes) -> None:
 
 
 def _check_names(names: Iterable[str], found: Iterable[str]) -> None:
-    known = {"image"}
+    known = {"image", _BY_LAYER}
     for name in names:
         if not MAP_NAME.fullmatch(name):
             raise ValueError(f"{name[:60]!r} is no name of a map")
@@ -211,5 +217,7 @@ def _check(arrays: Mapping[str, np.ndarray]) -> None:
     heads = next((a.shape[:1] for name, a in maps.items() if name.startswith("heads/")), ())
     for name, found in maps.items():
         shape = heads + grid if name.startswith("heads/") else grid
+        if name == _BY_LAYER:
+            shape = (*found.shape[:-2], *grid) if found.ndim == 4 and found.size else ()
         if found.dtype.kind != "f" or found.shape != shape or not np.isfinite(found).all():
             raise ValueError(f"expected finite numbers of shape {shape} in {name}")

@@ -30,12 +30,12 @@ from vitscope.results.map_verdict import (
 from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same, list_plans
 from vitscope.results.model_identity import ModelIdentity
 from vitscope.results.result_html import show_judgement
-from vitscope.results.saved_result import PROVENANCE, write_result
+from vitscope.results.saved_result import PROVENANCE, SCORES, write_result
 from vitscope.results.schema import DataSummary, JudgementSummary, read_summary
 from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, MapScores
 
-SCORES, MAPS = "scores.parquet", "maps.parquet"
-"""Tables: a row for each image, removal and map; and a row for each image and map."""
+MAPS = "maps.parquet"
+"""Table with a row for each image and map; that of scores has one for each removal too."""
 
 _MAPS_FILE, _ABOUT_FILE = "maps.npz", "maps.json"
 """Files of a part: maps of an image that is kept."""

@@ -20,15 +20,25 @@ from vitscope.files.csv_files import read_cell, write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
-from vitscope.files.reading import plain_damage, read_bounded
+from vitscope.files.reading import open_table, plain_damage, read_bounded
 from vitscope.files.storage import is_result, never, staged_folder
-from vitscope.results.schema import KINDS, Summary, read_summary, write_summary
+from vitscope.results.citation_text import Citation, cite
+from vitscope.results.schema import (
+    KINDS,
+    AuditSummary,
+    JudgementSummary,
+    Summary,
+    read_summary,
+    write_summary,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _CHUNK_BYTES = 2**20
 FAILURES, PROVENANCE = "failures.csv", "provenance.json"
+IMAGES, SCORES = "images.parquet", "scores.parquet"
+"""Tables of an audit and of a judgement that have the path of every image."""
 _MAX_FAILURES_BYTES = 2**30
 
 
@@ -126,10 +136,38 @@ class SavedResult:
             UsageError: If there is no such figure or setting.
             NothingToDrawError: If the result has no numbers for it.
         """
-        # The only upward import: figures import results.
+        # Upward, as figures import results.
         from vitscope.figures.questions import plot
 
         return plot(name, [self], **settings)
+
+    def cite(self) -> Citation:
+        """Cite the verdict of an audit or a judgement with all that it rests on.
+
+        Returns:
+            `sentence`; `bibtex`, entries of the verdict and of the paper of the method; and `card`,
+            Markdown for a model card. Of the images' paths it has only the folder's name.
+
+        Raises:
+            UsageError: If the result is of another kind, which has no verdict over images.
+            ResultError: If the table of images is damaged.
+        """
+        summary = self.summary
+        if not isinstance(summary, AuditSummary | JudgementSummary):
+            raise UsageError(
+                f"{printable_path(self.folder)} is a result of kind {summary.KIND!r}, which has no "
+                "verdict to cite: give an audit or a judgement"
+            )
+        table = self.folder / (IMAGES if isinstance(summary, AuditSummary) else SCORES)
+        paths: list[str] = []
+        if table.is_file():
+            with open_table(table) as file:
+                paths = file.read(columns=["path"])["path"].to_pylist()
+        try:
+            provenance = self.provenance
+        except ResultError:  # the sentence says what is not known
+            provenance = {}
+        return cite(summary, provenance, paths)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Copy the result to a folder.

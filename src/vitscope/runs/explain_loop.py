@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -12,17 +13,26 @@ from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig, check_kind, combine
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
+from vitscope.files.storage import (
+    as_folder,
+    check_target,
+    is_result,
+    never,
+    scratch_folder,
+    staged_folder,
+)
+from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
-from vitscope.maps.chosen_target import TargetLike
+from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.maps.registry import find_methods
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import Explanation
 from vitscope.results.judge_result import JudgeResult
 from vitscope.runs.explain_run import ExplainRun
-from vitscope.runs.model_run import OnProgress, make_image_set
+from vitscope.runs.finished import is_finished
+from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
 from vitscope.runs.references import holds_audit
 
 
@@ -37,10 +47,12 @@ def explain(
     target: TargetLike | None = None,
     references: Images | None = None,
     score: bool = False,
+    heads: bool = False,
     judged: JudgeResult | str | Path | None = None,
     reference: AuditResult | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    resume: bool = False,
     on_progress: OnProgress | None = None,
     **settings: Any,
 ) -> Explanation:
@@ -79,12 +91,15 @@ def explain(
         score: Whether the gap and the skill of each map are measured on each image
             (docs/recipes/which-map.md): by the removal "shuffle" if there are references, else by
             "drop", in about P + 40 M + 282 passes for P patches and M maps.
+        heads: Whether the attention of every head in every layer is kept too, as `heads_by_layer`
+            of each image, for the figure of that name; takes another pass.
         judged: A judgement of the same weights, layer, input size and target, or its folder. It
             chooses the map and, if none is set, the input size, and maps are scored.
         reference: An audit of the same weights and layer, with the same preprocessing; if None, one
             next to the result or shipped with vitscope.
         out: Folder for the result; a temporary one if None.
-        overwrite: Whether an earlier result in `out` is replaced.
+        overwrite: Whether an earlier result in `out`, finished or not, is replaced.
+        resume: Whether to resume an interrupted run into `out`; a finished result is kept.
         on_progress: Called with (images done, total) after every image.
         **settings: Settings of `RunConfig` by name, in addition to `config` or instead of it.
 
@@ -127,6 +142,8 @@ def explain(
         others = ImageSet.from_sources(
             references, image_set.preprocessing, preprocessed=preprocessed
         )
+    if resume:
+        _check_resumable(folder, target, image_set, others)
     run = ExplainRun(
         vit,
         image_set,
@@ -136,15 +153,50 @@ def explain(
         target=target,
         references=others,
         score=score,
+        heads=heads,
         judged=judged,
         reference=reference,
         out=folder,
     )
     if folder is None:
-        with scratch_folder() as scratch:
-            run.execute(scratch, on_progress)
+        with scratch_folder() as scratch, TemporaryDirectory(prefix="vitscope-parts-") as parts:
+            run.execute(scratch, Workspace(Path(parts)), on_progress)
         return Explanation.own(scratch)
-    replaces = is_result if overwrite else never
-    with staged_folder(folder, replaces=replaces, rescued=True) as staging:
-        run.execute(staging, on_progress)
+    if not (resume and _is_kept(run, folder, overwrite=overwrite)):
+        _execute(run, folder, on_progress, overwrite=overwrite, resume=resume)
     return Explanation(folder)
+
+
+def _is_kept(run: ExplainRun, folder: Path, *, overwrite: bool) -> bool:
+    # Of a computation that cannot be compared, no result can be known to be this one.
+    if run.plan["unknown"] or not is_finished(Explanation, folder, run.plan, overwrite=overwrite):
+        return False
+    discard_workspace(folder)  # left by a run that was killed at its very end
+    return True
+
+
+def _execute(
+    run: ExplainRun, folder: Path, on_progress: OnProgress | None, *, overwrite: bool, resume: bool
+) -> None:
+    replaces = is_result if overwrite else never
+    check_target(folder, replaces)
+    with (
+        open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
+        told_of_kept(workspace, f"{run.num_images} images"),
+        staged_folder(folder, replaces=replaces, rescued=True) as staging,
+    ):
+        run.execute(staging, workspace, on_progress)
+
+
+def _check_resumable(
+    folder: Path | None, target: TargetLike | None, *image_sets: ImageSet | None
+) -> None:
+    if folder is None:
+        raise UsageError("no folder was given for the result: resume needs `out`")
+    if not is_comparable(target):
+        raise UsageError(
+            "resume needs a target by name or a vector: whether two functions are the same cannot "
+            "be verified"
+        )
+    for images in filter(None, image_sets):
+        check_steady(images.addresses, "resume")

@@ -1,16 +1,21 @@
 """One model explaining images, one by one: maps, numbers and a verdict of each."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
+from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
+from vitscope.files.json_files import dump_json
+from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.addresses import read_image
 from vitscope.images.covariates import NARROW, measure_range, note_narrow
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
@@ -28,15 +33,15 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     ImageExplanation,
     compute_centred_map,
+    keep_parts,
     measure_image,
-    write_image,
+    write_part,
 )
 from vitscope.results.image_maps import ImageMap, place_map, place_row_maps, with_unplaced
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import (
     DataSummary,
-    ExplainedImage,
     ExplanationSummary,
     LedgerSummary,
     Settings,
@@ -46,6 +51,7 @@ from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
 from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.row_maps import make_row_maps
+from vitscope.runs.audit_plan import digest_files, hash_held
 from vitscope.runs.chosen_maps import ChosenMaps
 from vitscope.runs.judgements import read_judgement
 from vitscope.runs.model_run import (
@@ -55,6 +61,7 @@ from vitscope.runs.model_run import (
     shuffle_images,
 )
 from vitscope.runs.references import Wanted, advise, find_reference, read_reference
+from vitscope.runs.resources import list_versions
 from vitscope.trace import ClsTrace
 
 _REFERENCE_BATCH = 8
@@ -98,6 +105,7 @@ class ExplainRun:
         target: TargetLike | None,
         references: ImageSet | None,
         score: bool,
+        heads: bool,
         judged: JudgeResult | None,
         reference: AuditResult | None,
         out: Path | None,
@@ -145,6 +153,7 @@ class ExplainRun:
         self._maps.check_used(target=target, references=references)
         self._check_scored(references)
         self._others = references
+        self._keeps_heads = heads
         self._compared: tuple[Preprocessing, References] | None = None
         self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
         self._unused: list[str] = []
@@ -163,25 +172,60 @@ class ExplainRun:
                 "cannot all be dropped to score maps: give references"
             )
 
-    def execute(self, folder: Path, on_progress: OnProgress | None) -> None:
-        """Explain all images and write the result."""
-        entries: list[ExplainedImage] = []
-        narrow: list[str] = []
+    @property
+    def num_images(self) -> int:
+        """Number of images."""
+        return len(self._images)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """All that the numbers depend on."""
+        config, behaviour, others = self._run.config, self._run.behaviour, self._others
+        versions = hash_held(self._images, *([] if others is None else [others]))
+        plan = {
+            "kind": "explanation",
+            "images": digest_files(self._images, versions),
+            "maps": self._maps.names,
+            **self._maps.describe_target(),
+            "scored": self._maps.scoring is not None,
+            "heads": self._keeps_heads,
+            "layer": self._layer,
+            **{name: getattr(config, name) for name in ("seed", "dtype", "size")},
+            "references": None if others is None else digest_files(others, versions),
+            "reference": None if self._reference is None else asdict(self._reference.about),
+            "judgement": None if self._judgement is None else asdict(self._judgement),
+            "weights_hash": self._run.weights_hash,
+            "behaviour_hash": behaviour.digest,
+            "unknown": behaviour.unknown,
+            "preprocessing": asdict(self._preprocessing),
+            "device": self._run.device.type,
+            "versions": list_versions(self._maps.names),
+        }
+        found: Plan = json.loads(dump_json(plan))
+        return found
+
+    def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
+        """Explain the images that are not done, and write the result."""
+        done = workspace.find_done()
         device, dtype = self._run.device, self._run.config.torch_dtype
         with self._run.placed(), self._maps.target.vit.placed(device, dtype):
-            for index in range(len(self._images)):
+            for index in sorted(set(range(len(self._images))) - done):
                 try:
                     batch, image, preprocessing = self._see(index)
                 except ImageReadError as error:
                     self._run.failures.append((self._images.name_image(index), str(error)))
                 else:
-                    if measure_range(image) < NARROW:
-                        narrow.append(self._images.name_image(index))
                     explained = self._explain(batch, image, preprocessing)
-                    entries.append(write_image(folder, len(entries), explained))
+                    is_narrow = measure_range(image) < NARROW
+                    with workspace.new_part(index) as part:
+                        write_part(part, explained, is_narrow=is_narrow)
                 if on_progress is not None:
                     on_progress(index + 1, len(self._images))
         self._run.check_some_read()
+        numbers = sorted(workspace.find_done())
+        parts = list(keep_parts(folder, [workspace.part(number) for number in numbers]))
+        entries = tuple(part.image for part in parts)
+        narrow = [part.image.path for part in parts if part.is_narrow]
         reference = None if self._reference is None else self._reference.about
         summary = ExplanationSummary(
             model=self._run.describe_model(),
@@ -201,7 +245,7 @@ class ExplainRun:
             references_not_used=tuple(self._unused),
             judgement=self._judgement,
             scoring=self._maps.scoring,
-            images=tuple(entries),
+            images=entries,
         )
         told = None if reference is None else asdict(reference)
         write_result(
@@ -210,6 +254,7 @@ class ExplainRun:
             failures=self._run.failures,
             provenance=self._run.make_provenance(self._maps.names)
             | {"reference": told, "num_map_references": self._count_compared()}
+            | {"plan": self.plan, "run": workspace.run_id}
             | self._maps.describe_target(),
         )
 
@@ -275,6 +320,7 @@ class ExplainRun:
             framing="whole" if whole else "cropped",
             image=image,
             maps=self._maps.arrange(row | others),
+            heads_by_layer=self._map_heads(batch) if self._keeps_heads else None,
             numbers=numbers,
             verdict=qualify(self._judge(numbers), self._vit.info.own_output),
         )
@@ -300,6 +346,18 @@ class ExplainRun:
         check_balance(ledger, self._tolerance)
         maps = place_row_maps(make_row_maps(trace, ledger))
         return ledger, maps | self._map_centred(trace, ledger)
+
+    def _map_heads(self, batch: ImageBatch) -> Float[np.ndarray, "layer head row column"]:
+        # Attention on the patches in every layer, by a pass of its own.
+        found: list[Tensor] = []
+
+        def take(trace: ClsTrace) -> None:
+            heads = trace.logits[0].float().softmax(dim=-1)[:, trace.layout.groups["patches"]]
+            found.append(heads.reshape(-1, *trace.layout.grid).cpu())
+
+        with self._run.plain_errors(batch):
+            self._vit.trace(batch.pixels, sorted(self._vit.blocks), take, verified=False)
+        return torch.stack(found).numpy()
 
     def _trace(self, pixels: Pixels) -> ClsTrace:
         found: list[ClsTrace] = []

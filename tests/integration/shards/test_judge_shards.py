@@ -16,7 +16,7 @@ from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
 from vitscope.maps.targets import explain_direction
-from vitscope.results.judge_result import SCORES
+from vitscope.results.saved_result import SCORES
 
 CONFIG = JudgeConfig(maps=["share"], removals=["shuffle", "drop"], size=16, gallery=3, device="cpu")
 NUM_IMAGES, NUM_SHARDS = 5, 3

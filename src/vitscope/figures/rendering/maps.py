@@ -21,6 +21,7 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from vitscope.figures.judged import order_kept
+from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL, choose_limits
 from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
@@ -42,7 +43,6 @@ from vitscope.results.result_text import tell_map
 from vitscope.results.schema import Summary
 from vitscope.results.schema_maps import MapSummary
 
-_SEQUENTIAL, _DIVERGING = "cividis", "PuOr"
 _LEFT_IN, _COLUMNS_IN = 0.08, (1.6, 3.48, 5.36)
 _MAP_IN, _TALLEST_IN = 1.32, 2.4
 _HEADS_ACROSS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
@@ -98,8 +98,7 @@ class _Map:
 
     @property
     def limits(self) -> tuple[float, float]:
-        largest = float(np.abs(self.values).max()) or 1.0
-        return (-largest if self.signed else min(0.0, float(self.values.min()))), largest
+        return choose_limits(self.values, signed=self.signed)
 
 
 @dataclass(frozen=True)
@@ -370,7 +369,7 @@ def _show(
         aspect="auto",
     )
     if each is not None:
-        image.set(cmap=_DIVERGING if each.signed else _SEQUENTIAL, norm=Normalize(*each.limits))
+        image.set(cmap=DIVERGING if each.signed else SEQUENTIAL, norm=Normalize(*each.limits))
     panel.set(xticks=[], yticks=[])
     for spine in panel.spines.values():
         spine.set(visible=True, linewidth=0.4, color=INK)

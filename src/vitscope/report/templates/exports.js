@@ -1,4 +1,4 @@
-// What can be taken out of the page: charts as SVG and PNG, tables as CSV and for a spreadsheet.
+// What can be taken out of the page: charts as SVG and PNG, maps as PNG, tables as CSV and for a spreadsheet.
 
 function nameFile(...words) {
   return words.join(" ").replace(/[^\p{L}\p{N}._]+/gu, "-").replace(/^[-.]+|[-.]+$/g, "").slice(0, 100);
@@ -53,6 +53,10 @@ async function drawPng(svg) {
   await image.decode();
   const canvas = make("canvas", { width: pngScale * image.width, height: pngScale * image.height });
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
+  return encodePng(canvas);
+}
+
+function encodePng(canvas) {
   return new Promise((found) => canvas.toBlob(found, "image/png"));
 }
 

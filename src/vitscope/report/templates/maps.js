@@ -9,16 +9,25 @@ const palettes = {
   diverging: readBytes(data.colourmaps.diverging),
 };
 
-// One map of an image; `which` is its name, or the number of a head. No name begins with a digit.
+const decoded = new WeakMap();
+
+function bytesOf(source) {
+  if (!decoded.has(source)) decoded.set(source, readBytes(source.data));
+  return decoded.get(source);
+}
+
+// One map of an image; `which` is its name, the number of a head, or “layer.head”. No name begins with a digit.
 function openMap(image, which) {
-  const isHead = !(which in image.maps);
-  const map = image.maps[isHead ? image.heads.map : which];
-  const { data: text, scale } = isHead ? image.heads : map;
-  const head = isHead ? Number(which) : 0;
+  const isNamed = which in image.maps;
+  const isLayered = which.includes(".");
+  const [head, layer] = isNamed ? [0, 0] : which.split(".").map(Number).reverse();
+  const map = isLayered ? image.layers : image.maps[isNamed ? which : image.heads.map];
+  const source = isNamed || isLayered ? map : image.heads;
+  const place = isLayered ? layer * headsPerLayer(image) + head : head;
   const [rows, columnsOfGrid] = image.grid;
-  const bytes = readBytes(text).subarray(head * rows * columnsOfGrid, (head + 1) * rows * columnsOfGrid);
+  const bytes = bytesOf(source).subarray(place * rows * columnsOfGrid, (place + 1) * rows * columnsOfGrid);
   const { signed, part } = map;
-  const largest = scale[head];
+  const largest = source.scale[place];
   return {
     bytes,
     rows,
@@ -28,9 +37,9 @@ function openMap(image, which) {
     palette: signed ? palettes.diverging : palettes.sequential,
     valueAt: (patch) => (signed ? ((bytes[patch] - 128) / 127) * largest : (bytes[patch] / 255) * largest),
     tell: (value) => (part ? `${tell(100 * value)} %` : tell(value)),
-    name: isHead ? `${map.title} of head ${head}` : map.title,
+    name: [map.title, !isNamed && ` of head ${head}`, isLayered && ` in layer ${layer}`].filter(Boolean).join(""),
     unit: [map.unit, map.target && `target ${map.target}`].filter(Boolean).join(", "),
-    told: isHead ? "" : map.told,
+    told: isNamed ? map.told : "",
   };
 }
 
@@ -48,6 +57,10 @@ function paint(canvas, map) {
 
 function countHeads(image) {
   return image.heads === null ? 0 : image.heads.scale.length;
+}
+
+function headsPerLayer(image) {
+  return image.layers === null ? 0 : image.layers.scale.length / image.layers.count;
 }
 
 function makeImage(image) {

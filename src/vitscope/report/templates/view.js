@@ -38,12 +38,15 @@ function showImage() {
   part("shares").replaceChildren(...(kind === null ? [] : [makeShares(shares)]));
   const names = Object.keys(image.maps);
   const heads = Array.from({ length: countHeads(image) }, (_, head) => String(head));
-  part("map").replaceChildren(...[...names, ...heads].map((which) => new Option(openMap(image, which).name, which)));
-  if (![...names, ...heads].includes(view.which)) view.which = names[0];
+  const all = [...names, ...heads, ...listLayers(image).flat()];
+  part("map").replaceChildren(...all.map((which) => new Option(openMap(image, which).name, which)));
+  if (!all.includes(view.which)) view.which = names[0];
   part("maps").replaceChildren(...names.map((name) => makeChoice(image, name, nameMap(image, name))));
   part("heads").replaceChildren(...heads.map((head) => makeChoice(image, head, head)));
   part("heads-title").hidden = image.heads === null;
   part("heads-title").textContent = image.heads === null ? "" : `${image.maps[image.heads.map].title} of each head`;
+  part("layers").hidden = image.layers === null;
+  fillLayers();
   part("facts").replaceChildren(...tellFacts(gallery, image));
   part("numbers").replaceChildren(
     ...gallery.columns.map((name) =>
@@ -63,8 +66,27 @@ function makeChoice(image, which, label) {
   const button = make("button", { type: "button", className: "choice" }, canvas, make("span", { textContent: label }));
   button.setAttribute("aria-label", map.name);
   button.dataset.which = which;
+  button.setAttribute("aria-pressed", which === view.which);
   button.addEventListener("click", () => showMap(which));
   return button;
+}
+
+// The heads of each layer, as `openMap` takes them.
+function listLayers(image) {
+  const heads = Array.from({ length: headsPerLayer(image) }, (_, head) => head);
+  return Array.from({ length: image.layers?.count ?? 0 }, (_, layer) => heads.map((head) => `${layer}.${head}`));
+}
+
+// Hundreds of maps, so not before they are asked for.
+function fillLayers() {
+  const image = currentImage();
+  const rows = part("layers").open ? listLayers(image) : [];
+  const numHeads = headsPerLayer(image);
+  const label = (textContent) => make("span", { textContent });
+  const head = ["", ...Array(numHeads).keys()].map(label);
+  const cells = rows.flatMap((row, layer) => [label(layer), ...row.map((which) => makeChoice(image, which, ""))]);
+  part("grid").style.gridTemplateColumns = `auto repeat(${numHeads}, minmax(1.8rem, 1fr))`;
+  part("grid").replaceChildren(...(rows.length > 0 ? [...head, ...cells] : []));
 }
 
 function tellFacts(gallery, image) {
@@ -98,7 +120,7 @@ function showMap(which) {
   paint(canvas, map);
   part("stage").style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
   part("stage").replaceChildren(makeImage(image), canvas);
-  for (const button of [...part("maps").children, ...part("heads").children]) {
+  for (const button of view.dialog.querySelectorAll(".choice")) {
     button.setAttribute("aria-pressed", button.dataset.which === which);
   }
   part("unit").textContent = [image.scores?.[which], map.unit, map.told].filter(Boolean).join("; ");
@@ -137,6 +159,28 @@ function showPatch(patch) {
   part("token").textContent = `Patch in row ${row + 1}, column ${column + 1}: ${told.join("; ")}.`;
 }
 
+// The shown map, alone or over its image as it is on the page.
+async function saveMap(over) {
+  const image = currentImage();
+  const map = openMap(image, view.which);
+  const [width, height] = image.size.map((side) => pngScale * side);
+  const canvas = make("canvas", { width, height });
+  const context = canvas.getContext("2d");
+  if (over) {
+    const photo = makeImage(image);
+    await photo.decode();
+    context.drawImage(photo, 0, 0, width, height);
+    context.globalAlpha = part("mix").value / 100;
+  }
+  const patches = make("canvas");
+  paint(patches, map);
+  context.imageSmoothingEnabled = false;
+  context.drawImage(patches, 0, 0, width, height);
+  const stem = image.name.replace(/\.[^.]*$/, "").slice(0, 40);
+  const words = [stem, map.name, over ? "overlay" : "", state.gallery.label];
+  save(`${nameFile(...words)}.png`, await encodePng(canvas));
+}
+
 function patchUnder(event) {
   const [rows, across] = currentImage().grid;
   const { left, top, width, height } = part("stage").getBoundingClientRect();
@@ -171,6 +215,9 @@ function startView() {
   part("mix").addEventListener("input", () => {
     part("stage").querySelector("canvas").style.opacity = `${part("mix").value}%`;
   });
+  const exports = { "Map as PNG": () => saveMap(false), "Overlay as PNG": () => saveMap(true) };
+  part("mix").closest("p").after(makeButtons("the shown map", exports));
+  part("layers").addEventListener("toggle", () => view.dialog.open && fillLayers());
   part("previous").addEventListener("click", () => step(-1));
   part("next").addEventListener("click", () => step(1));
   part("close").addEventListener("click", () => view.dialog.close());
