@@ -8,6 +8,8 @@ FAST := claims_lines claims_numbers claims_trends config covariates decoding dis
 	preprocessing_values proof_summary rank_correlation records regression resources \
 	shape_checks storage stores tensor_files token_summary verdict vocabulary
 
+LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
 .PHONY: demo test check lint docs format clean
 
 demo: $(VENV)/installed-demo
@@ -19,17 +21,17 @@ test check: export OMP_NUM_THREADS = 1
 # Else every process that tests start would compile vitscope again.
 unexport PYTHONDONTWRITEBYTECODE
 
-test: lint
-	$(BIN)/pytest -n logical
+# Linters run beside the tests, and are told of after them.
+test: $(VENV)/installed-dev
+	@($(LINT)) >$(VENV)/lint.log 2>&1 & \
+	$(BIN)/pytest -n logical; tests=$$?; \
+	wait $$!; lint=$$?; cat $(VENV)/lint.log; exit $$((tests | lint))
 
 check: lint
 	$(BIN)/pytest -q -n 2 $(FAST:%=tests/unit/test_%.py)
 
 lint: $(VENV)/installed-dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(LINT)
 
 docs: $(VENV)/installed-dev
 	$(BIN)/zensical build --clean --strict

@@ -12,16 +12,19 @@ from PIL import Image
 
 import vitscope.adapters.registry as registry
 import vitscope.images.photographs as photographs
-from audits import tiny_vit
 from blank_figures import blank_figures
 from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
+from vitscope.adapters.timm import make_timm_adapter
+from vitscope.testing.tiny_timm import TINY_TIMM
 
 DEMO_IMAGES = ("chelsea_whole", "coffee_whole")
 
 
 def load_tiny(model_id, *_):
-    return tiny_vit("dinov2_reg" if "reg" in model_id else "dinov2")
+    name = "dinov2_reg" if "reg" in model_id else "dinov2"
+    # Patches of 14 pixels, as those of the models that pages name: smaller ones would be many more.
+    return make_timm_adapter(TINY_TIMM[name](img_size=56, patch_size=14), model_id=f"tiny/{name}")
 
 
 def write_few_photographs(folder):
@@ -60,7 +63,9 @@ def home(tmp_path_factory):
     classes = write_classes(folder / "flowers", 6)
     dog = folder / "dog.jpg"
     Image.open(folder / "photos" / "0003.png").save(dog)
-    vit = tiny_vit("dinov2").named("dinov2-small", "made on the spot").labelled("DINOv2", "S")
+    vit = (
+        load_tiny("dinov2-small").named("dinov2-small", "made on the spot").labelled("DINOv2", "S")
+    )
     for start, part in enumerate("ab"):
         photos = write_images(folder / f"photos-{part}", 12, start=100 * (start + 1))
         audit(vit, photos, AuditConfig(), out=folder / f"results-{part}" / "dinov2-small")

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import pytest
 
 from audits import assert_same_numbers, numbers, tiny_vit
 from containers import make_image_column, write_parquet
+from forks import run_torchrun
 from images import write_images
 from ray_cluster import two_nodes
 from sharded import SeenProgress
@@ -143,28 +143,19 @@ for given, out in (
 
 @pytest.fixture(scope="module")
 def ranks(images, tmp_path_factory):
-    """Three audits on two ranks of one torchrun, for starting one takes seconds."""
+    """Three audits on two ranks of one torchrun, for starting one takes a second."""
     home = tmp_path_factory.mktemp("ranks")
     contents = [path.read_bytes() for path in sorted(images.iterdir())]
     column = make_image_column([*contents, *contents[:5]])  # a shard of copies alone, and another
     write_parquet(home / "table.parquet", {"image": column})
     (home / "rank.py").write_text(RANK)
-    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = subprocess.run(
-        [sys.executable, "-m", *command, str(home / "rank.py"), str(images), str(home)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return home / "out", done
+    return home / "out", *run_torchrun(home / "rank.py", images, home)
 
 
 @pytest.mark.parametrize("name", ["of files", "of a table"])
 def test_the_ranks_of_torchrun_give_the_same_numbers(ranks, local, name):
-    out, done = ranks
-    lines = done.stdout.splitlines()
-    assert {f"rank {rank} finished {name}" for rank in (0, 1)} <= set(lines), done.stderr
+    out, _, told, err = ranks
+    assert {f"rank {rank} finished {name}" for rank in (0, 1)} <= set(told.splitlines()), err
     result = AuditResult.load(out / name)
     assert_same_numbers(numbers(result), numbers(local), ROUNDING)
     if name == "of files":
@@ -175,9 +166,9 @@ def test_the_ranks_of_torchrun_give_the_same_numbers(ranks, local, name):
 
 
 def test_a_rank_that_sees_other_images_is_refused(ranks):
-    out, done = ranks
-    assert done.returncode != 0
-    assert "differs from the leading one (num_images was 20 and now is 19" in done.stderr
+    out, code, _, err = ranks
+    assert code != 0
+    assert "differs from the leading one (num_images was 20 and now is 19" in err
     # Of the finished ones nothing is left but the results.
     assert {p.name for p in out.iterdir() if "refused" not in p.name} == {"of files", "of a table"}
     assert not (out / "refused").exists()

@@ -4,14 +4,13 @@ import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 import torch
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
+from forks import Fork
 from images import write_images
 from vitscope import AuditResult
 from vitscope.cli import main
@@ -215,28 +214,22 @@ LONG_S = 600
 """More than anything here takes on a machine that does much else."""
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_leaves_one_line_and_nothing_else(model_folder, images, tmp_path):
     # Enough batches of one, each image named once by each of many spellings of its path.
     lines = [f"{p.parent}/{'./' * n}{p.name}" for n in range(60) for p in images.iterdir()]
     slow, out = tmp_path / "slow.txt", tmp_path / "out"
     slow.write_text("\n".join(lines))
     where = ["--model", model_folder, "--out", out, "--size", "320", "--batch-size", "1"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "vitscope", "audit", *map(str, [slow, *where])],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # As from a terminal: in the background, Ctrl-C would be ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    ) as process:
-        deadline = time.monotonic() + LONG_S
-        while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        # What is left of a folder that was being made is removed by the next run alone.
-        time.sleep(0.2)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=LONG_S)
-    assert process.returncode == 1
+    running = Fork(main, ["audit", *map(str, [slow, *where])])
+    deadline = time.monotonic() + LONG_S
+    while not (out.exists() and list(out.iterdir())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    # What is left of a folder that was being made is removed by the next run alone.
+    time.sleep(0.2)
+    os.kill(running.pid, signal.SIGINT)
+    code, _, err = running.wait()
+    assert code == 1
     assert "stopped" in one_line(err)
     assert not out.exists()
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import shutil
-import subprocess
 import sys
 import zipfile
 from copy import deepcopy
@@ -21,7 +20,9 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from forks import Fork
 from vitscope import AuditConfig, AuditResult, Explanation, OneShotResult, audit, explain, one_shot
+from vitscope.cli import main
 from vitscope.config import OneShotConfig, RunConfig
 from vitscope.errors import ResultError, VitscopeError
 from vitscope.figures.saved import load_results
@@ -323,25 +324,32 @@ def test_no_text_of_a_result_steers_the_terminal(kind, saved, tmp_path):
     assert not set(shown) & steering
 
 
+def _merge_into(into, saved, out):
+    """The program, where its standard output leads nowhere."""
+    if into == "closed":
+        os.close(1)
+        sys.stdout = None  # as Python finds it
+    elif into == "a full disk":
+        sys.stdout = Path("/dev/full").open("w")  # noqa: SIM115 - to the end
+    else:
+        read, write = os.pipe()
+        os.close(read)
+        sys.stdout = os.fdopen(write, "w")
+    os.chdir(saved)
+    return main(["merge", "audit", "another", "--out", str(out)])
+
+
 @pytest.mark.parametrize("into", ["closed", "a full disk", "a reader that left"])
 def test_what_is_saved_counts_where_it_cannot_be_printed(saved, tmp_path, into):
     if into == "a full disk" and not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full")
-    command = f"{sys.executable} -m vitscope merge audit another --out {tmp_path / 'm'}"
-    shell = {
-        "closed": f"{command} >&-",
-        "a full disk": f"{command} >/dev/full",
-        "a reader that left": f"set -o pipefail; {command} | true",
-    }[into]
-    done = subprocess.run(
-        ["bash", "-c", shell], cwd=saved, capture_output=True, text=True, check=False
-    )
-    assert (tmp_path / "m/summary.json").exists()
+    code, _, err = Fork(_merge_into, into, saved, tmp_path / "m").wait()
+    assert (tmp_path / "m/summary.json").exists(), err
     if into == "a full disk":
-        assert done.returncode == 1
-        assert done.stderr == (
+        assert code == 1
+        assert err == (
             "vitscope: standard output cannot be written to (No space left on device); all "
             "results are saved\n"
         )
     else:
-        assert (done.returncode, done.stderr) == (0, "")
+        assert (code, err) == (0, "")

@@ -1,9 +1,8 @@
-"""Two processes that torchrun starts, as a person would start them."""
+"""Two processes that torchrun starts."""
 
 import json
-import os
-import subprocess
-import sys
+
+from forks import run_torchrun
 
 PROGRAM = """
 import json, os, sys
@@ -35,22 +34,15 @@ engine.barrier()
 """
 
 
-def run_torchrun(folder, failing):
+def run_program(folder, failing):
     program = folder / "program.py"
     program.write_text(PROGRAM, encoding="utf-8")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    return subprocess.run(
-        [*command, str(program), str(folder), failing],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    return run_torchrun(program, folder, failing)
 
 
 def test_two_processes_share_the_work_and_the_lead_ends_last(tmp_path):
-    done = run_torchrun(tmp_path, "none")
-    assert done.returncode == 0, done.stderr
+    code, _, err = run_program(tmp_path, "none")
+    assert code == 0, err
     own, together = json.loads((tmp_path / "result.json").read_text())
     assert own == [[0, 0], [2, 4], [4, 16]]
     assert together == [0, 1, 2, 3, 4]
@@ -60,9 +52,9 @@ def test_two_processes_share_the_work_and_the_lead_ends_last(tmp_path):
 
 
 def test_a_process_that_fails_ends_the_other(tmp_path):
-    done = run_torchrun(tmp_path, "3")
-    assert done.returncode != 0
-    assert "ValueError: item 3" in done.stderr
+    code, _, err = run_program(tmp_path, "3")
+    assert code != 0
+    assert "ValueError: item 3" in err
     assert not (tmp_path / "result.json").exists()
     # The other stopped when it was asked to, not when torchrun lost patience.
-    assert "SIGKILL" not in done.stderr
+    assert "SIGKILL" not in err

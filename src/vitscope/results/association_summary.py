@@ -13,7 +13,7 @@ from vitscope.metrics.jackknife import block_of
 from vitscope.metrics.rank_correlation import correlate_ranks, correlate_several
 from vitscope.metrics.regression import regress
 from vitscope.results.schema_numbers import CovariateSummary, Interdependence, LayerSummary
-from vitscope.results.summary import read_column
+from vitscope.results.summary import iter_columns
 
 _COVARIATE = "covariate_"
 _Shares = Literal["share", "centred_share"]
@@ -25,11 +25,12 @@ def summarize_covariates(table: Path) -> CovariateSummary:
     """How image properties relate to where the output comes from."""
     columns = pq.read_schema(table).names
     covariates = {
-        name.removeprefix(_COVARIATE): read_column(table, name)
-        for name in columns
-        if name.startswith(_COVARIATE)
+        name.removeprefix(_COVARIATE): values
+        for name, values in iter_columns(table, [c for c in columns if c.startswith(_COVARIATE)])
     }
-    targets = {name: read_column(table, name) for name in _list_targets(columns) if name in columns}
+    targets = dict(
+        iter_columns(table, [name for name in _list_targets(columns) if name in columns])
+    )
     blocks = _read_blocks(table)
     return CovariateSummary(
         distributions={name: compute_distribution(values) for name, values in covariates.items()},
@@ -49,7 +50,7 @@ def summarize_interdependence(
     names = [f"{kind}_{source}" for source in ("registers", "skip")]
     if not set(names) <= set(columns):
         return None
-    over_images = correlate_ranks(*(read_column(table, name) for name in names))
+    over_images = correlate_ranks(*(values for _, values in iter_columns(table, names)))
     shares = [layer.variance_share["residual"] for layer in layers]
     over_layers = correlate_ranks(
         *(np.array([s[source].value for s in shares]) for source in ("registers", "skip"))

@@ -1,7 +1,7 @@
 """Summary of a layer: every number over the images, from its table and sums."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
 def summarize_images(table: Path) -> dict[str, Any]:
     """Distributions of one layer's per-image numbers, as the fields of `PerImage`."""
     columns = set(pq.read_schema(table).names)
+    paths = {
+        name: path
+        for field in fields(PerImage)
+        for path in PER_IMAGE[field.name].list_paths()
+        if (name := column_name(path)) in columns
+    }
     return nest(
-        {
-            path: compute_distribution(read_column(table, name))
-            for field in fields(PerImage)
-            for path in PER_IMAGE[field.name].list_paths()
-            if (name := column_name(path)) in columns
-        }
+        {paths[name]: compute_distribution(values) for name, values in iter_columns(table, paths)}
     )
 
 
@@ -69,9 +70,14 @@ def summarize_errors(tables: Iterable[Path], tolerance: float) -> AuditLedger:
 
 def read_column(table: Path, name: str) -> np.ndarray:
     """One column of numbers."""
+    return dict(iter_columns(table, [name]))[name]
+
+
+def iter_columns(table: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
+    """Columns of numbers, one after the other, with their names."""
     with open_table(table) as file:
-        values: np.ndarray = file.read(columns=[name]).column(name).to_numpy().astype(np.float64)
-    return values
+        for name in names:
+            yield name, file.read(columns=[name]).column(name).to_numpy().astype(np.float64)
 
 
 def add_centred_numbers(folder: Path, table: Path, layer: int, sums: FeatureSums) -> None:

@@ -11,7 +11,7 @@ from vitscope.metrics.distribution import Distribution, compute_distribution
 from vitscope.metrics.estimates import HighNormTokens, TokenSummary
 from vitscope.results.records import column_name
 from vitscope.results.schema_numbers import Anatomy, DominantRegister
-from vitscope.results.summary import read_column
+from vitscope.results.summary import iter_columns
 
 HIGHEST_PATCH = "highest_patch"
 _MIN_IMAGES_FRACTION = 0.5
@@ -22,9 +22,8 @@ def summarize_anatomy(
     table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormTokens
 ) -> Anatomy:
     """Summarise [CLS], the registers and the highest-norm patch at the input of a block."""
-    norms = {
-        name: read_column(table, column_name(("token_norm", name))) for name in (*tokens, _PATCHES)
-    }
+    names = {column_name(("token_norm", name)): name for name in (*tokens, _PATCHES)}
+    norms = {names[column]: values for column, values in iter_columns(table, names)}
     registers = [name for name in tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
     if dominant is not None:
@@ -45,7 +44,7 @@ def summarize_anatomy(
 def summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
     """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L."""
     names = sorted(n for n in pq.read_schema(table).names if n.startswith("layer_similarity_"))
-    return tuple(compute_distribution(read_column(table, name)) for name in names)
+    return tuple(compute_distribution(values) for _, values in iter_columns(table, names))
 
 
 def _find_dominant(norms: np.ndarray) -> DominantRegister:

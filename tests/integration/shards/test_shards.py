@@ -2,8 +2,9 @@
 
 import errno
 import os
-import subprocess
-import sys
+import random
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from audits import assert_same_numbers, numbers, tiny_vit
+from forks import Fork
 from sharded import (
     CONFIG,
     NUM_IMAGES,
@@ -33,58 +35,29 @@ def verified(images):
     return audit(tiny_vit(), images, VERIFIED)
 
 
-TESTS = Path(__file__).parents[2]
-
-KILLED = """
-import os, random, signal, sys, time
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from audits import tiny_vit
-from vitscope import AuditConfig, audit
-from vitscope.files.workspace import place_of
-
-images, out, kills = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-config = AuditConfig(batch_size=3, shard_size=4, dtype="float64", gallery=6)
-
-def start(folder):
-    child = os.fork()
-    if child == 0:
-        audit(tiny_vit(), images, config, out=folder, resume=True)
-        os._exit(0)
-    return child
-
-audit(tiny_vit(), images, config)  # imports here, once, what every child would
-begin = time.monotonic()
-assert os.waitpid(start(out / "timed"), 0)[1] == 0
-needed = time.monotonic() - begin
-draw, kept = random.Random(0), 0
-for k in range(kills):
-    child = start(out / str(k))
-    time.sleep(draw.uniform(0.2, 1.0) * needed)
-    os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
-    parts = place_of(out / str(k)) / "parts"
-    kept += parts.is_dir() and any(p.name.isdecimal() for p in parts.iterdir())
-    assert os.waitpid(start(out / str(k)), 0)[1] == 0
-print(kept)
-"""
+def resume(images, out):
+    audit(tiny_vit(), images, CONFIG, out=out, resume=True)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_at_random_moments_it_goes_on_to_the_same_bits(images, whole, tmp_path):
+    begin = time.monotonic()
+    assert Fork(resume, images, tmp_path / "timed").wait()[0] == 0
+    needed = time.monotonic() - begin
+    draw, kept = random.Random(0), 0
     kills = int(os.environ.get("VITSCOPE_TEST_KILLS", "3"))
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(images), str(tmp_path), str(kills)],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 0  # some of them had finished shards to resume from
     for k in range(kills):
-        assert_identical(AuditResult.load(tmp_path / str(k)), whole)
+        out = tmp_path / str(k)
+        running = Fork(resume, images, out)
+        time.sleep(draw.uniform(0.2, 1.0) * needed)
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+        parts = place_of(out) / "parts"
+        kept += parts.is_dir() and any(p.name.isdecimal() for p in parts.iterdir())
+        code, _, err = Fork(resume, images, out).wait()
+        assert code == 0, err
+        assert_identical(AuditResult.load(out), whole)
+    assert kept > 0  # some of them had finished shards to resume from
     assert not list(tmp_path.glob(".*"))
 
 
