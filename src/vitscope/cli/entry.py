@@ -20,6 +20,7 @@ from vitscope.cli.models import models
 from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, one_shot
+from vitscope.cli.serve import serve
 from vitscope.cli.settings import group_options
 from vitscope.cli.use_results import figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
@@ -52,6 +53,7 @@ _DEBUG = "VITSCOPE_DEBUG"
 for _command in (audit, demo, one_shot, models, explain, judge, merge, figures, report, reproduce):
     app.command(group_options(_command))
 app.command(remedy)
+app.command(group_options(serve))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
