@@ -1,6 +1,7 @@
 """The page of `vitscope serve` in a real browser: an image is dropped and its verdict read."""
 
 import base64
+from functools import cache
 from importlib.resources import files
 
 import pytest
@@ -41,21 +42,24 @@ def url():
         yield address
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def visit(chromium, url):
     """Opens the page, and sees at the end that it neither complained nor asked anyone else."""
-    seen = []
 
-    def open_page(size=DESKTOP, colours="light"):
-        width, height = size
-        context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme=colours
-        )
+    @cache
+    def open_once(size, colours):
+        viewport = dict(zip(("width", "height"), size, strict=True))
+        context = chromium.new_context(viewport=viewport, color_scheme=colours)
         seen.append(Watched(context.new_page()))
-        seen[-1].page.goto(url)
         return seen[-1].page
 
-    yield open_page
+    def visit(size=DESKTOP, colours="light"):
+        page = open_once(size, colours)
+        page.goto(url)
+        return page
+
+    seen = []
+    yield visit
     for watched in seen:
         assert watched.page.evaluate("window.pwned") is None
         assert [asked for asked in watched.requests if not asked.startswith(url)] == []

@@ -303,7 +303,7 @@ class TestCommand:
         with app.listen("127.0.0.1", 0) as taken:
             port = str(taken.getsockname()[1])
             assert main(["serve", "-m", "dinov2-small", "--port", port]) == 2
-        assert "choose another --port" in capsys.readouterr().err
+        assert "choose another port" in capsys.readouterr().err
 
     @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
     def test_a_missing_package_is_named(self, capsys, monkeypatch, package):

@@ -44,7 +44,7 @@ _MOST_SECONDS = 30
 _MOST_CONNECTIONS = 32
 _FOREIGN = (
     "refused: asked by another site's page, or under a name that vitscope serve does not have: "
-    "open it by its address, or give the name as --host"
+    "open it by its address, or give the name as host"
 )
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -81,7 +81,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(
-            f"host {host}, port {port}: {error.strerror}; choose another --port"
+            f"host {host}, port {port}: {error.strerror}; choose another port"
         ) from None
 
 
