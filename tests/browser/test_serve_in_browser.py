@@ -24,6 +24,13 @@ DROP = """([name, content]) => {
       new DragEvent(kind, { dataTransfer: transfer, bubbles: true, cancelable: true }));
   }
 }"""
+CHOOSE = """layers => {
+  const select = document.getElementById("serve-layer");
+  for (const layer of layers) {
+    select.value = layer;
+    select.dispatchEvent(new Event("change"));
+  }
+}"""
 LEVELS = """canvas => {
   const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
   return Array.from({ length: data.length / 4 }, (_, k) => data[4 * k] + data[4 * k + 1]);
@@ -112,6 +119,16 @@ def test_another_layer_and_model_are_asked_for(visit, images):
     assert page.locator("#view-path").inner_text() == f"{HOSTILE_MODEL}, layer 1"
     other = explain(tiny_vit("dinov2"), images[:1]).read_image(0)
     assert brightest(page) == other["attention"].argmax()
+
+
+def test_of_many_choices_at_once_the_last_is_asked_for(visit, images):
+    page = visit()
+    drop(page, images[0].read_bytes(), "a.png")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.evaluate(CHOOSE, ["1", "0", "1", "0"])
+    wait_for(page, "tiny, layer 0", at="view-path")
+    assert [url.rpartition("=")[2] for url in asked] == ["1", "0"]
 
 
 def test_what_is_no_image_is_told_in_one_line_and_the_next_is_explained(visit, images):

@@ -4,6 +4,7 @@ import json
 import socket
 import struct
 import sys
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -90,23 +91,46 @@ def test_requests_at_once_are_answered_as_one_after_another(url, images):
     assert len(set(alone)) == 4
 
 
+class Slow:
+    """Explains when it is let go, and counts."""
+
+    layers: ClassVar = {"any": [0]}
+
+    def __init__(self):
+        self.go = threading.Event()
+        self.running = self.most = self.total = 0
+
+    def explain(self, *_):
+        self.running += 1
+        self.total += 1
+        self.most = max(self.most, self.running)
+        self.go.wait(20)
+        self.running -= 1
+        return {}
+
+
 def test_one_image_at_a_time_is_decoded_and_run():
-    class Slow:
-        layers: ClassVar = {"any": [0]}
-        running = most = 0
-
-        def explain(self, *_):
-            self.running += 1
-            self.most = max(self.most, self.running)
-            time.sleep(0.02)
-            self.running -= 1
-            return {}
-
     slow = Slow()
     with explaining(slow) as url, ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: send(url, b"image")[0], range(4)))
-    assert found == [200] * 4
-    assert slow.most == 1
+        found = [pool.submit(send, url, b"image") for _ in range(4)]
+        time.sleep(0.05)
+        slow.go.set()
+        assert [one.result()[0] for one in found] == [200] * 4
+    assert (slow.total, slow.most) == (4, 1)
+
+
+def test_an_image_whose_sender_left_is_not_explained():
+    slow = Slow()
+    with explaining(slow) as url, ThreadPoolExecutor(1) as pool:
+        first = pool.submit(send, url, b"image")
+        while not slow.running:
+            time.sleep(0.001)
+        with connect(url) as client:
+            client.sendall(b"Content-Length: 1\r\n\r\nx")
+            time.sleep(0.05)
+        slow.go.set()
+        assert first.result()[0] == send(url, b"image")[0] == 200
+    assert slow.total == 2
 
 
 def make_bomb(side=60_000):

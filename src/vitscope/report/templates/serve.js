@@ -25,16 +25,15 @@ async function ask() {
   wish = { file, model: field("model").value, layer: field("layer").value };
   if (isAsking) return;
   isAsking = true;
+  let now, answer;
   while (wish !== null) {
-    const now = wish;
-    wish = null;
+    [now, wish] = [wish, null];
     say(`Explaining ${now.file.name} …`);
-    const answer = await send(now).catch((error) => ({ error: `${error.message}: is vitscope still running?` }));
-    if (wish !== null) continue;
-    isAsking = false;
-    if (answer.error === undefined) show(answer, now);
-    else say(answer.error, true);
+    answer = await send(now).catch((error) => ({ error: `${error.message}: is vitscope still running?` }));
   }
+  isAsking = false;
+  if (answer.error === undefined) show(answer, now);
+  else say(answer.error, true);
 }
 
 async function send({ file, model, layer }) {
