@@ -244,10 +244,11 @@ def test_a_body_that_does_not_come_is_not_waited_for(url, monkeypatch):
         assert client.recv(99).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_sender_that_leaves_does_no_harm(url, images, capfd):
-    with connect(url) as client:
-        client.sendall(b"Content-Length: 9\r\n\r\nhalf")
-    assert send(url, images[0].read_bytes())[0] == 200
+def test_a_sender_that_leaves_does_no_harm(explainer, images, capfd):
+    with explaining(explainer) as url:
+        with connect(url) as client:
+            client.sendall(b"Content-Length: 9\r\n\r\nhalf")
+        assert send(url, images[0].read_bytes())[0] == 200
     assert capfd.readouterr().err == ""
 
 
