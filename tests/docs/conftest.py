@@ -1,8 +1,9 @@
 """What a reader of the pages has at hand, in little, so that every block can be run in seconds.
 
-Nothing of vitscope itself is replaced but three things: weights are those of tiny random models (a
-name with "reg" in it has registers), the demo's photographs are small images made on the spot, and
-files of figures are empty. Ids are checked as ever, and everything behind the weights is real.
+Nothing of vitscope itself is replaced but four things: weights are those of tiny random models (a
+name with "reg" in it has registers), the demo's photographs are small images made on the spot,
+files of figures are empty, and servers stop at once. Ids are checked as ever, and everything behind
+the weights is real.
 """
 
 import shutil
@@ -16,6 +17,7 @@ from blank_figures import blank_figures
 from images import write_classes, write_images
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 from vitscope.adapters.timm import make_timm_adapter
+from vitscope.serving import app
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 DEMO_IMAGES = ("chelsea_whole", "coffee_whole")
@@ -49,6 +51,13 @@ def tiny_weights(monkeypatch):
 def quick_figures():
     with blank_figures():
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch):
+    listen = app.listen
+    monkeypatch.setattr(app, "listen", lambda host, _: listen(host, 0))
+    monkeypatch.setattr(app.uvicorn.Server, "run", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")

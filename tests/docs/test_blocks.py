@@ -82,7 +82,7 @@ def test_all_blocks_of_a_page_run_in_order(page, reader, capsys):
 def test_each_example_of_a_command_runs(block, reader, capsys):
     (words,) = map(shlex.split, block.commands)
     check_command(words)
-    if words[1] in {"figures", "report"}:
+    if words[1] in {"figures", "report", "serve"}:
         shutil.move("results-a", "results")
     if words[1] != "reproduce":  # as the recipe says, it takes hours
         run_vitscope(words)

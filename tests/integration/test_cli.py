@@ -173,7 +173,7 @@ def test_an_unreadable_folder_of_images_is_exit_code_1(capsys, model_folder, tmp
     where = ["--model", model_folder, "--out", tmp_path / "out", "--size", 32]
     code, _, err = run(capsys, "audit", tmp_path / "bad", *where)
     assert code == 1
-    assert "none of the 1 images could be read" in one_line(err)
+    assert "a.jpg cannot be read: not an image" in one_line(err)
     assert not (tmp_path / "out").exists()
 
 

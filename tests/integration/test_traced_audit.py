@@ -172,7 +172,7 @@ def test_one_image_alone_has_nothing_to_be_compared_with(images, tmp_path):
 
 def test_no_image_at_all_is_told_as_without_a_trace(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
-    with pytest.raises(ImageReadError, match=r"none of the 1 images could be read; .*a\.png"):
+    with pytest.raises(ImageReadError, match=r"a\.png cannot be read: not an image"):
         audit(tiny_vit(), tmp_path, CONFIG)
 
 

@@ -20,6 +20,7 @@ from vitscope.cli.models import models
 from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, one_shot
+from vitscope.cli.serve import serve
 from vitscope.cli.settings import group_options
 from vitscope.cli.use_results import cite, figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
@@ -64,6 +65,7 @@ for _command in (
 ):
     app.command(group_options(_command))
 app.command(remedy)
+app.command(group_options(serve))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

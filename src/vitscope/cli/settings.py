@@ -121,6 +121,7 @@ _OPTIONS = {
     "Output": "out overwrite resume report format heads overlays features gallery",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",
+    "Server": "host port",
 }
 _GROUPS = {
     option: Group(name, sort_key=number)

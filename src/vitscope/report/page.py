@@ -55,6 +55,8 @@ _SCRIPTS = (
     *("charts.js", "numbers.js", "exports.js", "maps.js"),
     *("gallery.js", "view.js", "all_images.js", "links.js", "print.js"),
 )
+_OF_REPORT = ("all_images.js", "links.js", "print.js")
+"""What only a report has."""
 _CHAPTERS = ("judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
@@ -190,6 +192,32 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             side_by_side=any(one["side_by_side"] for one in images["galleries"]),
             definitions=read_definitions(),
             origins=[describe_origin(result) for result in results],
+        )
+    )
+
+
+def render_explaining_page(
+    models: Mapping[str, Sequence[int]], *, has_report: bool, most_bytes: int
+) -> str:
+    """The text of the page of `vitscope serve`; `models` are layers by id."""
+    names = [name for name in _SCRIPTS if name not in _OF_REPORT]
+    scripts = [embed_script("\n".join(map(_read_template, [*names, "serve.js"])))]
+    style = _read_template("report.css") + _read_template("serve.css")
+    return (
+        _load_environment()
+        .get_template("serve.html.j2")
+        .render(
+            title="Can this attention map be read?",
+            version=metadata.version("vitscope"),
+            digest=_NO_DIGEST,
+            policy=f"{make_policy(scripts, [style])}; connect-src 'self'",
+            style=as_written(style),
+            scripts=[as_written(script) for script in scripts],
+            charts="{}",
+            images=as_written(embed_json(collect_images([]) | {"tables": []})),
+            models=models,
+            has_report=has_report,
+            most_bytes=most_bytes,
         )
     )
 

@@ -101,6 +101,8 @@ class ModelRun:
         """Raise if no image could be read."""
         if len(self.failures) == len(self._images):
             path, reason = self.failures[0]
+            if len(self.failures) == 1:
+                raise ImageReadError(f"{path} cannot be read: {reason}")
             raise ImageReadError(
                 f"none of the {len(self.failures)} images could be read; the first, {path}: "
                 f"{reason}"

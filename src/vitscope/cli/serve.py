@@ -1,0 +1,66 @@
+"""Command `vitscope serve`: a local page that explains images."""
+
+from contextlib import suppress
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+import vitscope
+from vitscope.adapters.model_ids import check_model_id
+from vitscope.config import RunConfig
+from vitscope.errors import UsageError
+from vitscope.terminal import make_console
+
+
+def serve(
+    *results: Path,
+    model: list[str] | None = None,
+    device: str = "auto",
+    host: str = "127.0.0.1",
+    port: int = 8000,
+) -> None:
+    """Serve a local page that explains the images dropped on it.
+
+    Choose a model, layer, head and map there, and read the verdict on the image beside its maps.
+    Saved results are shown as their report; audits among them are what verdicts refer to. Needs the
+    extra `serve`. Stop it with Ctrl-C.
+
+    Example:  vitscope serve results --model dinov2-small
+
+    Args:
+        results: Results, or folders containing results.
+        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
+            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        host: Address to serve on; by default nobody but this machine reaches it.
+        port: Port to serve on; 0 for any that is free.
+
+    Raises:
+        UsageError: If neither results nor a model are named.
+    """
+    ids = list(dict.fromkeys(model or ()))
+    if not results and not ids:
+        raise UsageError("neither a result nor a model was given: name results, or give --model")
+    for model_id in ids:
+        check_model_id(model_id)
+    RunConfig(device=device).resolve_device()
+    from vitscope.figures.saved import load_results  # here, because importing it is slow
+    from vitscope.results.audit_result import AuditResult
+    from vitscope.serving.app import listen, make_server
+    from vitscope.serving.explainer import Explainer
+
+    found = load_results(results)
+    audits = [AuditResult.load(one.folder) for one in found if one.kind == "audit"]
+    with listen(host, port) as socket:
+        progress = Console(stderr=True)
+        models = {}
+        for model_id in ids:
+            progress.print(Text(f"loading {model_id}"))
+            models[model_id] = vitscope.load_model(model_id)
+        server = make_server(Explainer(models, audits, device), found, host)
+        address = f"[{host}]" if ":" in host else host
+        where = f"open http://{address}:{socket.getsockname()[1]}/ (Ctrl-C stops)"
+        make_console().print(Text(where), soft_wrap=True)
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[socket])

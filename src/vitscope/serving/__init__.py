@@ -1,0 +1,1 @@
+"""A local page that explains the images dropped on it."""
