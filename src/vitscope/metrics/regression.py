@@ -114,7 +114,8 @@ class _Ridge(NamedTuple):
     constant: float
 
     def predict(self, x: Float64[np.ndarray, "image covariate"]) -> Float64[np.ndarray, " image"]:
-        return self.constant + (x - self.mean) / self.std @ self.coefficients
+        predicted: np.ndarray = self.constant + (x - self.mean) / self.std @ self.coefficients
+        return predicted
 
 
 def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " image"]) -> _Ridge:
