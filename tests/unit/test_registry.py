@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from interpreters import run_each
+from vitscope import extras
 from vitscope.adapters import open_clip, ph_reg, registry, timm, torch_hub, transformers
 from vitscope.adapters.model_ids import check_model_id
 from vitscope.adapters.registry import load_model, wrap_model
@@ -186,7 +187,7 @@ def test_a_repository_that_the_hub_does_not_know_is_answered_with_the_nearest(mo
 
 
 def test_open_clip_without_the_package(monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'vitscope\[open-clip\]'"):
         load_model("openclip-b32")
 
