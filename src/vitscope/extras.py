@@ -1,9 +1,19 @@
-"""Files of optional packages, located without running the packages' code."""
+"""Optional packages: whether they are there, and files of those that are read as data."""
 
 from importlib.metadata import PackageNotFoundError, distribution
+from importlib.util import find_spec
 from pathlib import Path
 
 from vitscope.errors import UsageError
+
+
+def require_package(module: str, extra: str, *, needed_by: str) -> None:
+    """Refuse what needs a package that is not installed; the package is not imported."""
+    if find_spec(module) is None:
+        raise UsageError(
+            f"{needed_by} needs the package {module}, which is not installed: "
+            f"pip install 'vitscope[{extra}]'"
+        )
 
 
 def find_package_path(package: str, relative: str) -> Path:

@@ -64,11 +64,13 @@ def no_server(monkeypatch):
 def home(tmp_path_factory):
     """The folder that a reader is in: images, and results that pages speak of.
 
-    photos/, photos-a/ and photos-b/ (disjoint), flowers/ (a folder a class), dog.jpg; of the same
-    model results-a/ and results-b/ (audits of the two parts), flowers-results/, dog-results/.
+    photos/, photos-a/ and photos-b/ (disjoint), flowers/ (a folder a class), dog.jpg, the images of
+    the demo; of the same model results-a/ and results-b/ (audits of the two parts),
+    flowers-results/, dog-results/.
     """
     folder = tmp_path_factory.mktemp("home")
     write_images(folder / "photos", 24)
+    write_few_photographs(folder / "vitscope-demo" / "images")
     classes = write_classes(folder / "flowers", 6)
     dog = folder / "dog.jpg"
     Image.open(folder / "photos" / "0003.png").save(dog)

@@ -31,8 +31,14 @@ def check_command(words):
     elif name == "make":
         targets = (ROOT / "Makefile").read_text(encoding="utf-8")
         assert all(f"\n{target}:" in targets for target in arguments), words
-    elif name in {"python", "pip"} and arguments[0] == "install":
-        assert "vitscope" in words[-1] or words[-1].startswith("."), words
+    elif name == "pip":
+        known = ("vitscope", ".", *(ROOT / "constraints.txt").read_text("utf-8").splitlines())
+        assert arguments[0] in {"install", "wheel"}, words
+        assert any(word in known or "vitscope" in word or word[:2] == ".[" for word in words), words
+    elif name == "docker":
+        assert (ROOT / "Dockerfile").is_file(), words
+    elif arguments[:2] == ["-m", "venv"]:
+        assert name == "python", words
     elif name == "python":
         assert (ROOT / arguments[0]).is_file(), words
     elif name == "pytest":

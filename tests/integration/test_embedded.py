@@ -12,7 +12,9 @@ from torch import Tensor
 from vitscope import extras
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
 from vitscope.extras import find_package_path
+from vitscope.images import photographs
 from vitscope.weights import embedded
+from vitscope.weights.onnx_file import OnnxGraph, read_graph
 
 needs_extra = pytest.mark.skipif(
     not embedded.embedded_available(), reason="needs the extra demo: pip install 'vitscope[demo]'"
@@ -25,7 +27,7 @@ def model() -> Any:
 
 
 def _make_pixels(height: int, width: int) -> Tensor:
-    path = find_package_path("scikit-image", "skimage/data/chelsea.png")
+    path = Path(photographs.__file__).with_name("demo_photographs") / "chelsea.png"
     with Image.open(path) as image:
         resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     pixels = torch.tensor(np.asarray(resized), dtype=torch.float32).permute(2, 0, 1) / 255
@@ -106,20 +108,21 @@ def test_weights_that_do_not_fit_are_refused(model: Any, tamper: Any, message: s
         embedded.build_dinov2(state)
 
 
-def _make_graph(nodes: list[tuple[str, str]]) -> Any:
+def _make_graph(nodes: list[tuple[str, str]]) -> OnnxGraph:
     """A graph of nodes (name, initialiser), each initialiser 2 x 3 and holding 0 to 5."""
     onnx = pytest.importorskip("onnx")
     weights = {
         name: onnx.numpy_helper.from_array(np.arange(6, dtype=np.float32).reshape(2, 3), name)
         for _, name in nodes
     }
-    return onnx.helper.make_graph(
+    graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMul", ["x", name], [node], node) for node, name in nodes],
         "test",
         [],
         [],
         list(weights.values()),
     )
+    return read_graph(onnx.helper.make_model(graph).SerializeToString())
 
 
 _POSITIONS = [
@@ -161,7 +164,6 @@ def test_missing_position_embeddings_are_refused() -> None:
 
 
 def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnx")
     other = tmp_path / "vit_s_focus.onnx"
     other.write_bytes(b"not the file")
     monkeypatch.setattr(embedded, "find_package_path", lambda *_: other)

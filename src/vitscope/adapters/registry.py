@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from vitscope.errors import (
     UnsupportedModelError,
     UsageError,
 )
+from vitscope.extras import require_package
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import modes_kept
@@ -190,11 +190,8 @@ def _load_by_address(model_id: str) -> ViTAdapter:
 
 
 def _load_from(library: str, name: str) -> ViTAdapter:
-    if library == "open_clip" and find_spec("open_clip") is None:
-        raise UsageError(
-            f"open_clip:{name} needs the package open_clip, which is not installed: "
-            "pip install 'vitscope[open-clip]'"
-        )
+    if library == "open_clip":
+        require_package("open_clip", "open-clip", needed_by=f"open_clip:{name}")
     own = LIBRARIES[library]
     words: list[str | Path | None] = [name]
     if own.takes_file:
@@ -219,8 +216,8 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
         load_embedded_dinov2(), preprocessing=FAMILIES["dinov2"].preprocessing
     )
     note = (
-        f"{_shorten_reason(error)}: weights from the package {EMBEDDED_PACKAGE}, a DINOv2-small "
-        "backbone that may have been trained further"
+        f"weights from the package {EMBEDDED_PACKAGE}, a DINOv2-small backbone that may have been "
+        f"trained further, because {_shorten_reason(error)}"
     )
     return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
 

