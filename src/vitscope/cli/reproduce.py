@@ -41,7 +41,7 @@ def reproduce(
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 
-    The result is all figures, the HTML report and a table: the paper says, you measured, agrees? The
+    The result is all figures, the report and a table: the paper says, you measured, agrees? The
     same command resumes where it was stopped.
 
     Example:  vitscope reproduce --images coco/val2017 --imagenet imagenet/val --out paper
