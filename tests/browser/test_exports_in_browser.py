@@ -362,3 +362,30 @@ def test_without_scripts_charts_are_there_and_the_rest_is_said_to_be_missing(chr
         assert bar.evaluate("bar => getComputedStyle(bar).fill") == "rgb(0, 114, 178)"
         assert not page.locator(".controls").filter(visible=True).count()
         assert watched.complaints == []
+
+
+ONLY_WHEN_ASKED = """
+window.idle = [];
+window.requestIdleCallback = (then) => window.idle.push(then);
+"""
+SEEN = "() => new Promise((then) => requestAnimationFrame(() => requestAnimationFrame(then)))"
+
+
+def test_charts_are_there_at_once_and_come_to_life_one_by_one_where_they_are_seen(chromium, report):
+    with opened(chromium, report, wait=False, before=ONLY_WHEN_ASKED) as watched:
+        page = watched.page
+        still = page.locator("#variance-share .chart svg.marks").first
+        assert still.is_visible()
+        assert page.locator(".chart.drawn").count() == 0
+        last = page.locator(".panel:not([hidden]) .chart").last
+        last.scroll_into_view_if_needed()
+        page.evaluate(SEEN)
+        page.evaluate("idle.splice(0).forEach((then) => then())")
+        page.wait_for_selector(".chart.drawn")
+        assert page.locator(".chart.drawn").count() == 1
+        top = page.locator(".chart.drawn").bounding_box()["y"]
+        assert -400 <= top <= DESKTOP[1] + 400
+        assert still.is_visible()
+        # Both number their clip paths from 1.
+        assert page.locator(".chart:not(.drawn) [id^=static-clip]").count() > 0
+        assert page.locator(".chart:not(.drawn) [id^=clip]").count() == 0

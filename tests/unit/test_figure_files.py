@@ -282,7 +282,7 @@ def test_the_index_tells_what_every_figure_came_from(drawn):
     tables = {figure["table"] for figure in index["figures"]}
     assert tables == {f"{figure['name']}.csv" for figure in index["figures"]}
     there = {path.name for path in drawn.folder.iterdir()}
-    assert listed | tables | {"index.md", "index.json"} == there
+    assert listed | tables | {"index.md", "index.json", "captions.tex"} == there
 
 
 def test_the_numbers_of_a_figure_lie_beside_it(drawn):

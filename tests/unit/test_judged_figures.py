@@ -14,7 +14,8 @@ from made_results import MadeResult, change, hold_audit
 from vitscope.errors import UsageError
 from vitscope.figures import NothingToDrawError, draw_figure, draw_figures, plot
 from vitscope.figures.judged import find_role
-from vitscope.figures.rendering.style import FAINT
+from vitscope.figures.questions import open_results
+from vitscope.figures.rendering.style import FAINT, FigureStyle, drawn_in
 from vitscope.figures.saved import tell_apart
 from vitscope.results.judge_result import JudgeResult
 
@@ -215,3 +216,18 @@ def test_every_figure_of_a_judgement_is_written_with_its_numbers(folder, tmp_pat
     assert rows[0]["panel"] == "traced"
     index = json.loads((tmp_path / "figures/index.json").read_text())
     assert index["figures"][0]["results"][0]["kind"] == "judgement"
+
+
+def test_a_narrow_sheet_has_its_maps_below_each_other_and_its_verdict_in_the_caption(folder):
+    usual = draw_figure("judged_maps", open_results([folder]))
+    with drawn_in(FigureStyle(width_in=3.25, has_notes=False)):
+        narrow = draw_figure("judged_maps", open_results([folder]))
+    lefts, usually = (
+        {round(axes.get_position().x0, 3) for axes in one.figure.axes if axes.images}
+        for one in (narrow, usual)
+    )
+    assert (len(lefts), len(usually)) == (2, 4)  # of the image, and of columns of maps
+    told = " ".join(narrow.data.notes)
+    assert "Skill on one image" in told
+    assert "Skill on one image" in words(usual.figure)
+    assert "Skill on one image" not in words(narrow.figure)

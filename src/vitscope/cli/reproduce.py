@@ -41,8 +41,8 @@ def reproduce(
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 
-    The result is all figures and a table: the paper says, you measured, agrees? The same command
-    resumes where it was stopped.
+    The result is all figures, the report and a table: the paper says, you measured, agrees? The
+    same command resumes where it was stopped.
 
     Example:  vitscope reproduce --images coco/val2017 --imagenet imagenet/val --out paper
 
@@ -108,10 +108,11 @@ def _start_bar(progress: Progress, model: str, stage: str) -> "OnProgress":
 
 
 def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]") -> None:
-    from vitscope.reproduction.conclusion import FIGURES
+    from vitscope.reproduction.conclusion import SETS
 
-    work = [partial(_show_claims, run, console)]
-    work += [partial(_show_figures, run, console, name, formats) for name in FIGURES]
+    work = [partial(_show_figures, run, console, ending, formats) for ending in SETS]
+    work += [partial(_show_report, run, console, ending) for ending in SETS]
+    work += [partial(_show_claims, run, console)]
     reasons = []
     for each in work:
         try:
@@ -131,14 +132,22 @@ def _show_claims(run: "Reproduction", console: Console) -> None:
 
 
 def _show_figures(
-    run: "Reproduction", console: Console, name: str, formats: "Sequence[Format]"
+    run: "Reproduction", console: Console, ending: str, formats: "Sequence[Format]"
 ) -> None:
     from vitscope.reproduction.conclusion import draw_all_figures
 
-    folder = draw_all_figures(run, name, formats)
+    folder = draw_all_figures(run, ending, formats)
     if folder is not None:
         where = printable_path(folder.folder)
         console.print(Text(f"{len(folder.drawn)} figures in {where}"), soft_wrap=True)
+
+
+def _show_report(run: "Reproduction", console: Console, ending: str) -> None:
+    from vitscope.reproduction.conclusion import write_full_report
+
+    path = write_full_report(run, ending)
+    if path is not None:
+        console.print(Text(f"report in {printable_path(path)}"), soft_wrap=True)
 
 
 def _make_plan_table(run: "Reproduction") -> Table:

@@ -44,6 +44,17 @@ def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
         ) from None
 
 
+def parse_width(text: str) -> float:
+    """Parse a width with its unit, 3.5in or 9cm, as inches."""
+    number, unit = text[:-2].strip(), text[-2:]
+    try:
+        return float(number) / {"in": 1.0, "cm": 2.54}[unit]
+    except (KeyError, ValueError):
+        raise UsageError(
+            f"width {text!r}: expected inches such as 3.5in, or centimetres such as 9cm"
+        ) from None
+
+
 def parse_words(text: str) -> list[str]:
     """Parse a list of words separated by commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
@@ -77,6 +88,7 @@ Layers = Annotated[
     Parameter(allow_leading_hyphen=True),  # of -3,-1
 ]
 Names = Annotated[Sequence[str] | None, _as_word(parse_words, "A,B")]
+Width = Annotated[float | None, _as_word(parse_width, "3.5in|9cm")]
 Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
 
 
@@ -118,7 +130,8 @@ one_shot
 _OPTIONS = {
     "What": _WHAT,
     "How much": "limit num_images draws examples seed verified trace sanity score judge",
-    "Output": "out overwrite resume report format heads overlays features gallery",
+    "Output": "out overwrite resume report format style width caption heads overlays features "
+    "gallery",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",
     "Server": "host port",

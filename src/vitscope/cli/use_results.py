@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
-from vitscope.cli.settings import Result
+from vitscope.cli.settings import Result, Width
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.terminal import make_console, make_judge_report, make_report
@@ -63,12 +63,15 @@ def figures(
     out: Path,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     readout: Literal["attention", "values"] = "attention",
+    style: str | None = None,
+    width: Width = None,
+    caption: bool = True,
     overwrite: bool = False,
 ) -> None:
     """Draw every figure that saved results have the numbers for.
 
-    No model is loaded. index.md beside the figures lists what is drawn, from which results, and
-    what is not and why.
+    No model is loaded. index.md beside the figures lists what is drawn, with its caption, from
+    which results, and what is not and why. captions.tex has each as a figure of LaTeX.
 
     Example:  vitscope figures results --out figures --format pdf
 
@@ -78,12 +81,24 @@ def figures(
         format: File format, once per format; png and pdf by default.
         readout: Readout of Fig. 3: attention is after the output projection, values before it,
             where the paper's equations stop.
+        style: Style of matplotlib, by its name or file, such as ggplot, for fonts, lines and grids;
+            text keeps its size, tokens and families their colours.
+        width: Width of every figure with its unit, such as 3.5in or 9cm; text keeps its size. A
+            column (3.5in) or a page (7.2in) by default.
+        caption: Write notes under the figures; --no-caption leaves them to the text of the paper.
         overwrite: Replace earlier figures there.
     """
     from vitscope.figures.draw import draw_figures  # here, because importing it is slow
 
     drawn = draw_figures(
-        results, out, formats=format or ("png", "pdf"), readout=readout, overwrite=overwrite
+        results,
+        out,
+        formats=format or ("png", "pdf"),
+        readout=readout,
+        style=style,
+        width=width,
+        caption=caption,
+        overwrite=overwrite,
     )
     console = make_console()
     for figure in drawn.drawn:

@@ -11,10 +11,11 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
+from vitscope.figures.captions import write_caption, write_latex
 from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
 from vitscope.figures.questions import Drawing, draw_heads, draw_image, open_results, plan_figures
-from vitscope.figures.rendering.style import in_style
+from vitscope.figures.rendering.style import FigureStyle, drawn_in, in_style, read_style
 from vitscope.figures.saved import ModelResult, load_results, name_apart, slug
 from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
@@ -45,6 +46,7 @@ class DrawnFigure:
     name: str  # name of the figure, the same for every set of results
     files: tuple[Path, ...]
     table: Path  # its numbers as CSV
+    caption: str
     shown: tuple[ModelResult, ...]  # results on the figure
     omitted: Mapping[str, str]  # reason for each omitted result, by its label
 
@@ -54,6 +56,7 @@ class DrawnFigure:
             "name": self.name,
             "files": [path.name for path in self.files],
             "table": self.table.name,
+            "caption": self.caption,
             "results": [
                 {
                     "folder": printable_path(result.folder),
@@ -89,9 +92,32 @@ def draw_figures(
     *,
     formats: Sequence[Format] = ("png", "pdf"),
     readout: Readout = "attention",
+    style: str | Path | None = None,
+    width: float | None = None,
+    caption: bool = True,
     overwrite: bool = False,
 ) -> FigureFolder:
-    """Draw every figure that saved results have numbers for."""
+    """Draw every figure that saved results have numbers for.
+
+    Args:
+        folders: Results, or folders containing results.
+        out: Folder for the figures.
+        formats: "png", "pdf" or "svg", or several of them.
+        readout: Readout of Fig. 3, "attention" or "values".
+        style: A style of matplotlib, by its name or file, for fonts, lines and grids; sizes of
+            text, and colours of tokens and families, stay.
+        width: Width of every figure in inches; a column or a page by default.
+        caption: Whether notes are written under the figures.
+        overwrite: Whether earlier figures there are replaced.
+
+    Returns:
+        The figures, with their captions, and those that could not be drawn.
+
+    Raises:
+        UsageError: If a setting is not known, two results are of one model, or something else is
+            at `out`.
+        ResultError: If a result is damaged.
+    """
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise UsageError(
@@ -99,13 +125,17 @@ def draw_figures(
         )
     if readout not in READOUTS:
         raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
+    look = FigureStyle(read_style(style), width, caption)
     results = load_results([Path(folder) for folder in folders])
     _check_different(results)
     target = Path(out)
     _check_place(target, overwrite=overwrite)
     drawn: list[DrawnFigure] = []
     skipped: dict[str, str] = {}
-    with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
+    with (
+        staged_folder(target, replaces=is_figures if overwrite else never) as staging,
+        drawn_in(look),
+    ):
         for name, draw in plan_figures(results, readout):
             try:
                 drawing = draw()
@@ -115,6 +145,8 @@ def draw_figures(
             drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
         write_text(staging / "index.md", _write_page(found))
+        latex = (write_latex(one.name, one.files, one.caption) for one in drawn)
+        write_text(staging / "captions.tex", "\n".join(latex))
         index = {"figures": [one.describe() for one in drawn], "skipped": skipped}
         write_index(staging, {"schema_version": SCHEMA_VERSION, **index})
     return found
@@ -165,6 +197,7 @@ def _write_figure(
         name=name,
         files=tuple(target / file for file in files),
         table=target / table,
+        caption=write_caption(drawing.name, data),
         shown=data.shown,
         omitted=dict(data.omitted),
     )
@@ -218,7 +251,7 @@ def _write_page(found: FigureFolder) -> str:
     lines = ["# Figures", ""]
     for figure in found.drawn:
         links = ", ".join(f"[{p.suffix[1:]}]({p.name})" for p in (*figure.files, figure.table))
-        lines += [f"## {figure.name}", "", links, ""]
+        lines += [f"## {figure.name}", "", links, "", escape_markdown(figure.caption), ""]
         lines += [
             f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "
             f"n = {result.num_images}, "

@@ -9,9 +9,11 @@ import numpy as np
 from vitscope.figures.description import FigureData, NothingToDrawError, Point
 from vitscope.figures.intervals import Interval
 from vitscope.figures.judged import order_kept
-from vitscope.figures.saved import ModelResult, name_apart, slug
+from vitscope.figures.saved import ModelResult, as_sentence, name_apart, slug
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.judge_result import JudgeResult
+from vitscope.results.judgement_text import describe_skill, tell_judgement
+from vitscope.results.schema import ExplanationSummary, JudgementSummary
 
 _Panel = tuple[np.ndarray, np.ndarray | None]
 """Values of a map and their standard errors."""
@@ -29,7 +31,7 @@ def describe_maps(
         raise NothingToDrawError("no result explains this image")
     return FigureData(
         points=tuple(point for one in shown for point in _list_explained(one, image_id, heads)),
-        notes=(),
+        notes=tuple(_note_verdict(one, image_id, named=len(shown) > 1) for one in shown),
         shown=tuple(shown),
         omitted={one.label: "does not explain this image" for one in results if one not in shown},
     )
@@ -78,6 +80,38 @@ def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator
             )
 
 
+def tell_verdict(summary: ExplanationSummary, index: int, one: ImageExplanation) -> list[str]:
+    """Whether an image's maps may be read, in sentences."""
+    told = (tell_judgement(summary, summary.images[index]), one.verdict.text)
+    return [as_sentence(text) for text in filter(None, told)]
+
+
+def tell_basis(summary: ExplanationSummary, one: ImageExplanation) -> list[str]:
+    """What the verdict on an image rests on, in sentences."""
+    scoring = summary.scoring
+    skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
+    return [f"This rests on {one.verdict.basis}.", *skill]
+
+
+def tell_best_map(summary: JudgementSummary) -> list[str]:
+    """The verdict on judged maps, in a sentence."""
+    return [as_sentence(summary.verdict.text)]
+
+
+def tell_order(summary: JudgementSummary) -> str:
+    """What is below each judged map, and their order."""
+    removal = next(iter(summary.removals))
+    return f"{describe_skill(summary.target, removal)} Maps are in their order over all images."
+
+
+def _note_verdict(result: ModelResult, image_id: str, *, named: bool) -> str:
+    explanation = Explanation(result.folder)
+    index = explanation.image_ids.index(image_id)
+    one, summary = explanation.read_image(index), explanation.summary
+    told = " ".join([*tell_verdict(summary, index, one), *tell_basis(summary, one)])
+    return f"{result.label}: {told}" if named else told
+
+
 def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
     """Maps of a kept image with column and row of each patch, the best-judged map first."""
     image = result.judgement.images[index]
@@ -86,7 +120,7 @@ def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
     panels = {name: (maps[name].values, maps[name].error) for name in names}
     return FigureData(
         points=tuple(_list_patches(result, image.path, panels)),
-        notes=(),
+        notes=(*tell_best_map(result.judgement), tell_order(result.judgement)),
         shown=(result,),
         omitted={},
     )

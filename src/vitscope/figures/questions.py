@@ -70,6 +70,7 @@ class Drawing:
 
     figure: Figure
     data: FigureData  # what it shows
+    name: str  # as `plot` takes it
 
 
 Plan = tuple[str, Callable[[], Drawing]]
@@ -194,7 +195,7 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     if question.of_one and len(results) != 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
-    return Drawing(question.render(data), data)
+    return Drawing(question.render(data), data, name)
 
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
@@ -231,7 +232,7 @@ def draw_heads(result: ModelResult, image_id: str) -> Drawing:
         raise NothingToDrawError("no result explains this image")
     one = explanation.read_image(explanation.image_ids.index(image_id))
     data = describe_heads_by_layer(result, one)
-    return Drawing(plot_heads_by_layer(result, one.path, one), data)
+    return Drawing(plot_heads_by_layer(result, one.path, one), data, "heads_by_layer")
 
 
 def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> Drawing:
@@ -243,7 +244,7 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
     data = describe_maps(explanations, image_id, heads=heads)
     opened = [Explanation(result.folder) for result in data.shown]
-    return Drawing(plot_explanations(opened, image_id, heads=heads), data)
+    return Drawing(plot_explanations(opened, image_id, heads=heads), data, "maps")
 
 
 def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
@@ -261,7 +262,7 @@ def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
     from vitscope.figures.rendering.maps import plot_judged
 
     data = describe_judged_maps(judgements[0], image)
-    return Drawing(plot_judged(judgements[0], image), data)
+    return Drawing(plot_judged(judgements[0], image), data, "judged_maps")
 
 
 _SHEETS: Mapping[str, Callable[..., Drawing]] = {

@@ -65,14 +65,17 @@ def count_answers(findings: Sequence[Finding]) -> str:
     return ", ".join(f"{counts[answer]} {_VERBS[answer]}" for answer in ANSWERS)
 
 
-def write_claims(folder: Path, findings: Sequence[Finding]) -> None:
-    """Write the table of claims as `claims.csv`, `claims.json` and `claims.md`."""
+def write_claims(folder: Path, findings: Sequence[Finding], reports: Sequence[Path] = ()) -> None:
+    """Write the table of claims as `claims.csv`, `claims.json` and `claims.md`.
+
+    The last links to `reports`, which are beside the folder.
+    """
     rows = [asdict(finding) for finding in findings]
     check_nothing_else(folder, kind=_KIND, index=_JSON)
     with staged_folder(folder, replaces=_is_claims) as staging:
         headings = [field.name for field in fields(Finding)]
         write_csv(staging / _CSV, [headings, *(list(row.values()) for row in rows)])
-        write_text(staging / _PAGE, _make_page(findings))
+        write_text(staging / _PAGE, _make_page(findings, reports))
         content = {"schema_version": SCHEMA_VERSION, "claims": rows}
         write_index(staging, content, kind=_KIND, index=_JSON)
 
@@ -81,7 +84,7 @@ def _is_claims(folder: Path) -> bool:
     return not list_other_files(folder, kind=_KIND, index=_JSON)
 
 
-def _make_page(findings: Sequence[Finding]) -> str:
+def _make_page(findings: Sequence[Finding], reports: Sequence[Path]) -> str:
     rows = [
         (
             f"{finding.where}, {finding.data}",
@@ -101,6 +104,8 @@ def _make_page(findings: Sequence[Finding]) -> str:
         "rises with size if the interval of the largest size lies above that of the smallest, and "
         "most pairs of sizes with separate intervals rise. COCO stands for the main set of images.",
         "",
+        *(f"- [Verdicts, charts and images](../{path.name})" for path in reports),
+        *([""] if reports else []),
         _row(_HEADINGS),
         _row(["---"] * len(_HEADINGS)),
         *(_row([escape_markdown(text) for text in row]) for row in rows),

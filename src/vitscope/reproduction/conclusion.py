@@ -1,18 +1,20 @@
-"""The end of a reproduction: claims and figures of every finished model in the folder."""
+"""The end of a reproduction: figures, reports and claims of every finished model in the folder."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
+from vitscope.report import write_report
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
 from vitscope.reproduction.run import Reproduction
 from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT, RESULTS
 
-FIGURES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"figures": (IMAGES, ONE_SHOT, MAPS), "figures-imagenet": (IMAGENET,)}
+SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"": (IMAGES, ONE_SHOT, MAPS), "-imagenet": (IMAGENET,)}
 )
-"""Folders of figures, and the stages that each uses."""
+"""Endings of the names of figures and reports, and the stages that these show."""
 
 _STAGES: Mapping[Data, str] = MappingProxyType(
     {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
@@ -28,23 +30,37 @@ def judge_all_claims(run: Reproduction) -> list[Finding]:
         readout=run.config.readout,
         classifier="nearest" if asked == "both" else asked,
     )
-    write_claims(run.out / "claims", findings)
+    reports = [path for ending in SETS if (path := _place_report(run, ending)).is_file()]
+    write_claims(run.out / "claims", findings, reports)
     return findings
 
 
 def draw_all_figures(
-    run: Reproduction, name: str, formats: Sequence[Format]
+    run: Reproduction, ending: str, formats: Sequence[Format]
 ) -> FigureFolder | None:
     """Draw the figures of one image set."""
-    folders = [
+    folders = _list_results(run, ending)
+    out = run.out / f"figures{ending}"
+    return draw_figures(folders, out, formats=formats, overwrite=True) if folders else None
+
+
+def write_full_report(run: Reproduction, ending: str) -> Path | None:
+    """Write the report of one image set."""
+    folders = _list_results(run, ending)
+    return write_report(folders, _place_report(run, ending), overwrite=True) if folders else None
+
+
+def _place_report(run: Reproduction, ending: str) -> Path:
+    return run.out / f"report{ending}.html"
+
+
+def _list_results(run: Reproduction, ending: str) -> list[Path]:
+    return [
         run.result_folder(model, stage)
         for model in run.model_names
-        for stage in FIGURES[name]
+        for stage in SETS[ending]
         if run.is_done(model, stage)
     ]
-    if not folders:
-        return None
-    return draw_figures(folders, run.out / name, formats=formats, overwrite=True)
 
 
 def _collect(run: Reproduction, name: str) -> ModelEvidence | None:

@@ -37,6 +37,7 @@ from vitscope.results.verdict import MIN_IMAGES
 from vitscope.runs.model_run import OnProgress
 
 _T = TypeVar("_T")
+_MADE_OF_SETS = ("figures", "figures-imagenet", "report.html", "report-imagenet.html")
 
 OnStage = Callable[[str, str], OnProgress]
 """Called with (model, stage) when a stage begins; returns its progress callback."""
@@ -91,7 +92,7 @@ class Reproduction:
         outcomes: list[StageOutcome] = []
         with held_alone(self.out, LOCK):
             self._remember()  # another run may have written since
-            for name in (STATE, "claims", "figures", "figures-imagenet"):
+            for name in (STATE, "claims", *_MADE_OF_SETS):
                 remove_leftovers(self.out / name)
             for planned in self.models:
                 outcomes += self._run_model(planned, on_stage)

@@ -49,6 +49,9 @@ def test_smoke_leaves_every_figure_and_the_claims(smoke):
     for name in ("gram_ledger", "directions", "covariates", "high_norm_grid", "variance_share"):
         assert any(file.startswith(name) for file in drawn), name
     assert not (out / "figures-imagenet").exists()  # the same images over again
+    assert (out / "claims" / "../report.html").read_text(encoding="utf-8").count("<h2>DINOv2") == 4
+    assert "(../report.html)" in (out / "claims" / "claims.md").read_text(encoding="utf-8")
+    assert not (out / "report-imagenet.html").exists()
     with (out / "claims" / "claims.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert {row["answer"] for row in rows} <= {"agrees", "disagrees", "cannot tell"}

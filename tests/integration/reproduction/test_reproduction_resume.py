@@ -302,7 +302,7 @@ def test_claims_and_figures_are_of_every_finished_model(out, sets):
     finding = next(f for f in judge_all_claims(later) if "small and base attend" in f.claim)
     assert "S 0." in finding.measured
     with blank_figures():
-        folder = draw_all_figures(later, "figures", ["png"]).folder
+        folder = draw_all_figures(later, "", ["png"]).folder
     shown = {
         Path(result["folder"]).parent.name
         for figure in read_json(folder / "index.json")["figures"]

@@ -121,7 +121,8 @@ def test_costs_are_two_one_sided_tests_on_pairs(tmp_path, gain, wobble, verdict)
 
 
 @pytest.mark.parametrize(
-    ("falls", "verdict"), [((0.30, 0.32), "yes"), ((0.02, 0.021), "no"), ((0.0, 0.3), "cannot tell")]
+    ("falls", "verdict"),
+    [((0.3, 0.32), "yes"), ((0.02, 0.021), "no"), ((0.0, 0.3), "cannot tell")],
 )
 def test_shares_over_time_leave_the_untrained_model_out(tmp_path, histories, falls, verdict):
     histories |= dict(enumerate(falls))

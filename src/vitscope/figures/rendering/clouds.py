@@ -13,6 +13,7 @@ from vitscope.figures.rendering.panels import (
     finish,
     label_rows,
     make_panels,
+    wrap_title,
     write_axis,
 )
 from vitscope.figures.rendering.style import (
@@ -85,7 +86,8 @@ def draw_correlations(data: FigureData) -> Figure:
     for (target, points), panel in zip(data.panels.items(), panels, strict=True):
         _plot_forest(panel, data, rows, [point for point in points if point.x != R2])
         fits = [f"R² = {write_number(p.number.value, 2)}" for p in points if p.x == R2]
-        panel.set_title("\n".join([data.titles[target], *(fits or ["R² not known"])]))
+        title = wrap_title(figure, data.titles[target])
+        panel.set_title("\n".join([title, *(fits or ["R² not known"])]))
         panel.title.set_fontsize(BASE_PT)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return finish(figure, data)

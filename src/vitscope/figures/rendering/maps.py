@@ -6,8 +6,7 @@ Source: Lappe & Giese (NeurIPS 2025), Fig. 4.
 """
 
 import math
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -20,39 +19,46 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
+from vitscope.figures.explained import tell_basis, tell_best_map, tell_order, tell_verdict
 from vitscope.figures.judged import order_kept
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL, choose_limits
 from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
     INK,
-    PAGE_IN,
     SMALL_PT,
     ShownFigure,
     in_style,
     literal,
 )
-from vitscope.figures.saved import ModelResult, as_sentence, printable
+from vitscope.figures.rendering.wrapping import (
+    keep_together,
+    page_width,
+    shorten_name,
+    wrap,
+    wrap_across,
+    wrap_notes,
+)
+from vitscope.figures.saved import ModelResult, printable
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.judge_result import JudgeResult
-from vitscope.results.judgement_text import describe_skill, tell_judgement, tell_score
+from vitscope.results.judgement_text import tell_score
 from vitscope.results.number_text import write_number
 from vitscope.results.result_text import tell_map
 from vitscope.results.schema import Summary
 from vitscope.results.schema_maps import MapSummary
 
-_LEFT_IN, _COLUMNS_IN = 0.08, (1.6, 3.48, 5.36)
+_LEFT_IN, _COLUMN_IN, _STEP_IN, _BAR_IN = 0.08, 1.6, 1.88, 1.74
 _MAP_IN, _TALLEST_IN = 1.32, 2.4
-_HEADS_ACROSS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
+_MOST_HEADS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
 _LABEL_IN, _TITLE_IN, _UNIT_IN, _SMALL_LINE_IN, _LINE_IN = 0.2, 0.13, 0.13, 0.107, 0.13
 _GAP_IN = 0.16
 _LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
-_NO_BREAK = "\u00a0"
 _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
 _TITLE_LETTERS, _UNIT_LETTERS = 30, 40
-"""Letters per line, for wide letters."""
+"""Letters per line, for wide letters; those of label, verdict and basis on a page."""
 
 
 @in_style
@@ -70,12 +76,24 @@ def plot_judged(result: ModelResult, index: int) -> Figure:
 
 
 def _plot_rows(rows: "Sequence[_Row]") -> Figure:
-    sheet = _Sheet(PAGE_IN, sum(row.height for row in rows))
+    sheet = _Sheet(page_width(), sum(row.height for row in rows))
     top = 0.0
     for row in rows:
         _draw_row(sheet, top, row)
         top += row.height
     return sheet.figure
+
+
+def _list_columns() -> list[float]:
+    # As many beside each other as there is space for, with their bars.
+    last = page_width() - _BAR_IN
+    first = min(_COLUMN_IN, last)
+    return [first + n * _STEP_IN for n in range(1 + int((last - first) / _STEP_IN))]
+
+
+def _count_heads_across() -> int:
+    step = _HEAD_IN + _HEAD_GAP_IN
+    return min(_MOST_HEADS, int((page_width() - 2 * _LEFT_IN - _HEAD_GAP_IN) / step))
 
 
 def _label(summary: Summary) -> str:
@@ -118,7 +136,7 @@ class _Line:
 
 @dataclass(frozen=True)
 class _Row:
-    label: str
+    label: tuple[str, ...]
     image: ImageMaps
     image_caption: tuple[str, ...]
     maps: tuple[_Map, ...]
@@ -135,7 +153,7 @@ class _Row:
     @property
     def lines(self) -> list[_Line]:
         """The maps, as many beside each other as there are columns."""
-        across, height = len(_COLUMNS_IN), self.fit(_MAP_IN, _TALLEST_IN)[1]
+        across, height = len(_list_columns()), self.fit(_MAP_IN, _TALLEST_IN)[1]
         parts = [self.maps[start : start + across] for start in range(0, len(self.maps), across)]
         return [self._make_line(maps, height, index == 0) for index, maps in enumerate(parts)]
 
@@ -154,33 +172,34 @@ class _Row:
     @property
     def heads_height(self) -> float:
         height = self.fit(_HEAD_IN, _TALLEST_HEAD_IN)[1] + _UNIT_IN + _HEAD_GAP_IN
-        down = [math.ceil(len(one.values) / _HEADS_ACROSS) for one in self.head_maps]
+        down = [math.ceil(len(one.values) / _count_heads_across()) for one in self.head_maps]
         return math.fsum(_TITLE_IN + 0.04 + n * height for n in down)
+
+    @property
+    def label_height(self) -> float:
+        return _LABEL_IN + (len(self.label) - 1) * _LINE_IN
 
     @property
     def height(self) -> float:
         maps = math.fsum(line.height for line in self.lines)
         words = len(self.verdict) * _LINE_IN + len(self.basis) * _SMALL_LINE_IN
-        return 0.06 + _LABEL_IN + maps + words + 0.06 + self.heads_height + _GAP_IN
+        return 0.06 + self.label_height + maps + words + 0.06 + self.heads_height + _GAP_IN
 
 
 def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     summary = explanation.summary
     index = explanation.image_ids.index(image_id)
     one = explanation.read_image(index)
-    name = _shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
+    name = shorten_name(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
-    judged = tell_judgement(summary, summary.images[index])
-    told, scoring = (judged, one.verdict.text), summary.scoring
-    skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
     return _Row(
-        label=_label(summary),
+        label=wrap_across([_label(summary)], _VERDICT_LETTERS),
         image=one,
-        image_caption=_wrap([name, shown], _IMAGE_LETTERS),
+        image_caption=wrap([name, shown], _IMAGE_LETTERS),
         maps=tuple(_make_map(name, each, one) for name, each in one.shown.items()),
         head_maps=tuple(chain.from_iterable(map(_make_heads, one.shown.values() if heads else ()))),
-        verdict=_wrap(map(as_sentence, filter(None, told)), _VERDICT_LETTERS),
-        basis=_wrap([f"This rests on {one.verdict.basis}.", *skill], _BASIS_LETTERS),
+        verdict=wrap_notes(tell_verdict(summary, index, one), _VERDICT_LETTERS),
+        basis=wrap_notes(tell_basis(summary, one), _BASIS_LETTERS),
     )
 
 
@@ -188,38 +207,34 @@ def _make_judged_row(result: ModelResult, index: int) -> _Row:
     summary = result.judgement
     image = summary.images[index]
     found = JudgeResult(result.folder).read_maps(index)
-    removal = next(iter(summary.removals))
     return _Row(
-        label=_label(summary),
+        label=wrap_across([_label(summary)], _VERDICT_LETTERS),
         image=found,
-        image_caption=_wrap([printable(image.path.rsplit("/", 1)[-1])], _IMAGE_LETTERS),
+        image_caption=wrap([printable(image.path.rsplit("/", 1)[-1])], _IMAGE_LETTERS),
         maps=tuple(
             _place_values(found.maps[name], [f"skill {write_number(image.skill[name], 2)}"])
             for name in order_kept(summary, image)
         ),
         head_maps=(),
-        verdict=_wrap([as_sentence(summary.verdict.text)], _VERDICT_LETTERS),
-        basis=_wrap(
-            [f"{describe_skill(summary.target, removal)} Maps are in their order over all images."],
-            _BASIS_LETTERS,
-        ),
+        verdict=wrap_notes(tell_best_map(summary), _VERDICT_LETTERS),
+        basis=wrap_notes([tell_order(summary)], _BASIS_LETTERS),
     )
 
 
 def _make_map(name: str, each: ImageMap, one: ImageExplanation) -> _Map:
     score = [tell_score(one.skill[name], one.gap[name])] if name in one.skill else []
-    told = [_keep_together(line) for line in tell_map(each.about, float(each.values.sum()))]
+    told = [keep_together(line) for line in tell_map(each.about, float(each.values.sum()))]
     return _place_values(each, [*score, *told, *_ADDED.get(name, _add_error)(each, one)])
 
 
 def _place_values(each: ImageMap, told: Sequence[str]) -> _Map:
     about = each.about
     return _Map(
-        title=_wrap([about.title], _TITLE_LETTERS),
-        unit=_wrap([_name_unit(about)], _UNIT_LETTERS),
+        title=wrap([about.title], _TITLE_LETTERS),
+        unit=wrap([_name_unit(about)], _UNIT_LETTERS),
         values=_scale(each.values, about),
         signed=about.signed,
-        caption=_wrap(told, _CAPTION_LETTERS),
+        caption=wrap(told, _CAPTION_LETTERS),
     )
 
 
@@ -266,23 +281,6 @@ _ADDED = {"attention": _add_patch_share, "contribution_norm": _add_cosines}
 """What the caption of a map says besides what it leaves out."""
 
 
-def _keep_together(line: str) -> str:
-    # No line break between the words of an item.
-    return ", ".join(item.replace(" ", _NO_BREAK) for item in line.split(", "))
-
-
-def _shorten(name: str, letters: int) -> str:
-    # Not wrapped: a name has no place for a break.
-    kept = (letters - 1) // 2
-    return name if len(name) <= letters else f"{name[:kept]}…{name[-kept:]}"
-
-
-def _wrap(lines: Iterable[str], letters: int) -> tuple[str, ...]:
-    # No line break between a number and its unit.
-    whole = [line.replace(" %", f"{_NO_BREAK}%") for line in lines]
-    return tuple(part for line in whole for part in textwrap.wrap(line, letters))
-
-
 # --- layout --------------------------------------------------------------------------------------
 
 
@@ -311,8 +309,8 @@ class _Sheet:
 def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
     one, (width, height) = row.image, row.fit(_MAP_IN, _TALLEST_IN)
     top += 0.06
-    sheet.write(_LEFT_IN, top, [row.label], size=BASE_PT + 1, weight="bold")
-    words = top + _LABEL_IN
+    sheet.write(_LEFT_IN, top, row.label, size=BASE_PT + 1, weight="bold")
+    words = top + row.label_height
     for index, line in enumerate(row.lines):
         title, unit = words, words + line.title_height
         maps = unit + line.unit_height
@@ -323,7 +321,7 @@ def _draw_row(sheet: _Sheet, top: float, row: _Row) -> None:
             sheet.write(_LEFT_IN, unit, [size], color=FAINT)
             sheet.write(_LEFT_IN, captions, row.image_caption)
             _show(sheet.place(_LEFT_IN, maps, width, height), one).set_interpolation("lanczos")
-        for left, each in zip(_COLUMNS_IN, line.maps, strict=False):
+        for left, each in zip(_list_columns(), line.maps, strict=False):
             sheet.write(left, title, each.title, size=BASE_PT, weight="bold")
             sheet.write(left, unit, each.unit, color=FAINT)
             sheet.write(left, captions, each.caption)
@@ -343,16 +341,17 @@ def _draw_heads(sheet: _Sheet, top: float, row: _Row, each: _Map) -> float:
     sheet.write(_LEFT_IN, top, [", ".join([*each.title, *each.unit])], weight="bold")
     top += _TITLE_IN + 0.04
     step = (width + _HEAD_GAP_IN, height + _UNIT_IN + _HEAD_GAP_IN)
-    last = min(len(each.values), _HEADS_ACROSS)
+    most = _count_heads_across()
+    last = min(len(each.values), most)
     for head, values in enumerate(each.values):
-        down, across = divmod(head, _HEADS_ACROSS)
+        down, across = divmod(head, most)
         left, above = _LEFT_IN + across * step[0], top + down * step[1]
         sheet.write(left, above, [str(head)], color=FAINT)
         image = _show(sheet.place(left, above + _UNIT_IN, width, height), row.image, each, values)
         if head == 0:
             beside = _LEFT_IN + last * step[0]
             _draw_bar(sheet, image, beside, above + _UNIT_IN, max(height, _LOWEST_BAR_IN))
-    return top + math.ceil(len(each.values) / _HEADS_ACROSS) * step[1]
+    return top + math.ceil(len(each.values) / most) * step[1]
 
 
 def _show(

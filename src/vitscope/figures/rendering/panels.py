@@ -23,6 +23,7 @@ from vitscope.figures.rendering.style import (
     SMALL_PT,
     Look,
     ShownFigure,
+    chosen_style,
     colour_term,
     literal,
     mark_term,
@@ -32,7 +33,8 @@ from vitscope.results.vocabulary import name_term
 _PT_PER_IN = 72
 _LETTER_EM = 0.55
 """Average width of a letter of DejaVu Sans relative to its size, rounded up."""
-_MARGIN_IN = 0.06
+_MARGIN_IN, _BESIDE_IN = 0.06, 1.1
+"""Margin of a figure; space beside its panels for the names of rows, or a legend."""
 _LINE_IN = 0.1
 _LEGEND_ROW_IN = 0.16
 _HEADING_IN = 0.2
@@ -48,10 +50,16 @@ def make_panels(
     share_y: bool = True,
 ) -> tuple[Figure, list[Axes]]:
     """A figure of equal panels, row by row."""
+    width = chosen_style().width_in
+    if width is not None:
+        # A panel keeps three quarters of its width on a page; whole rows break into equal parts.
+        least = 0.75 * PAGE_IN / columns
+        fitting = [n for n in range(1, columns + 1) if columns % n == 0 and n * least <= width]
+        columns = max(fitting, default=1)
     # As few rows as possible, filled as evenly as possible.
     rows = math.ceil(count / columns)
     columns = math.ceil(count / rows)
-    width = COLUMN_IN if columns == 1 else PAGE_IN
+    width = width or (COLUMN_IN if columns == 1 else PAGE_IN)
     figure = ShownFigure(figsize=(width, rows * panel_height_in), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=False, sharey=share_y, squeeze=False)
     panels: list[Axes] = list(np.asarray(grid).flat)
@@ -64,7 +72,8 @@ def make_panels(
 
 def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
     """Add heading, legend and notes; the figure gets as much higher as they need."""
-    heading, words = data.heading, " ".join(data.remarks)
+    heading = data.heading
+    words = " ".join(data.remarks) if chosen_style().has_notes else ""
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
     lines = textwrap.wrap(words, int(usable / _letter_in(SMALL_PT - 0.5)))
@@ -100,6 +109,14 @@ def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) 
             ncols=columns,
         )
     return figure
+
+
+def wrap_title(figure: Figure, title: str) -> str:
+    """The title of a panel, in lines that are no wider than it."""
+    place = figure.axes[0].get_subplotspec()
+    across = 1 if place is None else place.get_gridspec().ncols
+    panel_in = (figure.get_figwidth() - _BESIDE_IN) / across
+    return textwrap.fill(title, int(panel_in / _letter_in(BASE_PT)))
 
 
 def write_axis(data: FigureData) -> str:

@@ -1,14 +1,21 @@
 """Common style of all figures: sizes, fonts, a fixed colour per meaning, and how notebooks show."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import wraps
 from io import BytesIO
 from itertools import cycle
+from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import matplotlib as mpl
+from matplotlib import style as styles
 from matplotlib.figure import Figure
 
+from vitscope.errors import UsageError
+from vitscope.files.printable import printable_path
 from vitscope.results.vocabulary import look_of
 
 P = ParamSpec("P")
@@ -19,6 +26,8 @@ COLUMN_IN = 3.5
 """Width of a column of a paper, in inches."""
 PAGE_IN = 7.2
 """Width of a full page."""
+NARROWEST_IN, WIDEST_IN = 3.2, 20
+"""Widths that can be chosen."""
 SMALL_PT, BASE_PT = 6.0, 7.0
 _SHOWN_DPI = 200
 _CSS_PX_PER_IN = 100
@@ -136,13 +145,71 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
+@dataclass(frozen=True)
+class FigureStyle:
+    """What is chosen for all figures of a folder."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of matplotlib, over the common ones
+    width_in: float | None = None  # width of every figure; None for that of a column or page
+    has_notes: bool = True  # whether notes are written under figures
+
+    def __post_init__(self) -> None:
+        """Refuse a width that no figure fits."""
+        if self.width_in is not None and not NARROWEST_IN <= self.width_in <= WIDEST_IN:
+            raise UsageError(
+                f"width {self.width_in:.3g} in: expected {NARROWEST_IN} to {WIDEST_IN} in"
+            )
+
+
+_FIXED = ("size", "backend")
+"""Ends of the names of settings that no style changes: layouts are made for these sizes."""
+_CHOSEN: ContextVar[FigureStyle] = ContextVar("style", default=FigureStyle())  # noqa: B039 - frozen
+chosen_style = _CHOSEN.get
+
+
+@contextmanager
+def drawn_in(style: FigureStyle) -> Iterator[None]:
+    """Draw figures in a style."""
+    before = _CHOSEN.set(style)
+    try:
+        yield
+    finally:
+        _CHOSEN.reset(before)
+
+
+def read_style(style: str | Path | None) -> dict[str, Any]:
+    """Settings of a style of matplotlib, given by its name or file; sizes stay as they are."""
+    if style is None:
+        return {}
+    path, told = Path(style), printable_path(Path(style))
+    found: Any
+    if str(style) in styles.library:
+        found = styles.library[str(style)]
+    elif path.is_file():
+        try:
+            found = mpl.rc_params_from_file(path, use_default_template=False)
+        except (OSError, ValueError) as error:
+            raise UsageError(f"style {told} cannot be read: {error}") from None
+    else:
+        raise UsageError(
+            f"style {told}: expected a file of matplotlib's settings, or one of "
+            f"{', '.join(styles.available)}"
+        )
+    settings = {key: value for key, value in found.items() if not key.endswith(_FIXED)}
+    if not settings:
+        raise UsageError(f"style {told} has no settings: expected lines such as font.family: serif")
+    if settings.get("text.usetex"):
+        raise UsageError(f"style {told} sets text.usetex: leave it out, words here are not LaTeX")
+    return settings
+
+
 def in_style(draw: Callable[P, T]) -> Callable[P, T]:
     """Run a function in the common style, whatever the user's matplotlib settings."""
 
     @wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
         settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
-        with mpl.rc_context(settings | _SETTINGS):
+        with mpl.rc_context(settings | _SETTINGS | dict(chosen_style().settings)):
             return draw(*args, **kwargs)
 
     return drawn

@@ -13,6 +13,7 @@ from vitscope.figures.rendering.panels import (
     mark_empty,
     plot_intervals,
     use_plain_ticks,
+    wrap_title,
 )
 from vitscope.figures.rendering.style import (
     FAINT,
@@ -39,7 +40,7 @@ def draw_tokens(data: FigureData) -> Figure:
     _plot_dimensions(before, found.get(BEFORE, []), data.highlight)
     _plot_dimensions(after, found.get(AFTER, []), data.highlight)
     for panel, key in zip(panels, (NORMS, COSINES, BEFORE, AFTER), strict=True):
-        panel.set_title(data.titles[key])
+        panel.set_title(wrap_title(figure, data.titles[key]))
     return finish(figure, data)
 
 

@@ -1,5 +1,5 @@
-// Charts and colours of the page. Charts are drawn when they come near the screen, the rest when the
-// browser is idle, so that the page opens quickly and prints completely.
+// Charts and colours of the page. It opens with drawings that are still; a chart that answers to the
+// pointer takes the place of each.
 
 const charts = JSON.parse(document.getElementById("charts").textContent);
 const options = {
@@ -21,35 +21,36 @@ function draw(element) {
   return views.get(element);
 }
 
+// Charts to be drawn one at a time, so that the page answers in between: those near the screen first.
 const waiting = new Set(document.querySelectorAll(".chart"));
+const nearby = new Set();
 const near = new IntersectionObserver(
   (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (isIntersecting) {
-        near.unobserve(target);
-        waiting.delete(target);
-        draw(target);
-      }
-    }
+    for (const { isIntersecting, target } of entries) nearby[isIntersecting ? "add" : "delete"](target);
   },
   { rootMargin: "400px" },
 );
 waiting.forEach((element) => near.observe(element));
 
+function leaveOut(element) {
+  near.unobserve(element);
+  nearby.delete(element);
+  waiting.delete(element);
+}
+
 const whenIdle = window.requestIdleCallback ?? ((then) => setTimeout(then, 50));
 
-async function drawRest() {
-  const [next] = waiting;
+async function drawNext() {
+  const [next] = nearby.size > 0 ? nearby : waiting;
   if (next === undefined) {
     document.documentElement.dataset.drawn = "all";
     return;
   }
-  waiting.delete(next);
-  near.unobserve(next);
+  leaveOut(next);
   await draw(next);
-  whenIdle(drawRest);
+  whenIdle(drawNext);
 }
-window.addEventListener("load", () => whenIdle(drawRest));
+window.addEventListener("load", () => whenIdle(drawNext));
 
 for (const choice of document.querySelectorAll("input[name=theme]")) {
   choice.addEventListener("change", () => {

@@ -68,8 +68,7 @@ async function showBins(chart) {
   const told = document.querySelector(`[data-told="${index}"]`);
   chart.parentElement.hidden = bins === undefined;
   if (bins === undefined) {
-    waiting.delete(chart); // drawn when there is something to draw
-    near.unobserve(chart);
+    leaveOut(chart); // drawn when there is something to draw
     return;
   }
   told.textContent =
@@ -80,7 +79,8 @@ async function showBins(chart) {
     high: bins.start + (bin + 1) * bins.step,
     share: count / bins.n,
   }));
-  charts[chart.dataset.chart].data.values = rows; // if it is not drawn yet
+  charts[chart.dataset.chart].data.values = rows;
+  if (waiting.has(chart)) return; // drawn with them when its turn comes
   const view = await draw(chart);
   await view.data("bins", rows).resize().runAsync();
 }
