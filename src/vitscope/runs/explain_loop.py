@@ -12,7 +12,14 @@ from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig, check_kind, combine
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
+from vitscope.files.storage import (
+    as_folder,
+    check_target,
+    is_result,
+    never,
+    scratch_folder,
+    staged_folder,
+)
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import TargetLike
@@ -106,6 +113,14 @@ def explain(
     """
     find_methods(maps or ())  # which refuses unknown names before a model is loaded
     config = combine(RunConfig, config, settings)
+    folder = as_folder(out)
+    if folder is not None:
+        if holds_audit(folder):
+            raise UsageError(
+                f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
+                "choose another folder"
+            )
+        check_target(folder, is_result if overwrite else never)
     vit = open_model(vit)
     if reference is not None:
         check_kind("reference", reference, AuditResult, "an audit, as AuditResult.load(folder)")
@@ -115,12 +130,6 @@ def explain(
         check_kind("judged", judged, JudgeResult, "a judgement, as JudgeResult.load(folder)")
         if config.size is None and not (preprocessed or isinstance(images, ImageSet)):
             config = replace(config, size=judged.summary.preprocessing.size)
-    folder = as_folder(out)
-    if folder is not None and holds_audit(folder):
-        raise UsageError(
-            f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
-            "choose another folder"
-        )
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed)
     others = None
     if references is not None:

@@ -89,10 +89,12 @@ def judge(
     """
     config = combine(JudgeConfig, config, settings)
     check_settings(config)
-    vit = open_model(vit)
     folder = as_folder(out)
     if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")
+    if folder is not None:
+        check_target(folder, is_result if overwrite or resume else never)
+    vit = open_model(vit)
     if (resume or config.shard is not None) and not is_comparable(target):
         raise UsageError(
             f"{'resume' if resume else 'shard'} needs a target by name or a vector: whether two "
