@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from cyclopts import Parameter
 from rich.text import Text
 
 import vitscope
@@ -17,13 +18,13 @@ from vitscope.cli.each_model import (
     run_each,
     run_with_bars,
 )
+from vitscope.cli.output import Output
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
-from vitscope.terminal import make_console, make_explanation_report, make_judge_report
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from vitscope.results.saved_result import SavedResult
 
 R = TypeVar("R", bound="SavedResult")
+_OUTPUT = Output()
 
 
 def judge(
@@ -53,6 +55,7 @@ def judge(
     size: Size = None,
     overwrite: bool = False,
     resume: bool = False,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Judge maps: which one shows what the output depends on.
 
@@ -97,6 +100,7 @@ def judge(
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
         overwrite: Replace earlier results there.
         resume: Resume an interrupted run with the same settings; finished results are kept.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     folders = choose_targets(
@@ -106,8 +110,8 @@ def judge(
         remedies=remedy,
         size=RunConfig(size=size).input_size,
     )
-    found = find_images(images)
-    compared = None if references is None else find_images(references)
+    found = find_images(images, model, output)
+    compared = None if references is None else find_images(references, output=output)
     from vitscope.images.masks import find_masks
     from vitscope.maps.target_files import open_target
     from vitscope.runs.judge_run import check_enough, check_settings
@@ -132,7 +136,7 @@ def judge(
     check_settings(config)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), found, config)
-    console = make_console()
+    from vitscope.terminal import make_judge_report  # here, because importing it is slow
 
     def run(model_id: str) -> None:
         work = partial(
@@ -145,9 +149,10 @@ def judge(
             overwrite=overwrite,
             resume=resume,
         )
-        result = run_with_bars(model_id, work, edits=edits, on_passes="passes")
-        console.print(make_judge_report(result.summary))
-        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+        result = run_with_bars(model_id, work, edits=edits, output=output, on_passes="passes")
+        output.conclude(result, make_judge_report)
+        where = printable_path(folders[model_id])
+        output.console.print(Text(f"written to {where}\n"), soft_wrap=True)
 
     run_each(folders, run)
 
@@ -170,6 +175,7 @@ def explain(
     dtype: DTypeName = "float32",
     size: Size = None,
     overwrite: bool = False,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
@@ -211,6 +217,7 @@ def explain(
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
             own, or that of the judgement, by default.
         overwrite: Replace earlier results and figures there.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     config = RunConfig(device=device, dtype=dtype, size=size)
@@ -222,9 +229,9 @@ def explain(
         size=config.input_size,
         name_target=_name_target,
     )
-    found = find_images(images)
+    found = find_images(images, model, output)
     config.resolve_device()
-    compared = find_images(references) if references else None
+    compared = find_images(references, output=output) if references else None
     edits = Edits(check_remedies(remedy), compared or found, config)
     names = name_folders(model, edits.remedies)
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
@@ -240,8 +247,9 @@ def explain(
     if compared:
         chosen["references"] = compared
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
+    from vitscope.terminal import make_explanation_report
 
-    console = make_console()
+    console = output.console
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
@@ -257,9 +265,9 @@ def explain(
             out=folders[model_id],
             overwrite=overwrite,
         )
-        explained.append(run_with_bars(model_id, work, edits=edits))
+        explained.append(run_with_bars(model_id, work, edits=edits, output=output))
         # No line wrapping: a line may hold a command to copy.
-        console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
+        output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
         for path, reason in explained[-1].failures:
             console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
         console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
