@@ -231,10 +231,12 @@ def test_weights_of_all_models_are_looked_for_before_the_first_is_loaded(
 
 
 @pytest.mark.parametrize("run", [audit_images, explain, judge, one_shot, compare_remedies])
-def test_the_folder_is_checked_before_a_model_is_loaded(place, monkeypatch, run):
+def test_folders_are_checked_before_a_model_is_loaded(place, monkeypatch, run):
     monkeypatch.setattr("vitscope.adapters.registry.load_model", refuse_to_load)
     (place / "comparison").mkdir(exist_ok=True)
     (place / "comparison/thesis.tex").touch()
     remedies = {"remedies": ["zero"]} if run is compare_remedies else {}
     with pytest.raises(UsageError, match="was not written by vitscope"):
         run("dinov2-small", place / "classes", out=place, **remedies)
+    with pytest.raises(UsageError, match="nowhere"):
+        run("dinov2-small", place / "nowhere", **remedies)

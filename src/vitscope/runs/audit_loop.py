@@ -38,6 +38,7 @@ from vitscope.files.workspace import (
 )
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.mergeable import find_repeated
@@ -105,6 +106,7 @@ def audit(
     target = as_folder(out)
     if target is not None and engine.is_lead:
         check_target(target, is_result if overwrite or resume else never)
+    check_given(images)
     vit = open_model(vit)
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:

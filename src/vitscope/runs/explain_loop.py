@@ -22,6 +22,7 @@ from vitscope.files.storage import (
 )
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.maps.chosen_target import TargetLike
 from vitscope.maps.registry import find_methods
 from vitscope.models.base import ViTAdapter
@@ -121,6 +122,7 @@ def explain(
                 "choose another folder"
             )
         check_target(folder, is_result if overwrite else never)
+    check_given(images, references)
     vit = open_model(vit)
     if reference is not None:
         check_kind("reference", reference, AuditResult, "an audit, as AuditResult.load(folder)")

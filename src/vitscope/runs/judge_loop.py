@@ -21,6 +21,7 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
@@ -94,6 +95,7 @@ def judge(
         raise UsageError("no folder was given for the result: resume needs `out`")
     if folder is not None:
         check_target(folder, is_result if overwrite or resume else never)
+    check_given(images, references)
     vit = open_model(vit)
     if (resume or config.shard is not None) and not is_comparable(target):
         raise UsageError(

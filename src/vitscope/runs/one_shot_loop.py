@@ -124,8 +124,8 @@ def one_shot(
     target = as_folder(out)
     if target is not None:
         check_target(target, is_result if overwrite or resume else never)
-    vit = open_model(vit)
     classes = find_classes(images, labels, preprocessed=preprocessed)
+    vit = open_model(vit)
     run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)
     if target is None:
         if resume:

@@ -28,6 +28,7 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.maps.traced import METHODS as TRACED
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.remedies.remedy import Remedy
@@ -127,6 +128,7 @@ def compare_remedies(
         _check_folder(target, chosen, replaced=overwrite or resume)
     elif resume:
         raise UsageError("no folder was given for the result: resume needs `out`")
+    check_given(images)
     vit = open_model(vit).hashed()
     for remedy in chosen:
         remedy.check(vit)
