@@ -1,19 +1,9 @@
-"""Terminal output: progress, tables and verdicts, rendered from summaries."""
+"""Terminal output: tables and verdicts, rendered from summaries."""
 
-import os
 from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, JustifyMethod
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -57,7 +47,6 @@ from vitscope.results.schema import (
 from vitscope.results.verdict import MOODS, Mood
 from vitscope.results.vocabulary import SOURCES
 
-_UNWRAPPED = 10_000
 _MOST_WHOLE, _LEAST = 7, len("+0.00 ±")
 """Columns up to which numbers stay on one line, and the width that each of more columns keeps."""
 _ONE_LINE = len("0.920 ± 0.007")
@@ -68,41 +57,6 @@ _STYLES: Mapping[Mood, str] = {
     "bad": "bold red",
     "unknown": "bold magenta",
 }
-
-
-class RateColumn(ProgressColumn):
-    """Images per second, or another unit given by the task's field `unit`."""
-
-    def render(self, task: Task) -> Text:
-        """Render the current speed."""
-        speed = task.finished_speed or task.speed
-        if speed is None and task.elapsed and task.completed:
-            speed = task.completed / task.elapsed
-        unit = task.fields.get("unit", "images")
-        if speed is None:
-            return Text("")
-        told = f"{speed:.1f}" if speed >= 0.1 else f"{speed:.1g}"
-        return Text(f"{told} {unit}/s", style="progress.data.speed")
-
-
-def make_console(*, quiet: bool = False) -> Console:
-    """Make the console for results: as wide as the terminal, and without one as wide as a line."""
-    console = Console(quiet=quiet)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
-        console.width = _UNWRAPPED
-    return console
-
-
-def make_progress(console: Console) -> Progress:
-    """Make a progress bar with count, speed and time left."""
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        RateColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def make_report(summary: AuditSummary) -> Group:

@@ -140,6 +140,13 @@ def test_progress_counts_every_image(images):
     assert seen == [(10, 26), (20, 26), (26, 26)]
 
 
+def test_progress_moves_with_every_pass_of_a_batch(images, monkeypatch):
+    monkeypatch.setattr("vitscope.runs.model_run.choose_pass_size", lambda *_: 8)
+    seen = []
+    audit(tiny_vit(), images, on_progress=lambda *counts: seen.append(counts))
+    assert seen == [(8, 26), (16, 26), (24, 26), (26, 26)]
+
+
 def test_provenance_names_settings_versions_and_weights(result):
     provenance = result.provenance
     assert provenance["config"]["batch_size"] == 8

@@ -71,7 +71,7 @@ def test_audit_prints_a_table_and_a_verdict(capsys, model_folder, images, tmp_pa
     assert f"verdict: {summary.last.verdict.text}\n" in out
     assert {path.name for path in folder.iterdir()} == {
         *("summary.json", "images.parquet", "features", "sums.safetensors", "sums"),
-        *("gallery.json", "gallery", "failures.csv", "provenance.json"),
+        *("gallery.json", "gallery", "failures.csv", "provenance.json", "run.toml"),
     }
 
 

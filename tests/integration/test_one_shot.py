@@ -225,7 +225,8 @@ def test_copies_of_a_image_change_nothing(folder, result, tmp_path):
     assert again.summary.data.num_repeated == NUM_CLASSES
 
 
-def test_progress_counts_images_and_draws(folder):
+def test_progress_counts_images_with_every_pass_and_draws(folder, monkeypatch):
+    monkeypatch.setattr("vitscope.runs.model_run.choose_pass_size", lambda *_: 6)
     images, draws = [], []
     one_shot(
         tiny_vit(),
@@ -234,7 +235,7 @@ def test_progress_counts_images_and_draws(folder):
         on_progress=lambda *counts: images.append(counts),
         on_draw=lambda *counts: draws.append(counts),
     )
-    assert images == [(10, 27), (20, 27), (27, 27)]
+    assert images == [(count, 27) for count in (6, 10, 16, 20, 26, 27)]
     assert draws == [(1, 3), (2, 3), (3, 3)]
 
 

@@ -92,6 +92,25 @@ def check_model_id(model_id: str) -> None:
         )
 
 
+def check_weights(model_id: str) -> None:
+    """Raise an error for weights that can be neither read nor fetched; loads none, nor torch."""
+    library, _, name = model_id.partition(":")
+    if library in LIBRARIES and LIBRARIES[library].takes_file:
+        checkpoint = name.partition("@")[2]
+        if checkpoint and not Path(checkpoint).expanduser().is_file():
+            raise UsageError(
+                f"{checkpoint} is not a file: give the path of a checkpoint (.pth, .safetensors)"
+            )
+    entry = CATALOGUE.get(model_id)
+    from vitscope.weights.hub import check_reachable, find_weights  # here: importing it is slow
+
+    if entry is not None:
+        if find_weights(entry) == "not cached":
+            check_reachable(entry.repository, entry.library)
+    elif not name and find_folder(model_id) is None:
+        check_reachable(model_id, "timm" if model_id.startswith("timm/") else "transformers")
+
+
 def find_entry_point(library: str) -> EntryPoint | None:
     """Find the entry point of an installed package that adapts a library."""
     return find_plugin(GROUP, library)

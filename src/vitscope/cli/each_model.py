@@ -1,18 +1,19 @@
 """Running a command for each of several models."""
 
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from rich.console import Console
 from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
-from vitscope.adapters.model_ids import check_model_id
+from vitscope.adapters.model_ids import check_model_id, check_weights
+from vitscope.cli.console import make_progress
+from vitscope.cli.output import Output
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -23,7 +24,6 @@ from vitscope.errors import (
 from vitscope.files.storage import check_target, check_writable, is_result, never
 from vitscope.images.paths import check_names
 from vitscope.layout import make_grid
-from vitscope.terminal import make_progress
 from vitscope.weights.catalogue import find_entry
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from vitscope.models.base import ViTAdapter
 
 _Result = TypeVar("_Result")
+_LOUD = Output()
 
 
 def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
@@ -48,10 +49,28 @@ def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
         raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
-def find_images(sources: Sequence[str]) -> "FoundImages":
-    """Find images; a name that does not exist is refused before torch is imported, for seconds."""
+def check_all_weights(model_ids: Iterable[str], output: Output = _LOUD) -> None:
+    """Refuse models whose weights can be neither read nor fetched, before any is loaded."""
+    if output.quiet:
+        from huggingface_hub.utils.tqdm import disable_progress_bars
+
+        disable_progress_bars()
+    with output.bars.status("looking for weights"):
+        for model_id in model_ids:
+            check_weights(model_id)
+
+
+def find_images(
+    sources: Sequence[str], model_ids: Iterable[str] = (), output: Output = _LOUD
+) -> "FoundImages":
+    """Find images.
+
+    Names that do not exist, and models without weights, are refused before torch is imported, which
+    takes seconds.
+    """
     check_names(sources)
-    with Console(stderr=True).status("looking for images"):
+    check_all_weights(model_ids, output)
+    with output.bars.status("looking for images"):
         from vitscope.images.search import find_images as search
 
         return search(sources)
@@ -88,12 +107,12 @@ def run_with_bars(
     model_id: str,
     run: Callable[..., _Result],
     *,
+    output: Output = _LOUD,
     edits: Edits | None = None,
-    quiet: bool = False,
     **later: str,
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
-    console = Console(stderr=True, quiet=quiet)
+    console = output.bars
     if console.is_terminal:  # a bar of ours would hide those of a download
         console.print(Text(f"loading {model_id}"))
     vit = vitscope.load_model(model_id)

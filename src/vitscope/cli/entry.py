@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 import vitscope
 from vitscope.cli.make_maps import explain, judge
 from vitscope.cli.models import models
+from vitscope.cli.output import add_config
 from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
 from vitscope.cli.run_models import audit, demo, one_shot
@@ -30,7 +31,7 @@ from vitscope.files.printable import printable
 def _show_default(value: Any) -> str | None:
     """What the help says of a default."""
     # It goes without saying that a switch is off.
-    return None if value is None or value is False else str(value)
+    return None if value is None or value is False or value == "" else str(value)
 
 
 app = App(
@@ -46,6 +47,7 @@ app = App(
     print_error=False,
     suppress_keyboard_interrupt=False,
     result_action="return_value",
+    config=add_config,
     default_parameter=Parameter(negative=(), show_default=_show_default),
 )
 _DEBUG = "VITSCOPE_DEBUG"
@@ -66,6 +68,9 @@ for _command in (
     app.command(group_options(_command))
 app.command(remedy)
 app.command(group_options(serve))
+app.register_install_completion_command(
+    help="Install completion of commands and options for this shell (bash, zsh, fish, PowerShell)."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
+from cyclopts import Parameter
 from rich.text import Text
 
 import vitscope
@@ -17,13 +18,13 @@ from vitscope.cli.each_model import (
     run_each,
     run_with_bars,
 )
+from vitscope.cli.output import Output
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import MARKER
-from vitscope.terminal import make_console, make_explanation_report, make_judge_report
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from vitscope.runs.model_run import OnProgress
 
 R = TypeVar("R", bound="SavedResult")
+_OUTPUT = Output()
 
 
 def judge(
@@ -55,6 +57,7 @@ def judge(
     size: Size = None,
     overwrite: bool = False,
     resume: bool = False,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Judge maps: which one shows what the output depends on.
 
@@ -99,6 +102,7 @@ def judge(
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
         overwrite: Replace earlier results there.
         resume: Resume an interrupted run with the same settings; finished results are kept.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     folders = choose_targets(
@@ -108,8 +112,8 @@ def judge(
         remedies=remedy,
         size=RunConfig(size=size).input_size,
     )
-    found = find_images(images)
-    compared = None if references is None else find_images(references)
+    found = find_images(images, model, output)
+    compared = None if references is None else find_images(references, output=output)
     from vitscope.images.masks import find_masks
     from vitscope.maps.target_files import open_target
     from vitscope.runs.judge_run import check_enough, check_settings
@@ -134,7 +138,7 @@ def judge(
     check_settings(config)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), found, config)
-    console = make_console()
+    from vitscope.terminal import make_judge_report  # here, because importing it is slow
 
     def run(model_id: str) -> None:
         work = partial(
@@ -147,9 +151,10 @@ def judge(
             overwrite=overwrite,
             resume=resume,
         )
-        result = run_with_bars(model_id, work, edits=edits, on_passes="passes")
-        console.print(make_judge_report(result.summary))
-        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+        result = run_with_bars(model_id, work, edits=edits, output=output, on_passes="passes")
+        output.conclude(result, make_judge_report)
+        where = printable_path(folders[model_id])
+        output.console.print(Text(f"written to {where}\n"), soft_wrap=True)
 
     run_each(folders, run)
 
@@ -174,6 +179,7 @@ def explain(
     size: Size = None,
     overwrite: bool = False,
     resume: bool = False,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
@@ -217,6 +223,7 @@ def explain(
             own, or that of the judgement, by default.
         overwrite: Replace earlier results and figures there.
         resume: Resume an interrupted run with the same settings; finished results are kept.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     config = RunConfig(device=device, dtype=dtype, size=size)
@@ -228,9 +235,9 @@ def explain(
         size=config.input_size,
         name_target=_name_target,
     )
-    found = find_images(images)
+    found = find_images(images, model, output)
     config.resolve_device()
-    compared = find_images(references) if references else None
+    compared = find_images(references, output=output) if references else None
     edits = Edits(check_remedies(remedy), compared or found, config)
     names = name_folders(model, edits.remedies)
     audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
@@ -248,12 +255,15 @@ def explain(
     if compared:
         chosen["references"] = compared
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
+    from vitscope.terminal import make_explanation_report
 
-    console = make_console()
+    console = output.console
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
-        def work(vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress") -> None:
+        def work(
+            vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress"
+        ) -> "Explanation":
             one = vitscope.explain(
                 vit,
                 found,
@@ -275,9 +285,9 @@ def explain(
                 again = overwrite or resume
                 one.save_overlays(folder, overwrite=again, on_progress=on_overlays)
 
-        run_with_bars(model_id, work, edits=edits, on_overlays="overlays")
+        run_with_bars(model_id, work, edits=edits, output=output, on_overlays="overlays")
         # No line wrapping: a line may hold a command to copy.
-        console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
+        output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
         for path, reason in explained[-1].failures:
             console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
         for folder in (folders[model_id], *([painted[model_id]] if overlays else [])):

@@ -1,21 +1,20 @@
 """`vitscope models`."""
 
-import json
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from fnmatch import fnmatchcase
 from itertools import groupby, takewhile
-from typing import TYPE_CHECKING, Annotated
+from json import dumps
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
 from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
+from vitscope.cli.console import make_console
 from vitscope.errors import UsageError
-from vitscope.terminal import make_console
 from vitscope.weights.catalogue import CATALOGUE, FAMILIES, CatalogueEntry, describe_near_matches
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def models(
     /,
     *,
     cached: bool = False,
-    as_json: Annotated[bool, Parameter(name="--json")] = False,
+    json: bool = False,
 ) -> None:
     """List the models with built-in names, and which weights are on this machine.
 
@@ -51,14 +50,14 @@ def models(
     Args:
         pattern: Part of a name or family ("reg", "siglip"), or a glob pattern ("clip-b??").
         cached: List only models whose weights are on this machine.
-        as_json: Print everything about each model as JSON.
+        json: Print everything about each model as JSON.
     """
     from vitscope.weights.hub import find_weights  # here, because importing it is slow
 
     rows = [(entry, find_weights(entry)) for entry in _select(pattern)]
     if cached:
         rows = [(entry, weights) for entry, weights in rows if weights in _AT_HAND]
-    if as_json:
+    if json:
         _write_json(rows)
     elif rows:
         console = make_console()
@@ -99,7 +98,7 @@ def _write_json(rows: "Sequence[Row]") -> None:
         }
         for entry, weights in rows
     ]
-    sys.stdout.write(json.dumps(content, indent=1) + "\n")
+    sys.stdout.write(dumps(content, indent=1) + "\n")
 
 
 def _make_list(rows: "Sequence[Row]", width: int) -> Group:

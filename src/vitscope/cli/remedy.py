@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 from rich.text import Text
 
 from vitscope.adapters.model_ids import check_model_id
+from vitscope.cli.console import make_console
 from vitscope.cli.each_model import (
     check_remedies,
     choose_targets,
@@ -14,17 +15,16 @@ from vitscope.cli.each_model import (
     run_each,
     run_with_bars,
 )
+from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
-from vitscope.results.schema_remedies import COMPARISON
-from vitscope.terminal import make_console, make_remedy_list, make_remedy_report
 
 if TYPE_CHECKING:
     from vitscope.models.base import ViTAdapter
     from vitscope.remedies.remedy import Remedy
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS = AuditSettings()
+_DEFAULTS, _OUTPUT = AuditSettings(), Output()
 
 remedy = App(
     name="remedy",
@@ -41,6 +41,7 @@ def list_remedies() -> None:
     Example:  vitscope remedy list
     """
     from vitscope.remedies.registry import REMEDIES, tell_settings
+    from vitscope.terminal import make_remedy_list
 
     rows = [(name, entry.meaning, tell_settings(name)) for name, entry in REMEDIES.items()]
     make_console().print(make_remedy_list(rows))
@@ -75,7 +76,7 @@ def find(
         config: Settings.
     """
     check_model_id(model)
-    found = find_images(images)
+    found = find_images(images, [model])
     from vitscope.remedies.registry import parse_remedy  # here, because importing it is slow
     from vitscope.remedies.remedy_files import save_remedy
     from vitscope.runs.model_run import make_image_set
@@ -106,6 +107,7 @@ def compare(
     overwrite: bool = False,
     resume: bool = False,
     config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Audit models and edits of them on the same images, and compare them.
 
@@ -129,8 +131,11 @@ def compare(
         overwrite: Replace an earlier comparison there with all of its results, finished or not.
         resume: Resume an interrupted run with the same settings; finished audits are kept.
         config: Settings.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
+    from vitscope.results.schema_remedies import COMPARISON  # here, because importing it is slow
+
     targets = choose_targets(
         model,
         out,
@@ -138,17 +143,17 @@ def compare(
         size=config.input_size,
         name_target=lambda folder, name: folder / name / COMPARISON,
     )
-    found = find_images(images)
-    from vitscope.images.labels import find_classes  # here, because importing it is slow
+    found = find_images(images, model, output)
+    from vitscope.images.labels import find_classes
     from vitscope.runs.remedy_loop import compare_remedies
     from vitscope.runs.remedy_measures import check_num_judged
+    from vitscope.terminal import make_remedy_report
 
     check_remedies(remedy)
     check_num_judged(judge)
     if one_shot is not None:
         find_classes(one_shot)
     config.resolve_device()
-    console = make_console()
 
     def run(model_id: str) -> None:
         result = run_with_bars(
@@ -165,10 +170,11 @@ def compare(
                 resume=resume,
                 on_progress=on_progress,
             ),
+            output=output,
         )
-        console.print(make_remedy_report(result.summary))
+        output.conclude(result, make_remedy_report)
         where = printable_path(result.folder.parent)
-        console.print(Text(f"written to {where}; vitscope report {where} shows it\n"))
+        output.console.print(Text(f"written to {where}; vitscope report {where} shows it\n"))
 
     run_each(targets, run)
 

@@ -11,10 +11,10 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
+from vitscope.cli.console import make_console, make_progress
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
-from vitscope.terminal import make_console, make_progress
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format

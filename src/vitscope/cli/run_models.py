@@ -13,12 +13,15 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.each_model import (
     Edits,
+    check_all_weights,
     check_remedies,
     choose_targets,
     find_images,
     run_each,
     run_with_bars,
 )
+from vitscope.cli.loggers import Logger, open_logger
+from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
 from vitscope.errors import (
@@ -26,18 +29,12 @@ from vitscope.errors import (
     VitscopeError,
 )
 from vitscope.files.printable import printable, printable_path
-from vitscope.terminal import (
-    make_comparison,
-    make_console,
-    make_one_shot_report,
-    make_report,
-)
 
 if TYPE_CHECKING:
     from vitscope.engines.local import Engine
     from vitscope.results.schema import AuditSummary
 
-_AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS = AuditSettings(), OneShotSettings()
+_AUDIT_DEFAULTS, _ONE_SHOT_DEFAULTS, _OUTPUT = AuditSettings(), OneShotSettings(), Output()
 _Report = Annotated[bool, Parameter(negative="--no-report")]
 
 
@@ -49,9 +46,11 @@ def audit(
     overwrite: bool = False,
     resume: bool = False,
     report: _Report = True,
+    log: list[str] | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
     config: Annotated[AuditSettings, Parameter(name="*")] = _AUDIT_DEFAULTS,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Audit models on a set of images.
 
@@ -72,22 +71,28 @@ def audit(
         overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         report: Write report.html beside the results.
+        log: Also log the numbers, as in training: tensorboard:FOLDER, wandb:PROJECT or
+            mlflow:EXPERIMENT; once per place.
         engine: local is this process, or all of `torchrun --nproc-per-node 8 -m vitscope audit …`;
             ray is a Ray cluster.
         address: Address of the Ray cluster, such as auto or head:6379; by default one is started on
             this machine.
         config: Settings.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     targets = choose_targets(
         model, out, overwrite=overwrite or resume, remedies=remedy, size=config.input_size
     )
-    found = find_images(images)
+    loggers = [open_logger(text) for text in log or ()]
+    found = find_images(images, model, output)
     config.resolve_device()
     workers = _choose_engine(engine, address)
     edits = Edits(check_remedies(remedy), found, config)
     settings = {"config": config, "engine": workers, "overwrite": overwrite, "resume": resume}
-    _audit_all(targets, found, settings, edits=edits, is_lead=workers.is_lead, report=report)
+    if not workers.is_lead:  # only one of several processes prints
+        output, report, loggers = Output(quiet=True), False, []
+    _audit_all(targets, found, settings, edits=edits, output=output, report=report, loggers=loggers)
 
 
 def demo(
@@ -114,10 +119,11 @@ def demo(
     targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
     photographs = write_demo_photographs(out / "images")
     drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
-    make_console().print(Text(f"{drawn}{photographs.describe()}"))
+    output = Output()
+    output.console.print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is never replaced unasked: the targets were checked for that.
     settings = {"config": config, "overwrite": True, "resume": True}
-    _audit_all(targets, [out / "images"], settings, report=report)
+    _audit_all(targets, [out / "images"], settings, output=output, report=report)
 
 
 def one_shot(
@@ -129,6 +135,7 @@ def one_shot(
     remedy: list[str] | None = None,
     overwrite: bool = False,
     config: Annotated[OneShotSettings, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Classify images from one example per class: by the full output, and by parts of it.
 
@@ -146,6 +153,7 @@ def one_shot(
             mask:tokens=cls; once per edit, in order. It is measured on the images.
         overwrite: Replace earlier results there.
         config: Settings.
+        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     targets = choose_targets(
@@ -154,9 +162,9 @@ def one_shot(
     from vitscope.images.labels import find_classes  # here, because importing it is slow
 
     find_classes(folder)
+    check_all_weights(model, output)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
-    console = make_console()
 
     def run(model_id: str) -> None:
         work = partial(
@@ -166,9 +174,12 @@ def one_shot(
             out=targets[model_id],
             overwrite=overwrite,
         )
-        result = run_with_bars(model_id, work, edits=edits, on_draw="draws")
-        console.print(make_one_shot_report(result.summary))
-        console.print(Text(f"written to {printable_path(targets[model_id])}\n"), soft_wrap=True)
+        result = run_with_bars(model_id, work, edits=edits, output=output, on_draw="draws")
+        from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
+
+        output.conclude(result, make_one_shot_report)
+        where = printable_path(targets[model_id])
+        output.console.print(Text(f"written to {where}\n"), soft_wrap=True)
 
     run_each(targets, run)
 
@@ -178,24 +189,27 @@ def _audit_all(
     images: Sequence[Any],
     settings: Mapping[str, Any],
     *,
+    output: Output,
+    report: bool,
     edits: Edits | None = None,
-    is_lead: bool = True,
-    report: bool = True,
+    loggers: Sequence[Logger] = (),
 ) -> None:
-    # Only one of several processes prints.
-    console = make_console(quiet=not is_lead)
-    report = report and is_lead
+    from vitscope.terminal import make_comparison, make_report  # here: importing it is slow
+
+    console = output.console
     summaries: list[AuditSummary] = []
     done: list[Path] = []
 
     def run(model_id: str) -> None:
         target = targets[model_id]
         work = partial(vitscope.audit, images=images, out=target, **settings)
-        result = run_with_bars(model_id, work, edits=edits, quiet=not is_lead, on_trace="traced")
+        result = run_with_bars(model_id, work, edits=edits, output=output, on_trace="traced")
         summaries.append(result.summary)
         done.append(target)
-        console.print(make_report(summaries[-1]))
+        output.conclude(result, make_report)
         console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        for logger in loggers:
+            logger.log(result, target.name)
 
     try:
         run_each(targets, run)

@@ -8,9 +8,9 @@ from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id
+from vitscope.cli.console import make_console
 from vitscope.config import RunConfig
 from vitscope.errors import UsageError
-from vitscope.terminal import make_console
 
 
 def serve(

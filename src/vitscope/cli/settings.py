@@ -65,7 +65,7 @@ def _is_number(text: str) -> bool:
 
 
 def _convert(parse: Callable[[str], Any], _: object, tokens: Sequence[Token]) -> Any:
-    return parse(tokens[0].value)
+    return parse(",".join(token.value for token in tokens))  # several in a file of options
 
 
 def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
@@ -131,7 +131,7 @@ _OPTIONS = {
     "What": _WHAT,
     "How much": "limit num_images draws examples seed verified trace sanity score judge",
     "Output": "out overwrite resume report format style width caption heads overlays features "
-    "gallery",
+    "gallery config quiet json log",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",
     "Server": "host port",
@@ -143,11 +143,11 @@ _GROUPS = {
 }
 
 
-_SHORT = {"model": "-m", "out": "-o"}
+_SHORT = {"model": "-m", "out": "-o", "quiet": "-q"}
 
 
 def group_options(command: Command) -> Command:
-    """Assign the options of a command and its settings to groups, and short names to two."""
+    """Assign the options of a command and its settings to groups, and short names to three."""
     settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
     for annotated in (command, *settings):
         for name, hint in get_type_hints(annotated, include_extras=True).items():

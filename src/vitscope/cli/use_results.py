@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rich.text import Text
 
+from vitscope.cli.console import make_console
 from vitscope.cli.settings import Result, Width
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.terminal import make_console, make_judge_report, make_report
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -39,6 +39,7 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.judge_result import JudgeResult
     from vitscope.results.schema import AuditSummary, JudgementSummary, read_summary
+    from vitscope.terminal import make_judge_report, make_report
 
     check_target(out, is_result if overwrite else never)
     kinds: dict[str, tuple[type[MergeableResult], Callable[[Any], Group]]] = {

@@ -20,9 +20,11 @@ from vitscope.files.printable import printable_path
 
 MARKER = "summary.json"
 """File that marks a complete result folder; it is written last."""
+RUN_FILE = "run.toml"
+"""File with the options of the command that made a result."""
 
 _RESULT_FILE = re.compile(
-    r"(summary|provenance|gallery)\.json|failures\.csv|(draws|images|maps|scores|traced)\.parquet"
+    r"(summary|provenance|gallery)\.json|run\.toml|failures\.csv|(draws|images|maps|scores|traced)\.parquet"
     r"|(token_)?sums\.safetensors|layers/\d+\.parquet|(gallery|maps)/\d+\.npz"
     r"|(features|sums)/\d+(/moments)?/\d+\.safetensors",
     re.ASCII,

@@ -24,6 +24,14 @@ def check_names(names: Iterable[str]) -> None:
                     check_exists(each)
 
 
+def check_given(*given: object) -> None:
+    """Refuse names that are not there, among images of all kinds or the first of a list of such."""
+    for images in given:
+        # A long list takes long: the search checks all of it.
+        sources = images[:100] if isinstance(images, list | tuple) else [images]
+        check_names(os.fspath(source) for source in sources if isinstance(source, str | Path))
+
+
 def expand(source: Any) -> Iterator[Any]:
     """What a name with wildcards, or with ranges such as {000..122}, stands for.
 

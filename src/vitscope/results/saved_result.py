@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow as pa
 
-from vitscope.errors import ResultError, UsageError, VitscopeError
+from vitscope.errors import ResultError, UsageError
 from vitscope.files.csv_files import read_cell, write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
@@ -185,13 +185,13 @@ class SavedResult:
             UsageError: If something else is there.
             VitscopeError: If the result cannot be written.
         """
-        target = Path(folder)
-        if target.resolve().is_relative_to(self.folder.resolve()):
-            raise UsageError(f"{folder} is inside the result itself: choose another folder")
         try:
+            target = Path(folder)
+            if target.resolve().is_relative_to(self.folder.resolve()):
+                raise UsageError(f"{folder} is inside the result itself: choose another folder")
             with staged_folder(target, replaces=is_result if overwrite else never) as staging:
                 _copy(self.folder, staging)
-        except VitscopeError as error:
+        except BaseException as error:  # an interrupt too
             if self.keeper is not None and self.keeper.keep():
                 error.add_note(f"the result is kept in {printable_path(self.folder)}")
             raise

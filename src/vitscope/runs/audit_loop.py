@@ -38,6 +38,7 @@ from vitscope.files.workspace import (
 )
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.mergeable import find_repeated
@@ -84,7 +85,7 @@ def audit(
             result is bit-identical to that of an uninterrupted run.
         engine: What processes the shards: this process if None, the ranks of `torchrun`, or a Ray
             cluster.
-        on_progress: Called with (images done, total): after every batch if this process does all
+        on_progress: Called with (images done, total): after every pass if this process does all
             the work, otherwise after every shard.
         on_trace: Called with (images traced, total), at the end of a run with `trace`.
         **settings: Settings of `AuditConfig` by name, in addition to `config` or instead of it.
@@ -99,11 +100,14 @@ def audit(
         NonFiniteError: If an activation is not finite.
         VitscopeError: If the result cannot be written.
     """
-    vit = open_model(vit)
     config = combine(AuditConfig, config, settings)
-    target = as_folder(out)
     engine = LocalEngine() if engine is None else engine
     check_kind("engine", engine, Engine, "an engine such as RayEngine(), or None for this process")
+    target = as_folder(out)
+    if target is not None and engine.is_lead:
+        check_target(target, is_result if overwrite or resume else never)
+    check_given(images)
+    vit = open_model(vit)
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
         check_steady(image_set.addresses, "resume")

@@ -24,6 +24,7 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.maps.registry import find_methods
 from vitscope.models.base import ViTAdapter
@@ -121,6 +122,10 @@ def explain(
     """
     find_methods(maps or ())  # which refuses unknown names before a model is loaded
     config = combine(RunConfig, config, settings)
+    folder = as_folder(out)
+    if folder is not None:
+        _check_folder(folder, replaces=overwrite or resume)
+    check_given(images, references)
     vit = open_model(vit)
     if reference is not None:
         check_kind("reference", reference, AuditResult, "an audit, as AuditResult.load(folder)")
@@ -130,12 +135,6 @@ def explain(
         check_kind("judged", judged, JudgeResult, "a judgement, as JudgeResult.load(folder)")
         if config.size is None and not (preprocessed or isinstance(images, ImageSet)):
             config = replace(config, size=judged.summary.preprocessing.size)
-    folder = as_folder(out)
-    if folder is not None and holds_audit(folder):
-        raise UsageError(
-            f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
-            "choose another folder"
-        )
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed)
     others = None
     if references is not None:
@@ -165,6 +164,15 @@ def explain(
     if not (resume and _is_kept(run, folder, overwrite=overwrite)):
         _execute(run, folder, on_progress, overwrite=overwrite, resume=resume)
     return Explanation(folder)
+
+
+def _check_folder(folder: Path, *, replaces: bool) -> None:
+    if holds_audit(folder):
+        raise UsageError(
+            f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
+            "choose another folder"
+        )
+    check_target(folder, is_result if replaces else never)
 
 
 def _is_kept(run: ExplainRun, folder: Path, *, overwrite: bool) -> bool:

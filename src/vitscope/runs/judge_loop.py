@@ -21,6 +21,7 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
@@ -89,10 +90,13 @@ def judge(
     """
     config = combine(JudgeConfig, config, settings)
     check_settings(config)
-    vit = open_model(vit)
     folder = as_folder(out)
     if resume and folder is None:
         raise UsageError("no folder was given for the result: resume needs `out`")
+    if folder is not None:
+        check_target(folder, is_result if overwrite or resume else never)
+    check_given(images, references)
+    vit = open_model(vit)
     if (resume or config.shard is not None) and not is_comparable(target):
         raise UsageError(
             f"{'resume' if resume else 'shard'} needs a target by name or a vector: whether two "

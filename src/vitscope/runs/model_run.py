@@ -55,6 +55,8 @@ class ModelRun:
         self._vit = vit
         self._images = images
         self._started = datetime.now(UTC)
+        self._on_progress: OnProgress | None = None
+        self._done = 0
 
     @cached_property
     def behaviour(self) -> Behaviour:
@@ -71,15 +73,19 @@ class ModelRun:
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
     ) -> Iterator[ImageBatch]:
         """Iterate over the images in order; errors within a batch name its images."""
-        done = 0
+        self._on_progress, self._done = on_progress, 0
         for batch in self.read_batches() if batches is None else batches:
             self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
             if batch.indices:
                 pixels = batch.pixels.to(self.device, non_blocking=True)
                 yield replace(batch, pixels=pixels, failures=[])
-            done += len(batch.indices) + len(batch.failures)
-            if on_progress is not None:
-                on_progress(done, len(self._images))
+            self._done += len(batch.indices) + len(batch.failures)
+            self.tell_progress()
+
+    def tell_progress(self, of_batch: int = 0) -> None:
+        """Tell how many images are done, with those of the current batch."""
+        if self._on_progress is not None:
+            self._on_progress(self._done + of_batch, len(self._images))
 
     def read_batches(self) -> Iterator[ImageBatch]:
         """Decode the images."""
@@ -196,13 +202,20 @@ class BatchFitter:
     def __init__(self, pass_size: int | None = None) -> None:
         self._pass_size = pass_size
 
-    def apply(self, batch: ImageBatch, work: Callable[[ImageBatch], None]) -> None:
-        """Process a batch, in as many passes as needed."""
+    def apply(
+        self,
+        batch: ImageBatch,
+        work: Callable[[ImageBatch], None],
+        on_pass: Callable[[int], None] | None = None,
+    ) -> None:
+        """Process a batch in as many passes as needed; between them `on_pass` gets what is done."""
         done, count = 0, len(batch.ids)
         while done < count:
             piece = batch.select(slice(done, done + (self._pass_size or count)))
             if self._fits(piece, work):
                 done += len(piece.ids)
+                if on_pass is not None and done < count:
+                    on_pass(done)
             else:
                 self._pass_size = (len(piece.ids) + 1) // 2
 

@@ -21,7 +21,14 @@ from vitscope.errors import UsageError, VitscopeError
 from vitscope.extras import require_package
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
+from vitscope.files.storage import (
+    as_folder,
+    check_target,
+    is_result,
+    never,
+    scratch_folder,
+    staged_folder,
+)
 from vitscope.files.tensor_files import RowFiles
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
@@ -96,7 +103,7 @@ def one_shot(
         out: Folder for the result; a temporary one if None.
         overwrite: Whether an earlier result in `out` is replaced.
         resume: Whether a finished result of the same run in `out` is kept.
-        on_progress: Called with (images done, total) after every batch.
+        on_progress: Called with (images done, total) after every pass.
         on_draw: Called with (draws done, total) after every draw.
         **settings: Settings of `OneShotConfig` by name, in addition to `config` or instead of it.
 
@@ -114,12 +121,14 @@ def one_shot(
     Source:
         Lappe & Giese (NeurIPS 2025), Fig. 3b.
     """
-    vit = open_model(vit)
     config = combine(OneShotConfig, config, settings)
     if config.classifier != "nearest":
         require_package("sklearn", "scikit-learn", needed_by=f"classifier={config.classifier!r}")
     target = as_folder(out)
+    if target is not None:
+        check_target(target, is_result if overwrite or resume else never)
     classes = find_classes(images, labels, preprocessed=preprocessed)
+    vit = open_model(vit)
     run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)
     if target is None:
         if resume:
@@ -266,7 +275,7 @@ class _OneShotRun:
 
             fitter = BatchFitter(self._run.pass_size)
             for batch in self._run.iter_batches(on_progress):
-                fitter.apply(batch, take)
+                fitter.apply(batch, take, self._run.tell_progress)
         self._run.check_some_read()
         self._run.failures += self._given.failures
         return _Images(labels, ids, files.open_rows(), bias)

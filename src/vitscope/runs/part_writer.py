@@ -65,7 +65,8 @@ class PartWriter:
             different = filter(None, map(part.drop_copies, run.iter_batches(on_progress, batches)))
             for number, batch in enumerate(different):
                 verified = number == 0 or self._is_drawn(batch.ids[0])
-                fitter.apply(batch, partial(part.take, run, verified=verified))
+                take = partial(part.take, run, verified=verified)
+                fitter.apply(batch, take, run.tell_progress)
         part.close()
         write_failures(folder, run.failures)
         write_json(folder / MACHINE, run.describe_machine(self.config.maps or ()))

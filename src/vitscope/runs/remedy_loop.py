@@ -28,6 +28,7 @@ from vitscope.files.storage import (
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
+from vitscope.images.paths import check_given
 from vitscope.maps.traced import METHODS as TRACED
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.remedies.remedy import Remedy
@@ -122,6 +123,12 @@ def compare_remedies(
     for name, expected in (("features", "keep"), ("shard", None)):
         if getattr(config, name) != expected:
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
+    target = as_folder(out)
+    if target is not None:
+        _check_folder(target, chosen, replaced=overwrite or resume)
+    elif resume:
+        raise UsageError("no folder was given for the result: resume needs `out`")
+    check_given(images)
     vit = open_model(vit).hashed()
     for remedy in chosen:
         remedy.check(vit)
@@ -137,23 +144,21 @@ def compare_remedies(
         preprocessed=preprocessed,
         resume=resume,
     )
-    target = as_folder(out)
     make_run = partial(
         _Comparison, vit, image_set, config, chosen, asked=asked, on_progress=on_progress
     )
     if target is None:
-        if resume:
-            raise UsageError("no folder was given for the result: resume needs `out`")
         with scratch_folder() as folder:
             make_run(folder=folder, is_kept=False).execute()
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
-    check_target(target / COMPARISON, is_result if overwrite or resume else never)
-    for number, remedy in enumerate(chosen, 1):
-        check_saved(
-            target / f"{_name_folder(number, remedy)}{SUFFIX}", overwrite=overwrite or resume
-        )
     make_run(folder=target, overwrite=overwrite, resume=resume).execute()
     return RemedyResult(target / COMPARISON)
+
+
+def _check_folder(target: Path, chosen: Sequence[Remedy], *, replaced: bool) -> None:
+    check_target(target / COMPARISON, is_result if replaced else never)
+    for number, remedy in enumerate(chosen, 1):
+        check_saved(target / f"{_name_folder(number, remedy)}{SUFFIX}", overwrite=replaced)
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,11 +78,15 @@ class TracedImages:
             sample = self._iter_sample(self._num_images, audited)
             references = make_references(self._vit, (batch.pixels for batch in sample))
             fitter, done = BatchFitter(self._pass_size), 0
-            for batch in self._iter_sample(self._num_images, audited):
-                fitter.apply(batch, trace)
-                done += len(batch.ids)
+
+            def tell(of_batch: int = 0) -> None:
                 if on_progress is not None:
-                    on_progress(done, references.num_images)
+                    on_progress(done + of_batch, references.num_images)
+
+            for batch in self._iter_sample(self._num_images, audited):
+                fitter.apply(batch, trace, tell)
+                done += len(batch.ids)
+                tell()
         write_traces(folder, pa.concat_tables(rows))
 
     def _iter_sample(self, count: int, among: Container[str] | None = None) -> Iterator[ImageBatch]:

@@ -125,6 +125,12 @@ def _is_complete(folder: Path, required: Sequence[str], pattern: str) -> bool:
     return bool(present)
 
 
+def check_reachable(repo_id: str, library: str) -> None:
+    """Raise an error for weights that are neither cached nor on the hub; fetches no weights."""
+    if not is_cached(repo_id, *_FILES[library]):
+        _take_snapshot(repo_id, ["config.json"], local=False)
+
+
 def find_weights(entry: CatalogueEntry) -> WeightsState:
     """Find where a model's weights would be loaded from."""
     if entry.checkpoint:

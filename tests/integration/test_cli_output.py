@@ -1,0 +1,242 @@
+"""What a command prints with --quiet and --json, what it logs, and the file that repeats it."""
+
+import json
+import re
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+from huggingface_hub.errors import LocalEntryNotFoundError
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from images import write_images
+from saved_models import save_dinov2
+from vitscope import AuditResult, compare_remedies, explain, judge, one_shot
+from vitscope import audit as audit_images
+from vitscope.cli import main
+from vitscope.cli.loggers import open_logger
+from vitscope.errors import UsageError, VitscopeError
+from vitscope.training import list_numbers
+
+PHOTOS = 'my "photos" \\ é 😀 \x7f'
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a model, images, images by class and an audit of them."""
+    folder = tmp_path_factory.mktemp("place")
+    save_dinov2(folder / "tiny")
+    write_images(folder / PHOTOS, 6)
+    write_images(folder / "classes/a", 2)
+    write_images(folder / "classes/b", 2, start=2)
+    arguments = ["--limit", "5", "--layers", "-1,0", "--verified", "0.5", "--no-report", "-q"]
+    assert main([*audit(folder, "out"), *arguments]) == 0
+    return folder
+
+
+def audit(place, out, *models):
+    chosen = [word for name in models or ["tiny"] for word in ("-m", str(place / name))]
+    return ["audit", str(place / PHOTOS), "-o", str(place / out), *chosen]
+
+
+def test_json_is_one_line_per_model_and_nothing_else(place, capsys):
+    (place / "twin").symlink_to(place / "tiny")
+    assert main([*audit(place, "json", "tiny", "twin"), "--no-report", "--json"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    saved = [place / "json" / name / "summary.json" for name in ("tiny", "twin")]
+    assert [json.loads(line) for line in lines] == [json.loads(p.read_text()) for p in saved]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["one-shot", "classes", "--draws", "2"],
+        ["explain", f"{PHOTOS}/0000.png", "--maps", "attention"],
+        ["judge", PHOTOS, "--maps", "centre", "--limit", "4"],
+        ["remedy", "compare", PHOTOS, "--remedy", "skip", "--limit", "4"],
+    ],
+)
+def test_other_commands_print_json_and_save_their_options(place, capsys, monkeypatch, command):
+    monkeypatch.chdir(place)
+    assert main([*command, "-m", "tiny", "-o", command[0], "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    (saved,) = (place / command[0]).rglob("run.toml")
+    assert json.loads(line) == json.loads(saved.with_name("summary.json").read_text())
+    assert 'model = "tiny"' in saved.read_text()
+
+
+def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(place, capsys):
+    first = AuditResult.load(place / "out/tiny")
+    file = first.folder / "run.toml"
+    repeat = ["audit", "--config", str(file), "-o", str(place / "again"), "--quiet"]
+    assert main(repeat) == 0
+    assert capsys.readouterr() == ("", "")
+    assert main(repeat) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("vitscope: ")
+    again = AuditResult.load(place / "again/tiny")
+    assert again.summary == first.summary
+    assert again.provenance["config"] == first.provenance["config"]
+    told, repeated = (path.read_text().splitlines() for path in (file, again.folder / "run.toml"))
+    assert told[0].startswith("# vitscope audit, version ")
+    assert [line for line in told if line not in repeated] == [
+        f'out = "{place / "out"}"',
+    ]
+    assert {"limit = 5", 'layers = "-1,0"', "report = false"} <= set(told)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read (No such file or directory): expected a TOML file of options such"),
+        ("model =", "cannot be read (Invalid value (at end of document)): expected a TOML file"),
+        ('modell = "x"', 'Unknown option: "[modell]" from'),
+    ],
+)
+def test_a_file_that_does_not_fit_is_one_line(tmp_path, capsys, content, message):
+    file = tmp_path / "run.toml"
+    if content is not None:
+        file.write_text(content)
+    assert main(["audit", "x.png", "-m", "dinov2-small", "-o", "x", "--config", str(file)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+class Recorder(ModuleType):
+    """The part of wandb and mlflow that is used, with the signatures of both."""
+
+    def __init__(self, name):
+        super().__init__(name)
+        self.calls = []
+
+    def init(self, *, project=None, name=None, config=None):
+        self.calls.append((project, name, config["seed"]))
+        return self
+
+    def set_experiment(self, experiment_name=None):
+        self.calls.append(experiment_name)
+
+    def start_run(self, *, run_name=None):
+        self.calls.append(run_name)
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.calls.append("closed")
+
+    def log(self, data):
+        self.calls.append(data)
+
+    def log_params(self, params):
+        self.calls.append(params["seed"])
+
+    def log_metrics(self, metrics, *, step=None):
+        self.calls += [metrics, step]
+
+
+@pytest.fixture
+def libraries(monkeypatch):
+    made = {name: Recorder(name) for name in ("wandb", "mlflow")}
+    for name, library in made.items():
+        monkeypatch.setitem(sys.modules, name, library)
+    monkeypatch.setattr("vitscope.cli.loggers.find_spec", lambda _: True)
+    return made
+
+
+def test_a_file_written_by_hand_takes_lists_and_numbers_are_logged(place, libraries):
+    log = [f"tensorboard:{place / 'boards'}", "wandb:vits", "mlflow:vits"]
+    options = [f'images = ["{place}/my*"]', f'model = ["{place}/tiny"]', f"log = {log}"]
+    options += ["layers = [0, 1]", 'maps = ["attention", "share"]', "report = false", ""]
+    (place / "mine.toml").write_text("\n".join(options))
+    arguments = ["--config", str(place / "mine.toml"), "-o", str(place / "logged"), "-q"]
+    assert main(["audit", *arguments]) == 0
+    result = AuditResult.load(place / "logged/tiny")
+    config = result.provenance["config"]
+    assert config["layers"] == [0, 1, 2]  # with the last
+    assert config["maps"] == ["attention", "share"]
+    numbers = list_numbers(result.summary)
+    board = EventAccumulator(str(place / "boards/tiny"))
+    board.Reload()
+    logged = {name: board.Scalars(name)[0] for name in board.Tags()["scalars"]}
+    assert {name: scalar.value for name, scalar in logged.items()} == pytest.approx(numbers)
+    assert {scalar.step for scalar in logged.values()} == {0}
+    assert libraries["wandb"].calls == [("vits", "tiny", 0), numbers, "closed"]
+    assert libraries["mlflow"].calls == ["vits", "tiny", 0, numbers, 0, "closed"]
+
+
+def test_a_log_that_fails_says_that_the_audit_is_saved(place, libraries, monkeypatch):
+    monkeypatch.delattr(Recorder, "set_experiment")
+    result = AuditResult.load(place / "out/tiny")
+    saved = f"; the audit is saved in {re.escape(str(result.folder))}$"
+    with pytest.raises(VitscopeError, match=r"nothing was logged to mlflow:x \(Attr.*" + saved):
+        open_logger("mlflow:x").log(result, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("log", "message"),
+    [
+        ("wandb:x", "log 'wandb:x': wandb is not installed: pip install wandb"),
+        ("wandb", "log 'wandb': expected tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT"),
+    ],
+)
+def test_what_cannot_be_logged_is_refused_before_anything_runs(capsys, tmp_path, log, message):
+    arguments = ["nowhere.png", "-m", "dinov2-small", "-o", str(tmp_path / "x"), "--log", log]
+    assert main(["audit", *arguments]) == 2
+    assert capsys.readouterr().err == f"vitscope: {message}\n"
+
+
+def test_completion_is_installed_and_completes(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["--install-completion", "--shell", "bash"]) == 0
+    assert str(tmp_path) in capsys.readouterr().out
+    words = "COMP_WORDS=(vitscope audit --qui); COMP_CWORD=2"
+    program = f'. ~/.bashrc; {words}; $(complete -p vitscope | sed "s/.*-F \\([^ ]*\\).*/\\1/")'
+    done = subprocess.run(
+        ["bash", "-c", f'{program}; echo "${{COMPREPLY[@]}}"'],
+        capture_output=True,
+        text=True,
+        env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"},
+    )
+    assert done.stdout.split() == ["--quiet"]
+
+
+def refuse_to_load(_):
+    pytest.fail("a model was loaded")
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("facebook/dinov2-base", "facebook/dinov2-base is not cached and cannot be fetched"),
+        ("dinov2-base", "facebook/dinov2-base is not cached and cannot be fetched"),
+        ("timm:vit_base_patch16_224@nowhere.pth", "nowhere.pth is not a file"),
+    ],
+)
+def test_weights_of_all_models_are_looked_for_before_the_first_is_loaded(
+    place, capsys, monkeypatch, model, message
+):
+    def away(*_, **__):
+        raise LocalEntryNotFoundError("no network")
+
+    monkeypatch.setattr("vitscope.weights.hub.snapshot_download", away)
+    monkeypatch.setattr("vitscope.load_model", refuse_to_load)
+    assert main([*audit(place, "unreached"), "-m", model, "-q"]) > 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (place / "unreached").exists()
+
+
+@pytest.mark.parametrize("run", [audit_images, explain, judge, one_shot, compare_remedies])
+def test_folders_are_checked_before_a_model_is_loaded(place, monkeypatch, run):
+    monkeypatch.setattr("vitscope.adapters.registry.load_model", refuse_to_load)
+    (place / "comparison").mkdir(exist_ok=True)
+    (place / "comparison/thesis.tex").touch()
+    remedies = {"remedies": ["zero"]} if run is compare_remedies else {}
+    with pytest.raises(UsageError, match="was not written by vitscope"):
+        run("dinov2-small", place / "classes", out=place, **remedies)
+    with pytest.raises(UsageError, match="nowhere"):
+        run("dinov2-small", place / "nowhere", **remedies)
