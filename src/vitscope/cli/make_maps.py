@@ -261,9 +261,7 @@ def explain(
     explained: list[Explanation] = []
 
     def run(model_id: str) -> None:
-        def work(
-            vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress"
-        ) -> "Explanation":
+        def work(vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress") -> None:
             one = vitscope.explain(
                 vit,
                 found,
