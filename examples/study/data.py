@@ -1,15 +1,15 @@
 """Planted scenes on disk: PNG files to audit, and one tensor of pixels to train on."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.testing.scenes import CELL_PX, Scenes, make_scenes
+from vitscope.testing.scenes import Scenes, make_scenes
 
 SIZE = 32
 PREPROCESSING = Preprocessing(size=(SIZE, SIZE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -34,17 +34,19 @@ def make_test_set(
 
 
 def write_test_images(folder: Path, task: str, num_images: int, noise: float) -> None:
-    """Write test scenes, their masks, and scenes of unseen classes in a folder each."""
-    if (folder / "done").exists():
-        return
-    scenes = make_scenes(task, num_images, seed=_TEST_SEED, noise=noise)
-    for number, (pixels, mask) in enumerate(zip(scenes.images, scenes.masks, strict=True)):
-        _write(folder / "images" / f"{number:05d}.png", pixels)
-        _write(folder / "masks" / f"{number:05d}.png", mask.repeat(CELL_PX, 0).repeat(CELL_PX, 1))
-    unseen = make_scenes("needle", _NUM_UNSEEN, seed=_TEST_SEED, noise=noise, unseen=True)
-    for number, (pixels, label) in enumerate(zip(unseen.images, unseen.labels, strict=True)):
-        _write(folder / "unseen" / f"glyph{label}" / f"{number:05d}.png", pixels)
-    (folder / "done").touch()
+    """Write test scenes with their masks, and scenes of unseen classes in a folder each."""
+    if not (folder / "test").exists():
+        make_scenes(task, num_images, seed=_TEST_SEED, noise=noise).save(folder / "test")
+    if not (folder / "unseen").exists():
+        scenes = make_scenes("needle", _NUM_UNSEEN, seed=_TEST_SEED, noise=noise, unseen=True)
+        with TemporaryDirectory(dir=folder) as part:
+            for number, (pixels, label) in enumerate(
+                zip(scenes.images, scenes.labels, strict=True)
+            ):
+                of_class = Path(part) / "unseen" / f"glyph{label}"
+                of_class.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(of_class / f"{number:05d}.png")
+            (Path(part) / "unseen").rename(folder / "unseen")
 
 
 def _to_tensors(
@@ -52,8 +54,3 @@ def _to_tensors(
 ) -> tuple[Float[Tensor, "image 3 height width"], Int[Tensor, " image"]]:
     pixels = torch.from_numpy(scenes.images).permute(0, 3, 1, 2).float()
     return (pixels / 255 - 0.5) / 0.5, torch.from_numpy(scenes.labels)
-
-
-def _write(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels.astype(np.uint8)).save(path)

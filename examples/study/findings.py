@@ -15,6 +15,7 @@ from plan import Cell
 from scipy.stats import spearmanr, t
 
 from vitscope import AuditResult, JudgeResult, OneShotResult
+from vitscope.testing.scenes import NUM_GLYPHS, NUM_UNSEEN_GLYPHS
 
 FREE, FORCED = ("V0", "V1"), ("V2", "V4", "V5")
 
@@ -139,8 +140,18 @@ def judge_hypotheses(rows: Sequence[Row], out: Path) -> list[Finding]:
         _judge_trend(
             "H2: registers take over with depth", v1, lambda row: row.registers, "depth", +1
         ),
-        _judge_costs("H3: closing the doors costs no accuracy", learned, lambda row: row.accuracy),
-        _judge_costs("H3: … and no transfer to unseen classes", learned, lambda row: row.transfer),
+        _judge_costs(
+            "H3: models that must use their patches are as accurate",
+            learned,
+            lambda row: row.accuracy,
+            chance=1 / NUM_GLYPHS,
+        ),
+        _judge_costs(
+            "H3: … and transfer to unseen classes as well",
+            learned,
+            lambda row: row.transfer,
+            chance=1 / NUM_UNSEEN_GLYPHS,
+        ),
         _judge_time(free, out),
         *_judge_clean(rows),
     ]
@@ -218,16 +229,22 @@ def _permute(rows: Sequence[Row], measure: Callable[[Row], float], axis: str) ->
     return (1 + as_large) / (1 + _NUM_PERMUTATIONS)
 
 
-def _judge_costs(hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float]) -> Finding:
+def _judge_costs(
+    hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float], *, chance: float
+) -> Finding:
     """Two one-sided tests: yes if the 90 % interval of paired differences is within the margin."""
-    differences = []
+    differences, best = [], 0.0
     for group in _group(rows, "variant"):
         forced = [measure(row) for row in group if row.cell.variant in FORCED]
         free = [measure(row) for row in group if row.cell.variant in FREE]
         if forced and free:
             differences.append(fmean(forced) - fmean(free))
+            best = max(best, fmean(forced), fmean(free))
     if len(differences) < 2:
         return Finding(hypothesis, "cannot tell", f"{len(differences)} pairs: 2 or more are needed")
+    if best < chance + CHANGE:  # what cannot be done at all can be done equally well
+        reason = f"at most {100 * best:.1f} %, where guessing gives {100 * chance:.1f} %"
+        return Finding(hypothesis, "cannot tell", reason)
     mean, spread = fmean(differences), float(np.std(differences, ddof=1))
     half = float(t.ppf(0.95, len(differences) - 1)) * spread / len(differences) ** 0.5
     low, high = mean - half, mean + half

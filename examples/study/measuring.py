@@ -21,9 +21,9 @@ def run_cell(cell: Cell, preset: Preset, out: Path, device: str) -> None:
     folder = out / "cells" / cell.name
     if (folder / "cell.json").exists():
         return
-    scenes = out / "scenes"
+    test, unseen = out / "scenes" / "test", out / "scenes" / "unseen"
     torch.set_num_threads(1)
-    model = train(cell, preset, folder, scenes / "images", torch.device(device))
+    model = train(cell, preset, folder, test / "images", torch.device(device))
     numbers = {
         "train_accuracy": measure_accuracy(
             model, *make_training_set(cell.task, cell.num_images, cell.seed, preset.noise)
@@ -43,7 +43,7 @@ def run_cell(cell: Cell, preset: Preset, out: Path, device: str) -> None:
     settings = {"device": device, "num_workers": 0}
     audit(
         vit,
-        scenes / "images",
+        test / "images",
         limit=preset.audit_images,
         trace=preset.traced_images,
         gallery=8,
@@ -52,14 +52,14 @@ def run_cell(cell: Cell, preset: Preset, out: Path, device: str) -> None:
         overwrite=True,
         **settings,
     )
-    one_shot(vit, scenes / "unseen", out=folder / "one-shot", overwrite=True, **settings)
+    one_shot(vit, unseen, out=folder / "one-shot", overwrite=True, **settings)
     if preset.judges(cell):
         judge(
             vit,
-            scenes / "images",
+            test / "images",
             limit=preset.judged_images,
             maps=JUDGED_MAPS,
-            masks=scenes / "masks",
+            masks=test / "masks",
             out=folder / "judged",
             overwrite=True,
             **settings,

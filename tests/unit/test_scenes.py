@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from vitscope.errors import UsageError
 from vitscope.testing.scenes import (
@@ -109,3 +110,17 @@ def test_unseen_glyphs_are_others():
         shown = (scenes.labels[:, None, None] + 0 * scenes.masks)[scenes.masks]
         looks.append(learn(cells, shown, count))
     assert np.abs(looks[0] @ looks[1].T).max() < 0.2
+
+
+def test_saved_scenes_are_images_with_masks_of_the_same_names(tmp_path):
+    scenes = make_scenes("needle", 3, seed=6)
+    scenes.save(tmp_path / "scenes")
+    files = sorted((tmp_path / "scenes" / "images").iterdir())
+    assert [file.name for file in files] == ["00000.png", "00001.png", "00002.png"]
+    for file, pixels, mask in zip(files, scenes.images, scenes.masks, strict=True):
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), pixels)
+        drawn = np.asarray(Image.open(tmp_path / "scenes" / "masks" / file.name))
+        np.testing.assert_array_equal(drawn[::CELL_PX, ::CELL_PX], mask)
+        np.testing.assert_array_equal(drawn[CELL_PX - 1 :: CELL_PX, CELL_PX - 1 :: CELL_PX], mask)
+    with pytest.raises(UsageError, match="not empty"):
+        scenes.save(tmp_path / "scenes")

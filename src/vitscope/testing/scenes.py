@@ -5,13 +5,17 @@ cells. A mask says which cells hold the answer to the task, so that maps can be 
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
+from PIL import Image
 
 from vitscope.config import check_kind
 from vitscope.errors import UsageError
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.storage import staged_folder
 
 Task = Literal["needle", "count", "global", "shortcut"]
 """What is asked of a scene: which glyph is in it (`needle`), how many times (`count`), which
@@ -46,6 +50,24 @@ class Scenes:
     labels: Int[np.ndarray, " scene"]
     masks: Bool[np.ndarray, "scene row column"]
     textures: Int[np.ndarray, "scene row column"]
+
+    def save(self, folder: str | Path) -> None:
+        """Write PNG files: `images/`, and `masks/` of the same names, white where the answer is.
+
+        Args:
+            folder: Folder to write; made if it does not exist.
+
+        Raises:
+            VitscopeError: If it exists, or cannot be written.
+        """
+        with staged_folder(Path(folder)) as staging:
+            for name in ("images", "masks"):
+                (staging / name).mkdir()
+            for number, (pixels, mask) in enumerate(zip(self.images, self.masks, strict=True)):
+                large = mask.repeat(CELL_PX, axis=0).repeat(CELL_PX, axis=1)
+                with plain_disk_errors(staging):
+                    Image.fromarray(pixels).save(staging / "images" / f"{number:05d}.png")
+                    Image.fromarray(large).save(staging / "masks" / f"{number:05d}.png")
 
 
 def count_classes(task: Task, *, unseen: bool = False) -> int:

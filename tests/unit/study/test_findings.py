@@ -106,7 +106,7 @@ def test_costs_are_two_one_sided_tests_on_pairs(tmp_path, gain, wobble, verdict)
         for place, extras in zip(GRID, noise, strict=True)
         for variant, extra in zip(("V0", "V2"), extras, strict=True)
     ]
-    found = judge(rows, tmp_path, "H3: closing the doors costs no accuracy")
+    found = judge(rows, tmp_path, "H3: models that must use their patches are as accurate")
     assert found.verdict == verdict
     forced, free = (
         np.array([row.accuracy for row in rows if row.cell.variant == variant])
@@ -162,3 +162,16 @@ def test_a_preset_lists_each_cell_once_and_judges_its_middle(name):
     judged = [cell for cell in cells if preset.judges(cell)]
     assert {cell.variant for cell in judged} == {*preset.main, *preset.others}
     assert cells[: len(judged)] == judged  # the slowest come first
+
+
+def test_transfer_no_better_than_guessing_is_no_equivalence(tmp_path):
+    rows = [
+        make_row(variant, *place, transfer=0.15 + 0.001 * place[2])
+        for place in GRID
+        for variant in ("V0", "V2")
+    ]
+    found = judge(rows, tmp_path, "H3: … and transfer")
+    assert found.verdict == "cannot tell"
+    assert found.reason == "at most 15.1 %, where guessing gives 14.3 %"
+    good = [replace(row, transfer=row.transfer + 0.3) for row in rows]
+    assert judge(good, tmp_path, "H3: … and transfer").verdict == "yes"
