@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.testing.scenes import Scenes, make_scenes
+from vitscope.images.scenes import Scenes, make_scenes
 
 SIZE = 32
 PREPROCESSING = Preprocessing(size=(SIZE, SIZE), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -15,7 +15,7 @@ from plan import Cell
 from scipy.stats import spearmanr, t
 
 from vitscope import AuditResult, JudgeResult, OneShotResult
-from vitscope.testing.scenes import NUM_GLYPHS, NUM_UNSEEN_GLYPHS
+from vitscope.images.scenes import NUM_GLYPHS, NUM_UNSEEN_GLYPHS
 
 FREE, FORCED = ("V0", "V1"), ("V2", "V4", "V5")
 

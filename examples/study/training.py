@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 from variants import make_variant
 
-from vitscope.testing.scenes import count_classes
+from vitscope.images.scenes import count_classes
 from vitscope.training import TrainingAudit
 from vitscope.training.lightning_callback import AuditCallback
 

@@ -349,6 +349,25 @@ def test_the_demo_runs_twice_and_says_what_it_wrote(capsys, tmp_path):
     assert run(capsys, "demo", "--out", out, "--limit", 8, "--overwrite", "--no-report")[0] == 0
 
 
+def test_the_demo_of_scenes_shows_an_output_that_skips_the_patches(capsys, tmp_path):
+    words = ("demo", "--scenes", "--limit", 120, "--no-report", "--out")
+    code, printed, _ = run(capsys, *words, tmp_path / "demo")
+    assert code == 0
+    assert "of every image it is known where the answer is" in printed
+    summary = AuditResult.load(tmp_path / "demo" / "scenes-registers").summary
+    assert summary.last.verdict.status == "broken"
+    shares = summary.last.variance_share["residual"]
+    assert shares["skip"].value > 0.8
+    assert shares["patches"].value < 0.2
+    assert shares["registers"].value < 0.02
+    assert summary.model.source.startswith("trained by examples/study")
+    # Only it is in there.
+    words = ("audit", tmp_path, "--model", "scenes:needle", "--out", tmp_path / "audits")
+    code, _, err = run(capsys, *words)
+    assert code == 2
+    assert "unknown model scenes:needle: expected scenes:registers" in one_line(err)
+
+
 def test_the_demo_does_not_touch_what_is_not_its_own(capsys, tmp_path):
     mine = tmp_path / "demo" / "images"
     mine.mkdir(parents=True)

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from vitscope.errors import UsageError
-from vitscope.testing.scenes import (
+from vitscope.images.scenes import (
     CELL_PX,
     MOST_COPIES,
     NUM_GLYPHS,

@@ -55,6 +55,7 @@ LIBRARIES: Mapping[str, OwnLibrary] = {
     ),
     "open_clip": OwnLibrary("open_clip", "load_open_clip", "make_open_clip_adapter"),
     "ph-reg": OwnLibrary("ph_reg", "load_ph_reg", "make_ph_reg_adapter", takes_file=True),
+    "scenes": OwnLibrary("scenes", "load_scenes", ""),
     "timm": OwnLibrary("timm", "load_timm", "make_timm_adapter", takes_file=True),
     "torchhub": OwnLibrary("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
     "torchvision": OwnLibrary("torchvision", "", "make_torchvision_adapter", has_prefix=False),

@@ -95,8 +95,12 @@ def audit(
     _audit_all(targets, found, settings, edits=edits, output=output, report=report, loggers=loggers)
 
 
+_SCENES = "scenes:registers"
+
+
 def demo(
     *,
+    scenes: Annotated[bool, Parameter(negative=())] = False,
     out: Path = Path("vitscope-demo"),
     limit: int | None = None,
     overwrite: bool = False,
@@ -108,22 +112,31 @@ def demo(
     backbone may have been trained further. The photographs are those in installed packages.
 
     Args:
+        scenes: Audit instead a tiny model, trained on generated images, whose output does not come
+            from its patches (docs/study.md); takes seconds and needs no extra package.
         out: Folder for the images and the result.
         limit: Number of images, drawn at random; all by default.
         overwrite: Replace an earlier demo there.
         report: Write report.html beside the result.
     """
-    from vitscope.images.photographs import write_demo_photographs
-
     config = AuditConfig(limit=limit)
-    targets = choose_targets(["dinov2-small"], out, overwrite=overwrite)
-    photographs = write_demo_photographs(out / "images")
-    drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
+    targets = choose_targets([_SCENES if scenes else "dinov2-small"], out, overwrite=overwrite)
     output = Output()
-    output.console.print(Text(f"{drawn}{photographs.describe()}"))
+    images = out / "images"
+    if scenes:
+        from vitscope.images.scenes import write_demo_scenes
+
+        images = write_demo_scenes(out / "scenes")
+        output.console.print("planted scenes: of every image it is known where the answer is")
+    else:
+        from vitscope.images.photographs import write_demo_photographs
+
+        photographs = write_demo_photographs(images)
+        drawn = "" if limit is None else f"{min(limit, photographs.num_images)} of "
+        output.console.print(Text(f"{drawn}{photographs.describe()}"))
     # A finished result is never replaced unasked: the targets were checked for that.
     settings = {"config": config, "overwrite": True, "resume": True}
-    _audit_all(targets, [out / "images"], settings, output=output, report=report)
+    _audit_all(targets, [images], settings, output=output, report=report)
 
 
 def one_shot(

@@ -70,6 +70,13 @@ class Scenes:
                     Image.fromarray(large).save(staging / "masks" / f"{number:05d}.png")
 
 
+def write_demo_scenes(folder: Path) -> Path:
+    """Write scenes like those that `scenes:registers` was trained on; returns their folder."""
+    if not (folder / "images").is_dir():
+        make_scenes("shortcut", 500, seed=20_000, noise=130.0).save(folder)
+    return folder / "images"
+
+
 def count_classes(task: Task, *, unseen: bool = False) -> int:
     """Number of classes of a task."""
     num_glyphs = NUM_UNSEEN_GLYPHS if unseen else NUM_GLYPHS
