@@ -42,6 +42,7 @@ def write_few_photographs(folder):
 def tiny_weights(monkeypatch):
     monkeypatch.setattr(registry, "_load_entry", load_tiny)
     monkeypatch.setattr(registry, "_load_by_address", load_tiny)
+    monkeypatch.setattr("vitscope.cli.each_model.check_weights", lambda _: None)
     monkeypatch.setattr(photographs, "write_demo_photographs", write_few_photographs)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("COLUMNS", "100")

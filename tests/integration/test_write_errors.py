@@ -149,6 +149,22 @@ def test_a_temporary_result_that_cannot_be_saved_is_kept(vit, photos, tmp_path):
     assert np.isfinite(saved.read_image(3)["attention"]).all()
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
+def test_whatever_stops_its_saving_a_temporary_result_is_kept(tmp_path, monkeypatch, error):
+    def stop(*_):
+        raise error
+
+    monkeypatch.setattr("vitscope.results.saved_result._copy", stop)
+    made = tmp_path / "made"
+    made.mkdir()
+    with pytest.raises(error) as caught:
+        Explanation.own(made).save(tmp_path / "new")
+    assert caught.value.__notes__ == [f"the result is kept in {made}"]
+    del caught
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+
+
 def test_a_result_whose_file_cannot_be_read_is_no_error_of_writing(vit, photos, tmp_path):
     result = explain(vit, photos, out=tmp_path / "a")
     (tmp_path / "a" / "maps" / "0002.npz").unlink()

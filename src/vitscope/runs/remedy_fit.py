@@ -93,7 +93,11 @@ def _reading(
 
     def read() -> Iterator[Pixels]:
         for batch in run.iter_batches(on_progress):
-            yield from torch.split(batch.pixels, run.pass_size or len(batch.pixels))
+            done = 0
+            for pixels in torch.split(batch.pixels, run.pass_size or len(batch.pixels)):
+                yield pixels
+                done += len(pixels)
+                run.tell_progress(done)
 
     with run.placed():
         yield read

@@ -139,6 +139,7 @@ def command(monkeypatch, capsys):
     import vitscope.adapters.registry as registry
 
     monkeypatch.setattr(registry, "_load_by_address", lambda _: named_vit())
+    monkeypatch.setattr("vitscope.cli.each_model.check_weights", lambda _: None)
     monkeypatch.setenv("COLUMNS", "60")
 
     def run(*words):
