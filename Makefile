@@ -71,7 +71,7 @@ $(VENV)-oldest/installed: pyproject.toml
 	$(VENV)-oldest/bin/python -m pip install uv
 	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct \
 		--editable '.[open-clip,scikit-learn]' \
-		'beartype>=0.20' 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-xdist>=3.7'
+		'beartype>=0.20' 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-xdist>=3.8'
 	touch $@
 
 # A torch of PyTorch's own index that is there already (2.14.1+cpu, say) stays.
