@@ -1,5 +1,6 @@
 """What is chosen for a folder of figures: style, width, captions; captions as text and LaTeX."""
 
+import json
 import re
 
 import matplotlib as mpl
@@ -11,7 +12,7 @@ from made_results import make_audit, write_result
 from vitscope.cli.entry import main
 from vitscope.cli.settings import parse_width
 from vitscope.errors import UsageError
-from vitscope.figures import FIGURES, draw_figures
+from vitscope.figures import FIGURES
 from vitscope.figures import draw as files
 from vitscope.figures.captions import read_captions, write_latex
 from vitscope.figures.questions import draw_figure, open_results, plan_figures
@@ -58,16 +59,20 @@ def test_notes_are_left_out_of_the_figure_and_stay_in_the_caption(result, tmp_pa
     assert note in words(shown)
     assert note not in words(bare)
     assert bare.get_figheight() < shown.get_figheight()
+    out = tmp_path / "out"
+    wanted = ["--format", "png", "--format", "pdf", "--no-caption"]
     with blank_figures():
-        found = draw_figures([result], tmp_path / "out", formats=("png", "pdf"), caption=False)
-    captions = {figure.name: figure.caption for figure in found.drawn}
+        assert main(["figures", str(result), "--out", str(out), *wanted]) == 0
+    assert note not in (out / "attention_mass.png").read_text()
+    index = json.loads((out / "index.json").read_text())["figures"]
+    captions = {figure["name"]: figure["caption"] for figure in index}
     asked = "Where does [CLS] look? Its attention on each group of tokens"
     assert captions["attention_mass"].startswith(asked)
     assert note in captions["attention_mass"]
-    page = (tmp_path / "out" / "index.md").read_text(encoding="utf-8")
+    page = (out / "index.md").read_text(encoding="utf-8")
     assert "Where does \\[CLS\\] look?" in page
-    latex = (tmp_path / "out" / "captions.tex").read_text(encoding="utf-8")
-    assert latex.count(r"\begin{figure}") == latex.count(r"\label{fig:") == len(found.drawn)
+    latex = (out / "captions.tex").read_text(encoding="utf-8")
+    assert latex.count(r"\begin{figure}") == latex.count(r"\label{fig:") == len(SOME)
     assert r"\includegraphics{attention_mass.pdf}" in latex
     # An unescaped % would cut the caption.
     assert re.search(r"(?<!\\)%", latex) is None

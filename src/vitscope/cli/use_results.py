@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Parameter
 from rich.text import Text
 
 from vitscope.cli.console import make_console
@@ -66,7 +67,7 @@ def figures(
     readout: Literal["attention", "values"] = "attention",
     style: str | None = None,
     width: Width = None,
-    caption: bool = True,
+    caption: Annotated[bool, Parameter(negative="--no-caption")] = True,
     overwrite: bool = False,
 ) -> None:
     """Draw every figure that saved results have the numbers for.
