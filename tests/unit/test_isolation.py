@@ -5,6 +5,42 @@ import pytest
 from interpreters import modules_after
 
 LIBRARIES = ("timm", "transformers", "open_clip")
+RESULTS = """
+import vitscope.adapters.torch_hub, vitscope.terminal
+import vitscope.cli, vitscope.runs.audit_loop, vitscope.decomposition
+# Such imports must not turn the function `vitscope.x` into a module either.
+import vitscope
+assert callable(vitscope.audit) and callable(vitscope.decompose)
+from vitscope import AuditResult
+"""
+WRAP = f"""
+import sys
+from vitscope.adapters.registry import wrap_model
+assert not {{*{LIBRARIES}}} & {{*sys.modules}}
+"""
+WITH_TIMM = """
+import timm
+wrap_model(timm.create_model("test_vit"))
+"""
+WITH_TRANSFORMERS = """
+from transformers import ViTConfig, ViTModel
+size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+wrap_model(ViTModel(ViTConfig(**size)))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    """Names in sys.modules after what imports torch at least."""
+    codes = {
+        "results": RESULTS,
+        "training": "import vitscope.training",
+        "timm": WRAP + WITH_TIMM,
+        "transformers": WRAP + WITH_TRANSFORMERS,
+    }
+    # It takes longest, and imports nothing that is looked for.
+    first = "import torchvision"
+    return dict(zip(codes, modules_after(*codes.values(), first=first), strict=True))
 
 
 @pytest.mark.parametrize("code", ["import vitscope", "import vitscope.cli"])
@@ -38,17 +74,24 @@ def test_figures_need_neither_torch_nor_a_window():
     assert not found & {"torch", "matplotlib.pyplot", "tkinter", *LIBRARIES}
 
 
-def test_results_runs_and_torch_hub_need_no_model_library():
-    """What wrapping a model of each library imports is tested with the registry."""
-    code = "import vitscope.adapters.torch_hub, vitscope.terminal\n"
-    code += "import vitscope.cli, vitscope.runs.audit_loop, vitscope.decomposition\n"
-    # Such imports must not turn the function `vitscope.x` into a module either.
-    code += "import vitscope\nassert callable(vitscope.audit) and callable(vitscope.decompose)\n"
-    (found,) = modules_after(code + "from vitscope import AuditResult")
-    assert "torch" in found
-    assert not found & set(LIBRARIES)
+def test_results_runs_and_torch_hub_need_no_model_library(found):
+    assert "torch" in found["results"]
+    assert not found["results"] & set(LIBRARIES)
     # They take seconds, and few numbers need them.
-    assert not found & {"sklearn", "scipy.stats", "scipy.cluster", "scipy.sparse.linalg"}
+    assert not found["results"] & {
+        *("sklearn", "scipy.stats", "scipy.cluster", "scipy.sparse.linalg")
+    }
+
+
+def test_numbers_during_training_import_no_library(found):
+    assert "vitscope.training" in found["training"]
+    trainers = {"lightning", "pytorch_lightning", "transformers", "accelerate", "wandb"}
+    assert not found["training"] & trainers
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_only_the_library_asked_for_is_imported(found, library):
+    assert found[library] & set(LIBRARIES) == {library}
 
 
 def test_public_names_are_all_there():

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from interpreters import run_each
 from vitscope.adapters import open_clip, ph_reg, registry, timm, torch_hub, transformers
 from vitscope.adapters.model_ids import check_model_id
 from vitscope.adapters.registry import load_model, wrap_model
@@ -310,35 +309,6 @@ def test_other_modules_are_refused_with_what_works(module):
         wrap_model(module)
     assert "Linear is not a model" in str(caught.value)
     assert "\n" not in str(caught.value)
-
-
-# --- imports -----------------------------------------------------------------------------------
-
-IMPORTS = """
-import sys
-import torchvision
-from vitscope.adapters.registry import wrap_model
-def report():
-    print(*sorted({"transformers", "timm", "open_clip"} & sys.modules.keys()), sep=",")
-"""
-WITH_TIMM = """
-report()
-import timm
-wrap_model(timm.create_model("test_vit"))
-report()
-"""
-WITH_TRANSFORMERS = """
-report()
-from transformers import ViTConfig, ViTModel
-size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-wrap_model(ViTModel(ViTConfig(**size)))
-report()
-"""
-
-
-def test_only_the_library_asked_for_is_imported():
-    found = run_each([WITH_TIMM, WITH_TRANSFORMERS], first=IMPORTS)
-    assert [text.splitlines() for text in found] == [["", "timm"], ["", "transformers"]]
 
 
 def test_near_matches_in_words():
