@@ -2,9 +2,66 @@
 
 import pytest
 
+from images import write_images
 from interpreters import modules_after
 
 LIBRARIES = ("timm", "transformers", "open_clip")
+RESULTS = """
+import vitscope.adapters.torch_hub, vitscope.terminal
+import vitscope.cli, vitscope.runs.audit_loop, vitscope.decomposition
+# Such imports must not turn the function `vitscope.x` into a module either.
+import vitscope
+assert callable(vitscope.audit) and callable(vitscope.decompose)
+from vitscope import AuditResult
+"""
+WRAP = f"""
+import sys
+from vitscope.adapters.registry import wrap_model
+assert not {{*{LIBRARIES}}} & {{*sys.modules}}
+"""
+WITH_TIMM = """
+import timm
+import torch
+model = timm.create_model("test_vit")
+torch.save(model.state_dict(), "test_vit.pt")
+model_id = "timm:test_vit@test_vit.pt"
+"""
+WITH_TRANSFORMERS = """
+from transformers import ViTConfig, ViTModel
+size = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+model = ViTModel(ViTConfig(**size))
+model_id = "tiny"
+model.save_pretrained(model_id)
+"""
+AUDIT = """
+wrap_model(model)
+from vitscope.cli import main
+argv = ["audit", ".", "-m", model_id, "-o", "audited", "--no-report", "-q", "--size", "32"]
+assert main(argv) == 0
+"""
+NEEDLESS = "altair av lightning matplotlib mlflow open_clip pandas ray scipy.cluster scipy.stats"
+NEEDLESS += " sklearn tensorboard vl_convert wandb"
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Names in sys.modules after what imports torch at least."""
+    folders = {library: tmp_path_factory.mktemp(library) for library in ("timm", "transformers")}
+    for folder in folders.values():
+        write_images(folder, 4)
+    codes = {
+        "results": RESULTS,
+        "training": "import vitscope.training",
+        **{
+            library: f"import os\nos.chdir({str(folder)!r})\n{WRAP}{make}{AUDIT}"
+            for (library, folder), make in zip(
+                folders.items(), (WITH_TIMM, WITH_TRANSFORMERS), strict=True
+            )
+        },
+    }
+    # It takes longest, and imports nothing that is looked for.
+    first = "import torchvision"
+    return dict(zip(codes, modules_after(*codes.values(), first=first), strict=True))
 
 
 @pytest.mark.parametrize("code", ["import vitscope", "import vitscope.cli"])
@@ -41,17 +98,25 @@ def test_figures_need_neither_torch_nor_a_window():
     assert not found & {"torch", "matplotlib.pyplot", "tkinter", *LIBRARIES}
 
 
-def test_results_runs_and_torch_hub_need_no_model_library():
-    """What wrapping a model of each library imports is tested with the registry."""
-    code = "import vitscope.adapters.torch_hub, vitscope.terminal\n"
-    code += "import vitscope.cli, vitscope.runs.audit_loop, vitscope.decomposition\n"
-    # Such imports must not turn the function `vitscope.x` into a module either.
-    code += "import vitscope\nassert callable(vitscope.audit) and callable(vitscope.decompose)\n"
-    (found,) = modules_after(code + "from vitscope import AuditResult")
-    assert "torch" in found
-    assert not found & set(LIBRARIES)
+def test_results_runs_and_torch_hub_need_no_model_library(found):
+    assert "torch" in found["results"]
+    assert not found["results"] & set(LIBRARIES)
     # They take seconds, and few numbers need them.
-    assert not found & {"sklearn", "scipy.stats", "scipy.cluster", "scipy.sparse.linalg"}
+    assert not found["results"] & {
+        *("sklearn", "scipy.stats", "scipy.cluster", "scipy.sparse.linalg")
+    }
+
+
+def test_numbers_during_training_import_no_library(found):
+    assert "vitscope.training" in found["training"]
+    trainers = {"lightning", "pytorch_lightning", "transformers", "accelerate", "wandb"}
+    assert not found["training"] & trainers
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers"])
+def test_an_audit_imports_the_library_asked_for_and_little_else(found, library):
+    assert found[library] & set(LIBRARIES) == {library}
+    assert not found[library] & set(NEEDLESS.split())
 
 
 def test_public_names_are_all_there():

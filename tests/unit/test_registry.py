@@ -6,8 +6,6 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from images import write_images
-from interpreters import run_each
 from vitscope import extras
 from vitscope.adapters import open_clip, ph_reg, registry, timm, torch_hub, transformers
 from vitscope.adapters.model_ids import check_model_id
@@ -343,52 +341,6 @@ def test_a_module_that_brings_something_else_is_refused():
     message = "vitscope_adapter of OwnAdapter returned a NoneType: expected a ViTAdapter"
     with pytest.raises(UsageError, match=message):
         wrap_model(OwnAdapter(made=False))
-
-
-# --- imports -----------------------------------------------------------------------------------
-
-IMPORTS = """
-import sys
-import torchvision
-from vitscope.adapters.registry import wrap_model
-def report():
-    print(*sorted({"transformers", "timm", "open_clip"} & sys.modules.keys()), sep=",")
-"""
-WITH_TIMM = """
-report()
-import timm
-model = timm.create_model("test_vit")
-wrap_model(model)
-report()
-import torch
-torch.save(model.state_dict(), {there!r} + "/test_vit.pt")
-model_id = "timm:test_vit@" + {there!r} + "/test_vit.pt"
-"""
-WITH_TRANSFORMERS = """
-report()
-from transformers import ViTConfig, ViTModel
-size = dict(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1)
-model = ViTModel(ViTConfig(**size))
-wrap_model(model)
-report()
-model_id = {there!r} + "/tiny"
-model.save_pretrained(model_id)
-"""
-NEEDLESS = "altair av lightning matplotlib mlflow open_clip pandas ray scipy.cluster scipy.stats"
-NEEDLESS += " sklearn tensorboard vl_convert wandb"
-AUDIT = f"""
-from vitscope.cli import main
-argv = ["audit", {{there!r}}, "-m", model_id, "-o", {{there!r}} + "/audited", "--no-report", "-q"]
-assert main([*argv, "--size", "32"]) == 0
-print(*sorted(set({NEEDLESS.split()}) & sys.modules.keys()), sep=",")
-"""
-
-
-def test_only_the_library_asked_for_is_imported_and_an_audit_imports_little_else(tmp_path):
-    write_images(tmp_path, 4)
-    codes = [code + AUDIT for code in (WITH_TIMM, WITH_TRANSFORMERS)]
-    found = run_each([code.format(there=str(tmp_path)) for code in codes], first=IMPORTS)
-    assert [text.splitlines() for text in found] == [["", "timm", ""], ["", "transformers", ""]]
 
 
 def test_near_matches_in_words():

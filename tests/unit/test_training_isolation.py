@@ -49,12 +49,6 @@ def test_a_callback_imports_its_own_library_alone(found, module):
     assert module in found[module]
 
 
-def test_numbers_during_training_import_no_library():
-    module = "vitscope.training"
-    (found,) = modules_after(import_after("import torch", module))
-    assert module in found
-
-
 def test_lightning_under_its_older_name_is_enough(found):
     assert "pytorch_lightning" in found["older name"]
     assert "lightning" not in found["older name"]

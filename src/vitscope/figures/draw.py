@@ -216,7 +216,7 @@ def _fix_layout(figure: Figure) -> None:
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # with "none", matplotlib draws twice for each file
 
 
 def _check_place(target: Path, *, overwrite: bool) -> None:
