@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 
 from made_results import make_audit
-from vitscope.results.citation_text import cite, name_images
+from vitscope.images.paths import name_folder
+from vitscope.results.citation_text import cite
 
 PROVENANCE = {"versions": {"vitscope": "1.2.3"}, "finished": "2026-11-29T10:00:00+00:00"}
 PATHS = ("/home/me/photos/cats/1.png", "/home/me/photos/dogs/2.png")
@@ -52,7 +53,7 @@ def test_names_are_no_markup():
     ],
 )
 def test_images_are_named_by_the_folder_that_has_them_all(paths, name):
-    assert name_images(paths) == name
+    assert name_folder(paths) == name
 
 
 def test_a_citation_says_so_where_the_version_is_not_known():

@@ -16,6 +16,7 @@ from vitscope.cli.each_model import (
     name_folders,
     run_each,
     run_with_bars,
+    tell_place,
 )
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
 from vitscope.config import DTypeName, JudgeConfig, RunConfig
@@ -48,6 +49,7 @@ def judge(
     sanity: bool = False,
     shard: Shard = None,
     seed: int = 0,
+    name: str | None = None,
     device: str = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     size: Size = None,
@@ -92,6 +94,8 @@ def judge(
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results.
         seed: Seed of all random draws.
+        name: Name of the run in reports and figures, such as a data set or a checkpoint; by default
+            the folder of the images and the date.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
@@ -125,6 +129,7 @@ def judge(
         sanity=sanity,
         shard=shard,
         seed=seed,
+        name=name,
         device=device,
         dtype=dtype,
         size=size,
@@ -147,7 +152,7 @@ def judge(
         )
         result = run_with_bars(model_id, work, edits=edits, on_passes="passes")
         console.print(make_judge_report(result.summary))
-        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+        console.print(tell_place(result), soft_wrap=True)
 
     run_each(folders, run)
 
@@ -169,6 +174,7 @@ def explain(
     device: str = "auto",
     dtype: DTypeName = "float32",
     size: Size = None,
+    name: str | None = None,
     overwrite: bool = False,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
@@ -210,10 +216,12 @@ def explain(
         dtype: Precision of the model.
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
             own, or that of the judgement, by default.
+        name: Name of the run in reports and figures; by default the folder of the images and the
+            date.
         overwrite: Replace earlier results and figures there.
     """
     # Check the arguments as far as possible before loading anything.
-    config = RunConfig(device=device, dtype=dtype, size=size)
+    config = RunConfig(device=device, dtype=dtype, size=size, name=name)
     folders = choose_targets(
         model,
         out,
@@ -262,7 +270,7 @@ def explain(
         console.print(make_explanation_report(explained[-1].summary), soft_wrap=True)
         for path, reason in explained[-1].failures:
             console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-        console.print(Text(f"written to {printable_path(folders[model_id])}\n"), soft_wrap=True)
+        console.print(tell_place(explained[-1]), soft_wrap=True)
 
     try:
         run_each(folders, run)

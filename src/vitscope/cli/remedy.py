@@ -15,7 +15,7 @@ from vitscope.cli.each_model import (
     run_with_bars,
 )
 from vitscope.cli.settings import AuditSettings, Source, group_options
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import printable, printable_path
 from vitscope.results.schema_remedies import COMPARISON
 from vitscope.terminal import make_console, make_remedy_list, make_remedy_report
 
@@ -167,8 +167,8 @@ def compare(
             ),
         )
         console.print(make_remedy_report(result.summary))
-        where = printable_path(result.folder.parent)
-        console.print(Text(f"written to {where}; vitscope report {where} shows it\n"))
+        name, where = printable(result.name), printable_path(result.folder.parent)
+        console.print(Text(f"“{name}” written to {where}; vitscope report {where} shows it\n"))
 
     run_each(targets, run)
 

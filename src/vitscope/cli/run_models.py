@@ -18,6 +18,7 @@ from vitscope.cli.each_model import (
     find_images,
     run_each,
     run_with_bars,
+    tell_place,
 )
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
@@ -168,7 +169,7 @@ def one_shot(
         )
         result = run_with_bars(model_id, work, edits=edits, on_draw="draws")
         console.print(make_one_shot_report(result.summary))
-        console.print(Text(f"written to {printable_path(targets[model_id])}\n"), soft_wrap=True)
+        console.print(tell_place(result), soft_wrap=True)
 
     run_each(targets, run)
 
@@ -195,7 +196,7 @@ def _audit_all(
         summaries.append(result.summary)
         done.append(target)
         console.print(make_report(summaries[-1]))
-        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        console.print(tell_place(result), soft_wrap=True)
 
     try:
         run_each(targets, run)

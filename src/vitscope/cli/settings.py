@@ -118,7 +118,7 @@ one_shot
 _OPTIONS = {
     "What": _WHAT,
     "How much": "limit num_images draws examples seed verified trace sanity score judge",
-    "Output": "out overwrite resume report format heads features gallery",
+    "Output": "out name overwrite resume report format heads features gallery",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",
 }

@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, compress, count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
@@ -141,18 +141,36 @@ class ModelResult:
         return f"{name} ({self.mark})" if self.mark else name
 
     @property
-    def order(self) -> tuple[int, str, float, str, str]:
-        """Sort key: family, then size."""
+    def series(self) -> str:
+        """What one line over sizes is of: the family, and what tells its results apart."""
+        return f"{self.family} ({self.mark})" if self.mark else self.family
+
+    @property
+    def order(self) -> tuple[int, str, float]:
+        """Sort key: family, then size; otherwise results keep the order in which they are given."""
         known = _RECIPES.index(self.family) if self.family in _RECIPES else len(_RECIPES)
-        return (known, self.family, self.params_m or 0.0, self.model_id, str(self.folder))
+        return (known, self.family, self.params_m or 0.0)
 
     @cached_property
+    def run(self) -> str:
+        """Name of the run; empty if it is not known."""
+        try:
+            return printable(self.saved.name)
+        except ResultError:
+            return ""
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """How the result was made; empty if that cannot be read."""
+        try:
+            return self.saved.provenance
+        except ResultError:
+            return {}
+
+    @property
     def weights_hash(self) -> str | None:
         """Digest of the weights, if the provenance has it."""
-        try:
-            found = self.saved.provenance.get("weights_hash")
-        except ResultError:
-            return None
+        found = self.provenance.get("weights_hash")
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
@@ -217,20 +235,29 @@ def _list_left(found: Mapping[Path, ModelResult]) -> set[Path]:
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
-    """Mark results of the same name by their settings, or by numbers if these are the same."""
-    settings = [printable(describe_settings(result.summary)) for result in results]
-    marked = [
-        replace(result, mark=told if len(set(settings)) > 1 else "")
-        for result, told in zip(results, settings, strict=True)
-    ]
+    """Mark results of the same name by what differs between them, or by numbers if nothing does."""
     counts = Counter[tuple[str, str]]()
     apart = []
-    for result in marked:
+    for result in mark_differences(results):
         counts[result.kind, result.label] += 1
         number = counts[result.kind, result.label]
         mark = result.mark if number == 1 else ", ".join(filter(None, [result.mark, str(number)]))
         apart.append(replace(result, mark=mark))
     return apart
+
+
+def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
+    """Mark results of the same name by model, run and settings, as far as these differ."""
+    alike: dict[tuple[str, str], list[ModelResult]] = {}
+    for result in results:
+        alike.setdefault((result.kind, result.label), []).append(result)
+    marks: dict[Path, str] = {}
+    for group in alike.values():
+        told = [(one.model_id, one.run, printable(describe_settings(one.summary))) for one in group]
+        differ = [len(set(values)) > 1 for values in zip(*told, strict=True)]
+        for one, words in zip(group, told, strict=True):
+            marks[one.folder] = ", ".join(filter(None, compress(words, differ)))
+    return [replace(result, mark=marks[result.folder]) for result in results]
 
 
 def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:

@@ -1,10 +1,11 @@
-"""Names of files and folders: wildcards, ranges in braces, and whether they exist."""
+"""Names of files and folders: wildcards, ranges in braces, folders in common, what exists."""
 
 import os
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from glob import glob, has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ def check_exists(name: str) -> None:
         f"{shown} does not exist: give a folder, an image, a .txt file with one path a "
         "line, a .tar or .parquet file, or a URL"
     )
+
+
+def name_folder(paths: Iterable[str]) -> str:
+    """The name of the folder that has all paths; empty if there is none."""
+    return next(filter(None, reversed(find_folder(paths))), "")
+
+
+def find_folder(paths: Iterable[str]) -> list[str]:
+    """The folder that has all paths, in parts."""
+    folders = [path.split("/")[:-1] for path in paths]
+    # Whatever the first and the last of a sorted list begin with, all others do.
+    pairs = zip(min(folders), max(folders), strict=False) if folders else ()
+    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _expand_ranges(name: str) -> Iterator[str]:

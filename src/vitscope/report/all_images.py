@@ -7,9 +7,9 @@ from typing import Any
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import printable
 from vitscope.files.reading import open_table
+from vitscope.images.paths import find_folder
 from vitscope.report.columns import collect_numbers
 from vitscope.report.embedding import encode_bytes
-from vitscope.results.citation_text import find_folder
 from vitscope.results.result_text import TextTable
 
 _BYTES_OF_NUMBER = 16 / 3  # four bytes, as base64

@@ -51,10 +51,10 @@ class Chart:
 def draw_terms(data: FigureData) -> list[Chart]:
     """Numbers by term: a line over size for a family of several models, bars for a single one."""
     charts = []
-    for family, points in group_points(data.points, lambda point: point.model.family).items():
+    for series, points in group_points(data.points, lambda point: point.model.series).items():
         by_model = group_points(points, lambda point: point.model.folder)
         if _are_sizes([own[0].model for own in by_model.values()]):
-            charts.append(Chart(family, _plot_by_size(data, points)))
+            charts.append(Chart(series, _plot_by_size(data, points)))
         else:
             charts += [_draw_bars(data, own) for own in by_model.values()]
     return charts
@@ -194,7 +194,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     marks = base.mark_point(filled=True, size=70, opacity=1)
     tooltip = make_tooltip(data.axis, "model", "name")
     layers.append(marks.encode(y=value, color=colour, shape=shape, tooltip=tooltip))
-    return finish(layers, f"{data.axis} of {points[0].model.family} by number of parameters")
+    return finish(layers, f"{data.axis} of {points[0].model.series} by number of parameters")
 
 
 def _plot_depths(data: FigureData, points: Sequence[Point], models: Sequence[ModelResult]) -> Spec:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vitscope.errors import ResultError
 from vitscope.figures.intervals import (
     Interval,
     read_cka,
@@ -57,19 +56,12 @@ def cite_result(result: ModelResult) -> Citation:
     if table.is_file():
         with open_table(table) as file:
             paths = file.read(columns=["path"])["path"].to_pylist()
-    return cite(summary, _read_provenance(result), paths)
-
-
-def _read_provenance(result: ModelResult) -> Mapping[str, Any]:
-    try:
-        return result.saved.provenance
-    except ResultError:
-        return {}
+    return cite(summary, result.provenance, paths)
 
 
 def describe_origin(result: ModelResult) -> dict[str, Any]:
     """Provenance of a result."""
-    rows = _flatten(_read_provenance(result)) or [("provenance", "not saved")]
+    rows = _flatten(result.provenance) or [("provenance", "not saved")]
     settings = describe_settings(result.summary) or "none"
     told = [("kind of result", result.kind), ("settings other than by default", settings)]
     table = TextTable(("what", "value"), [[*told, *rows]])
