@@ -8,7 +8,9 @@ from made_results import change, make_audit, write_result
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
 from vitscope.figures.saved import load_results, tell_apart
+from vitscope.files.printable import without_folders
 from vitscope.images.addresses import name_set
+from vitscope.images.paths import hide_parents
 from vitscope.images.stores import StoredObject
 from vitscope.results.saved_result import SavedResult
 
@@ -66,3 +68,31 @@ def test_a_set_is_called_like_the_folder_that_has_all_images(tmp_path, monkeypat
     stored = [StoredObject(f"s3://bucket/set/{number}.png") for number in range(2)]
     assert name_set(stored) == "set"
     assert name_set([*stored, Path("photos/1.png")]) == ""
+
+
+@pytest.mark.parametrize(
+    ("paths", "shown"),
+    [
+        (["/home/me/set/a/1.png", "/home/me/set/b/2.png"], ["set/a/1.png", "set/b/2.png"]),
+        (["/data/a/1.png", "/home/b/2.png"], ["a/1.png", "b/2.png"]),
+        (["set/1.png"], ["set/1.png"]),
+        (["s3://bucket/set/1.png"], ["s3://bucket/set/1.png"]),
+        ([], []),
+    ],
+)
+def test_paths_are_shown_from_the_folder_of_the_set_on(paths, shown):
+    assert hide_parents(paths) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/me/models/step-1", "step-1"),
+        ("timm:vit@/home/me/step-1.pt", "timm:vit@step-1.pt"),
+        ("of the audit /home/me/a, next to it", "of the audit a, next to it"),
+        (r"C:\Users\me\step-1 and ~/models/x", "step-1 and x"),
+        ("https://a.org/b/c, s3://a/b/c, a/b/c, 3/16 / 2, 1/8", None),
+    ],
+)
+def test_folders_of_absolute_paths_are_left_out_of_texts(text, shown):
+    assert without_folders(text) == (text if shown is None else shown)

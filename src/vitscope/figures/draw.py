@@ -19,7 +19,7 @@ from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
 from vitscope.files.own_files import check_figures_target, is_figures, write_index
-from vitscope.files.printable import escape_markdown, printable_path
+from vitscope.files.printable import escape_markdown, printable_path, without_folders
 from vitscope.files.storage import MARKER, never, staged_folder
 from vitscope.results.choices import describe_settings
 from vitscope.results.schema import SCHEMA_VERSION
@@ -110,7 +110,7 @@ def draw_figures(
             try:
                 drawing = draw()
             except (NothingToDrawError, ResultError) as reason:
-                skipped[name] = str(reason)
+                skipped[name] = without_folders(str(reason))
                 continue
             drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import printable_path, without_folders
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
@@ -168,6 +168,11 @@ class ModelResult:
             return {}
 
     @property
+    def notes(self) -> list[str]:
+        """Notes on the model and the images."""
+        return list(map(without_folders, (*self.summary.model.notes, *self.summary.data.notes)))
+
+    @property
     def weights_hash(self) -> str | None:
         """Digest of the weights, if the provenance has it."""
         found = self.provenance.get("weights_hash")
@@ -247,17 +252,22 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
 
 
 def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
-    """Mark results of the same name by model, run and settings, as far as these differ."""
+    """Mark results by settings if these differ, and those of the same name by model and run too."""
+    settings = [printable(describe_settings(result.summary)) for result in results]
     alike: dict[tuple[str, str], list[ModelResult]] = {}
     for result in results:
         alike.setdefault((result.kind, result.label), []).append(result)
-    marks: dict[Path, str] = {}
-    for group in alike.values():
-        told = [(one.model_id, one.run, printable(describe_settings(one.summary))) for one in group]
-        differ = [len(set(values)) > 1 for values in zip(*told, strict=True)]
-        for one, words in zip(group, told, strict=True):
-            marks[one.folder] = ", ".join(filter(None, compress(words, differ)))
-    return [replace(result, mark=marks[result.folder]) for result in results]
+    marked = []
+    for result, told in zip(results, settings, strict=True):
+        group = alike[result.kind, result.label]
+        differ = (
+            len({one.model_id for one in group}) > 1,
+            len({one.run for one in group}) > 1,
+            len(set(settings)) > 1,
+        )
+        words = compress((result.model_id, result.run, told), differ)
+        marked.append(replace(result, mark=", ".join(filter(None, words))))
+    return marked
 
 
 def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
@@ -284,7 +294,7 @@ def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
 
 def printable(value: object) -> str:
     """Text of a result as one line of printable characters that the font has."""
-    text = " ".join(str(value).split())
+    text = without_folders(" ".join(str(value).split()))
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
     return shorten(safe, _LONGEST)
 

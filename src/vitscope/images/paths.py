@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from glob import glob, has_magic
 from itertools import takewhile
@@ -67,6 +67,15 @@ def find_folder(paths: Iterable[str]) -> list[str]:
     # Whatever the first and the last of a sorted list begin with, all others do.
     pairs = zip(min(folders), max(folders), strict=False) if folders else ()
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def hide_parents(paths: Sequence[str]) -> list[str]:
+    """Paths from the folder that has them all on, if they are absolute; others are left as is."""
+    parts = find_folder(paths)
+    if parts == [""]:  # without a folder in common
+        return ["/".join(path.split("/")[-2:]) for path in paths]
+    above = "".join(f"{part}/" for part in parts[:-1]) if parts[:1] == [""] else ""
+    return [path.removeprefix(above) for path in paths]
 
 
 def _expand_ranges(name: str) -> Iterator[str]:

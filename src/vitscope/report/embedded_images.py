@@ -10,7 +10,7 @@ import numpy as np
 from vitscope.errors import ResultError
 from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, as_sentence, printable
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import printable_path, without_folders
 from vitscope.files.reading import open_table
 from vitscope.report.columns import (
     SKILL,
@@ -21,7 +21,7 @@ from vitscope.report.columns import (
     round_numbers,
 )
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
-from vitscope.results.explanation import Explanation
+from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.judge_result import JudgeResult
@@ -34,6 +34,7 @@ from vitscope.results.judgement_text import (
 from vitscope.results.number_text import write_number
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.result_text import tell_map
+from vitscope.results.schema_maps import JudgedImage
 from vitscope.results.verdict import judge_image
 
 MAX_BYTES = 18 * 2**20
@@ -165,7 +166,7 @@ def _open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) 
                 f"{printable_path(result.folder)} is damaged: image {index} of its gallery is "
                 "not in its table"
             )
-        entry = _describe_image(image.path, image.image_id, numbers, row)
+        entry = _describe_image(image.image_id, numbers, row)
         entry["told"] = _judge(numbers, row)
         entry["why"] = f"Chosen for this gallery: {_REASONS[image.why]}."
         return gallery.read_maps(index), entry
@@ -195,14 +196,14 @@ def _open_explanation(result: ModelResult) -> _Source:
     ]
     names = dict.fromkeys(name for one in flat for name in one)
     columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
-    numbers = ImageNumbers.of_columns(columns, [image.image_id for image in images])
+    numbers = _number_images(columns, images)
 
     def read(index: int) -> tuple[ImageMaps, Entry]:
         image = images[index]
-        entry = _describe_image(image.path, image.image_id, numbers, index)
+        entry = _describe_image(image.image_id, numbers, index)
         told = image.verdict.text, tell_failure(summary, summary.images[index])
         entry["told"] = " ".join(map(as_sentence, filter(None, told)))
-        entry["why"] = as_sentence(image.verdict.basis)
+        entry["why"] = as_sentence(without_folders(image.verdict.basis))
         entry["scores"] = {k: tell_score(v, image.gap[k]) for k, v in image.skill.items()}
         return image, entry
 
@@ -216,7 +217,7 @@ def _open_explanation(result: ModelResult) -> _Source:
     note = " ".join(
         [
             "Images that were explained.",
-            *map(as_sentence, filter(None, judged)),
+            *map(as_sentence, map(without_folders, filter(None, judged))),
             *([] if scoring is None else [describe_skill(scoring.target, scoring.removal)]),
         ]
     )
@@ -228,11 +229,11 @@ def _open_judgement(result: ModelResult) -> _Source:
     images, removal = summary.images, next(iter(summary.removals))
     names = order_kept(summary, images[0])
     columns = {f"{SKILL}{name}": np.array([one.skill[name] for one in images]) for name in names}
-    numbers = ImageNumbers.of_columns(columns, [image.image_id for image in images])
+    numbers = _number_images(columns, images)
 
     def read(index: int) -> tuple[ImageMaps, Entry]:
         image = images[index]
-        entry = _describe_image(image.path, image.image_id, numbers, index)
+        entry = _describe_image(image.image_id, numbers, index)
         entry["told"] = as_sentence(summary.verdict.text)
         entry["why"] = "Maps are in their order over all images, the most faithful first."
         entry["scores"] = {name: f"skill {write_number(image.skill[name], 2)}" for name in names}
@@ -320,7 +321,15 @@ def _judge(numbers: ImageNumbers, row: int) -> str:
     return as_sentence(judge_image(shares, len(numbers.rows), "of this audit").text)
 
 
-def _describe_image(path: str, digest: str, numbers: ImageNumbers, row: int) -> Entry:
+def _number_images(
+    columns: Mapping[str, np.ndarray], images: Sequence[ImageExplanation | JudgedImage]
+) -> ImageNumbers:
+    ids, paths = zip(*((image.image_id, image.path) for image in images), strict=True)
+    return ImageNumbers.of_columns(columns, ids, paths)
+
+
+def _describe_image(digest: str, numbers: ImageNumbers, row: int) -> Entry:
+    path = numbers.paths[row]
     return {
         "id": digest,
         "path": path,

@@ -46,7 +46,7 @@ def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
         "about": as_sentence(describe_judgement(summary)),
         "facts": list(_list_facts(summary)),
         "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": [*summary.model.notes, *summary.data.notes],
+        "notes": result.notes,
         "citation": cite_result(result),
         "scores_mean": describe_scores(summary),
         "scores": [_tabulate_scores(summary, removal) for removal in summary.removals],

@@ -11,6 +11,7 @@ from vitscope.figures.intervals import (
     read_spread,
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
+from vitscope.files.printable import without_folders
 from vitscope.files.reading import open_table
 from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.choices import describe_settings
@@ -42,7 +43,7 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "shares_told": ", ".join(part["told"] for part in shares),
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": [*summary.model.notes, *summary.data.notes],
+        "notes": result.notes,
         "citation": cite_result(result),
     }
 
@@ -132,4 +133,4 @@ def _flatten(tree: Any, *path: str) -> list[tuple[str, str]]:
     if isinstance(tree, list) and any(isinstance(item, (Mapping, list)) for item in tree):
         return [row for k, item in enumerate(tree) for row in _flatten(item, *path, str(k))]
     told = ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree)
-    return [(" ".join(path).replace("_", " "), told)] if path else []
+    return [(" ".join(path).replace("_", " "), without_folders(told))] if path else []

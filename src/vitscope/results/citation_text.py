@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitscope.files.printable import escape_markdown, printable
+from vitscope.files.printable import escape_markdown, printable, without_folders
 from vitscope.images.paths import name_folder
 from vitscope.results.choices import describe_settings
 from vitscope.results.schema import AuditSummary, JudgementSummary
@@ -43,7 +43,8 @@ def cite(
         title, about, verdict = _AUDITED, "the attention maps", summary.last.verdict.text
     else:
         title, about, verdict = _JUDGED, "the maps", summary.verdict.text
-    model, (height, width) = printable(summary.model.id), summary.preprocessing.size
+    model = printable(without_folders(summary.model.id))
+    (height, width) = summary.preprocessing.size
     layer = "" if summary.layer is None else f"layer {summary.layer}, "
     model_told = f"{layer}{height} x {width} px, {summary.model.dtype}"
     name = printable(name_folder(paths))
@@ -70,7 +71,11 @@ def cite(
         ("measured with", ", ".join(filter(None, (tool, date)))),
         ("notes", " ".join((*summary.model.notes, *summary.data.notes))),
     )
-    cells = ((escape_markdown(printable(cell)) for cell in row) for row in rows if row[1])
+    cells = (
+        (escape_markdown(printable(without_folders(cell))) for cell in row)
+        for row in rows
+        if row[1]
+    )
     return Citation(
         sentence,
         bibtex=f"@misc{{{key},\n"

@@ -32,6 +32,7 @@ from vitscope.figures.rendering.style import (
     literal,
 )
 from vitscope.figures.saved import ModelResult, as_sentence, printable
+from vitscope.files.printable import without_folders
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.image_maps import ImageMap, ImageMaps
@@ -181,7 +182,9 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
         maps=tuple(_make_map(name, each, one) for name, each in one.shown.items()),
         head_maps=tuple(chain.from_iterable(map(_make_heads, one.shown.values() if heads else ()))),
         verdict=_wrap(map(as_sentence, filter(None, told)), _VERDICT_LETTERS),
-        basis=_wrap([f"This rests on {one.verdict.basis}.", *skill], _BASIS_LETTERS),
+        basis=_wrap(
+            [f"This rests on {without_folders(one.verdict.basis)}.", *skill], _BASIS_LETTERS
+        ),
     )
 
 
