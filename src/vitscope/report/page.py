@@ -162,6 +162,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     images = collect_images(results, max_bytes=max_image_bytes)
     left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
     images |= collect_tables(results, left)
+    galleries = [one["label"] for one in images["galleries"] if one["side_by_side"]]
     failures = tabulate_failures(audits)
     labels = [one["label"] for one in images["distributions"]]
     for index, label in enumerate(labels):
@@ -196,7 +197,9 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             distributions=labels,
             failures=failures,
             has_images=bool(images["galleries"]),
-            side_by_side=any(one["side_by_side"] for one in images["galleries"]),
+            side_by_side=bool(galleries),
+            before_and_after=any(label.endswith("before and after") for label in galleries),
+            models_side_by_side=any(label.startswith("Side by side") for label in galleries),
             definitions=read_definitions(),
             origins=[describe_origin(result) for result in results],
         )

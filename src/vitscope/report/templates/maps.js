@@ -9,13 +9,16 @@ const palettes = {
   diverging: readBytes(data.colourmaps.diverging),
 };
 
+// What a map lies on: the image as its model saw it.
+const viewOf = (image, which) => ({ ...image, ...image.maps[which]?.view });
+
 // One map of an image; `which` is its name, or the number of a head. No name begins with a digit.
 function openMap(image, which) {
   const isHead = !(which in image.maps);
   const map = image.maps[isHead ? image.heads.map : which];
   const { data: text, scale } = isHead ? image.heads : map;
   const head = isHead ? Number(which) : 0;
-  const [rows, columnsOfGrid] = image.grid;
+  const [rows, columnsOfGrid] = viewOf(image, which).grid;
   const bytes = readBytes(text).subarray(head * rows * columnsOfGrid, (head + 1) * rows * columnsOfGrid);
   const { signed, part } = map;
   const largest = scale[head];
