@@ -446,12 +446,12 @@ def _audit_layer(layer, index, share, n):
     )
 
 
-def write_result(folder, summary, columns=None):
+def write_result(folder, summary, columns=None, **provenance):
     """Write a result to a folder."""
     folder.mkdir(parents=True)
     if columns is not None:
         pq.write_table(pa.table(columns), folder / "images.parquet")
-    (folder / "provenance.json").write_text(json.dumps({"weights_hash": "abc123"}))
+    (folder / "provenance.json").write_text(json.dumps({"weights_hash": "abc123"} | provenance))
     write_summary(folder, summary)
     return folder
 

@@ -32,6 +32,7 @@ _EXPECTED = {
     "maps": "names such as ['attention', 'traced']",
     "masks": "the path of a folder",
     "metrics": "names such as ['my_metric']",
+    "name": "a few words",
     "removals": "names such as ['shuffle', 'drop']",
     "shard": "one of (1, N) to (N, N), such as (3, 16)",
 }
@@ -58,6 +59,8 @@ class RunConfig:
             over the kept tokens only; the paper does not.
         cls_term: Group that [CLS]'s attention to itself is counted in, which the paper leaves open:
             own, registers (if the model has any) or patches.
+        name: Name of the run in reports and figures, such as a data set or a checkpoint; by default
+            the folder of the images and the date.
     """
 
     batch_size: int | Auto = "auto"
@@ -69,6 +72,7 @@ class RunConfig:
     seed: int = 0
     renormalize: bool = False
     cls_term: ClsTerm = "own"
+    name: str | None = None
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -79,6 +83,8 @@ class RunConfig:
                 expected = _EXPECTED.get(name) or _describe_kind(kind)
                 raise UsageError(f"{name} {given}: expected {expected}")
         self._check_least(batch_size=1, num_workers=0, seed=0)
+        if self.name is not None and not self.name.strip():
+            raise UsageError(f"name {self.name!r}: expected {_EXPECTED['name']}")
 
     def _check_least(self, **least: int) -> None:
         for name, bound in least.items():

@@ -7,7 +7,8 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.results.choices import LAYER, Labelled, count_cls, describe_choices, find_mixture
+from vitscope.results.choices import Labelled
+from vitscope.results.comparison_text import tabulate_comparison
 from vitscope.results.judgement_text import (
     describe_judgement,
     list_judgements,
@@ -17,7 +18,6 @@ from vitscope.results.judgement_text import (
 from vitscope.results.layer_text import tabulate_layers
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
-    ABSENT,
     TextTable,
     describe_audit,
     describe_dropped,
@@ -25,13 +25,9 @@ from vitscope.results.result_text import (
     describe_one_shot,
     list_bases,
     list_notes,
-    mean_of,
     tabulate_accuracies,
     tabulate_sources,
     tabulate_traces,
-    tell_estimate,
-    tell_main_other_source,
-    tell_number,
     tell_one_shot,
     tell_raw_shares,
     tell_trace,
@@ -45,7 +41,6 @@ from vitscope.results.schema import (
     Summary,
 )
 from vitscope.results.verdict import MOODS, Mood
-from vitscope.results.vocabulary import SOURCES
 
 _MOST_WHOLE, _LEAST = 7, len("+0.00 ±")
 """Columns up to which numbers stay on one line, and the width that each of more columns keeps."""
@@ -74,47 +69,10 @@ def make_report(summary: AuditSummary) -> Group:
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Group:
     """Render tables that compare models."""
+    table = tabulate_comparison([Labelled(summary.model.id, summary) for summary in summaries])
+    told = Text(table, style="yellow") if isinstance(table, str) else _make_table(table)
     traces = tabulate_traces(summaries)
-    return Group(_compare_sources(summaries), *([_make_table(traces)] if traces else []))
-
-
-def _compare_sources(summaries: Sequence[AuditSummary]) -> Table | Text:
-    results = [Labelled(summary.model.id, summary) for summary in summaries]
-    choices = [count_cls(*SOURCES), LAYER]
-    if mixture := find_mixture(choices, results):
-        return Text(f"no table of all models: {mixture}", style="yellow")
-    table = Table(
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        title="Where the [CLS] output comes from",
-        title_justify="left",
-    )
-    table.caption_justify = "left"
-    table.caption = Text(" ".join(describe_choices(choices, results))) or None
-    table.add_column("model", overflow="fold")
-    for name in (
-        "params",
-        "patch attention",
-        "patches' share",
-        "CKA(r, patches)",
-        "main other source",
-    ):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
-    for summary in summaries:
-        layer = summary.last
-        cka = layer.cka["residual"]["patches"]
-        share = layer.variance_share["residual"]["patches"]
-        table.add_row(
-            Text(summary.model.id),
-            f"{summary.model.num_params / 1e6:.0f} M" if summary.model.num_params else ABSENT,
-            tell_number(mean_of(layer.attention_mass, "patches")),
-            tell_estimate(share.value, share.ci95),
-            tell_estimate(cka.unbiased, cka.ci95),
-            tell_main_other_source(layer),
-            Text(layer.verdict.status, style=_STYLES[MOODS[layer.verdict.status]]),
-        )
-    return table
+    return Group(told, *([_make_table(traces)] if traces else []))
 
 
 def make_one_shot_report(summary: OneShotSummary) -> Group:

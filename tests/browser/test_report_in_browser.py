@@ -51,7 +51,8 @@ def test_every_chart_is_drawn_and_says_what_it_is(revisit):
 
 def test_what_is_hostile_is_shown_and_not_run(revisit, images):
     page = revisit().page
-    model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
+    options = page.locator("#gallery-model option", has_text="</script>")
+    model = options.first.get_attribute("value")  # the last has several results side by side
     page.locator("#gallery-model").select_option(value=model)
     expected = {printable_path(Path(path.name)) for path in images.iterdir()}
     assert set(names_of(page)) == expected
@@ -192,7 +193,7 @@ def test_attention_of_every_layer_is_a_grid_to_choose_from(revisit, results):
 def test_any_map_is_shown_on_cards_and_in_the_large_view(revisit, results):
     gallery = AuditResult.load(results / "hostile").gallery
     page = revisit().page
-    model = page.locator("#gallery-model option", has_text="</script>").get_attribute("value")
+    model = page.locator("#gallery-model option", has_text="</script>").first.get_attribute("value")
     page.locator("#gallery-model").select_option(value=model)
     names_of(page)
     page.locator("#gallery-map").select_option(value="traced")
@@ -308,7 +309,7 @@ def test_spreads_are_shown_of_any_number(revisit, results):
     page.wait_for_function(
         "() => document.querySelectorAll(\"[data-bins='0'] [aria-roledescription=bar]\").length > 5"
     )
-    assert bars.count() <= 28
+    assert bars.count() <= 28 + 2  # the ends of the axis that all results share
 
 
 def test_every_link_leads_somewhere(revisit):

@@ -159,6 +159,7 @@ def test_merging_disjoint_results_equals_their_union(result, images, tmp_path):
     with pytest.raises(ResultError, match="6 of its images are repeated or also in another result"):
         merged.merge(parts[2])
     assert len(merged.provenance["merged_from"]) == 3
+    assert merged.name == result.name == f"{images.name}, {result.provenance['finished'][:10]}"
 
 
 def test_results_of_different_settings_do_not_merge(result, tmp_path):

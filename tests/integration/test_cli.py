@@ -99,7 +99,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     options = "--limit 9 --batch-size 4 --dtype float64 --layers 0 --size 16x40 --seed 3"
     options += " --num-workers 1 --device cpu --renormalize --features drop --gallery 2"
     options += " --cls-term patches --no-report --draft --verified 0.5 --shard 2/2 --shard-size 3"
-    options += " --maps share,rollout --trace 4"
+    options += " --maps share,rollout --trace 4 --name second"
     where = ["--model", model_folder, "--out", tmp_path / "out"]
     code, out, err = run(capsys, "audit", images, *where, *options.split())
     assert code == 0
@@ -107,6 +107,8 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     assert "traced" in err  # a bar of its own
     (folder,) = (tmp_path / "out").iterdir()
     result = AuditResult.load(folder)
+    assert result.name == "second"
+    assert f"“second” written to {folder}" in out
     assert result.provenance["config"] == {
         "limit": 9,
         "batch_size": 4,
@@ -116,6 +118,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         "size": [16, 40],
         "num_workers": 1,
         "seed": 3,
+        "name": "second",
         "renormalize": True,
         "features": "drop",
         "gallery": 2,

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from audits import tiny_vit
 from images import write_images
 from reference_jackknife import busing_interval
+from reference_shares import cka, read_rows, share, sum_terms
 from vitscope import AuditConfig, AuditResult, audit, explain
 from vitscope.errors import ImbalanceError, ResultError, UnsupportedModelError, UsageError
 from vitscope.files.tensor_files import read_tensors, write_tensors
@@ -47,36 +48,6 @@ def compared(photos, tmp_path_factory):
     return compare_remedies(
         tiny_vit(), photos, REMEDIES, out=out, gallery=0, dtype="float64", num_workers=0
     )
-
-
-def read_rows(result):
-    layer = result.summary.layer
-    (path,) = (result.folder / "features" / f"{layer:03d}").glob("*.safetensors")
-    return {name: rows.double().numpy() for name, rows in load_file(path).items()}
-
-
-def unbiased_hsic(x, y):
-    n = len(x)
-    gram, other = (np.where(np.eye(n), 0, rows @ rows.T) for rows in (x, y))
-    ones = np.ones(n)
-    return (
-        np.trace(gram @ other)
-        + (ones @ gram @ ones) * (ones @ other @ ones) / ((n - 1) * (n - 2))
-        - 2 / (n - 2) * (ones @ gram @ other @ ones)
-    )
-
-
-def cka(x, y):
-    return unbiased_hsic(x, y) / np.sqrt(unbiased_hsic(x, x) * unbiased_hsic(y, y))
-
-
-def share(term, total):
-    term, total = (rows - rows.mean(axis=0) for rows in (term, total))
-    return (term * total).sum() / (total * total).sum()
-
-
-def sum_terms(rows):
-    return sum(rows[name] for name in rows if name.startswith("term/"))
 
 
 def test_differences_are_those_of_the_definition_left_out_block_by_block(compared):

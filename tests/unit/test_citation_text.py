@@ -9,7 +9,8 @@ from made_results import make_audit, make_one_shot, write_result
 from vitscope import AuditResult
 from vitscope.cli import main
 from vitscope.errors import UsageError
-from vitscope.results.citation_text import cite, name_images
+from vitscope.images.paths import name_folder
+from vitscope.results.citation_text import cite
 from vitscope.results.saved_result import SavedResult
 
 PROVENANCE = {"versions": {"vitscope": "1.2.3"}, "finished": "2026-11-29T10:00:00+00:00"}
@@ -57,7 +58,7 @@ def test_names_are_no_markup():
     ],
 )
 def test_images_are_named_by_the_folder_that_has_them_all(paths, name):
-    assert name_images(paths) == name
+    assert name_folder(paths) == name
 
 
 def test_a_citation_says_so_where_the_version_is_not_known():

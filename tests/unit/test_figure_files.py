@@ -266,7 +266,8 @@ def test_the_index_tells_what_every_figure_came_from(drawn):
     assert index["skipped"] == dict(drawn.skipped)
     by_name = {figure["name"]: figure for figure in index["figures"]}
     shown = {
-        "folder": str(drawn.folder.parent / "b"),
+        "folder": "b",
+        "run": "",
         "kind": "audit",
         "model": "made/dinov2-with-registers-s",
         "num_images": 400,
@@ -363,10 +364,30 @@ def test_what_is_still_being_written_is_not_a_result(few, tmp_path):
 
 
 def test_one_model_twice_is_refused(few, tmp_path):
-    write_result(tmp_path / "again", *make_audit("DINOv2", "S", 22.1))
+    write_result(tmp_path / "again", *make_audit("DINOv2", "S", 22.1), name="")
     command = f"draw them separately, as in `vitscope figures {tmp_path}/.* --out DIR`"
-    with pytest.raises(UsageError, match=f"both of DINOv2 S.*{command}"):
+    with pytest.raises(UsageError, match=f"both of DINOv2 S, .* a --name of its own, .*{command}"):
         draw_figures([few, tmp_path / "again"], tmp_path / "out")
+
+
+@pytest.mark.usefixtures("quick_figures")
+def test_two_runs_of_one_model_are_drawn_under_their_names(tmp_path):
+    for name in ("cats", "dogs"):
+        write_result(tmp_path / name, *make_audit("DINOv2", "S", 22.1), name=name)
+    drawn = draw_figures([tmp_path], tmp_path / "out", formats=("svg",))
+    labels = ["DINOv2 S (cats)", "DINOv2 S (dogs)"]
+    of_all = {figure.name: figure for figure in drawn.drawn}
+    for name in ("variance_share", "fig5a_norms", "fig5b_layer_similarity"):
+        assert [result.label for result in of_all[name].shown] == labels
+        rows = of_all[name].table.read_text(encoding="utf-8").splitlines()
+        assert {label in row for row in rows[1:] for label in labels} == {True, False}
+    assert {"directions__DINOv2-S-cats", "directions__DINOv2-S-dogs"} <= of_all.keys()
+    index = (drawn.folder / "index.json").read_text()
+    assert str(tmp_path) not in index + (drawn.folder / "index.md").read_text()
+    write_result(tmp_path / "again", *make_audit("DINOv2", "S", 22.1), name="cats")
+    told = "both of DINOv2 S and called 'cats', and would be one point"
+    with pytest.raises(UsageError, match=told):
+        draw_figures([tmp_path / "again", tmp_path / "cats"], tmp_path / "out2")
 
 
 @pytest.mark.usefixtures("quick_figures")

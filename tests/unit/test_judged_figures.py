@@ -84,7 +84,7 @@ def test_removals_that_not_all_have_are_left_out_and_named():
     ("other", "about"),
     [
         ({"target": "cosine"}, "what their maps explain (self: DINOv2 S; cosine: DINOv2 B)"),
-        ({"removals": ("mean",)}, "how patches were removed (mean: DINOv2 B; shuffle: DINOv2 S)"),
+        ({"removals": ("mean",)}, "how patches were removed (shuffle: DINOv2 S; mean: DINOv2 B)"),
         ({"layer": 3}, "the block whose attention row maps are of"),
     ],
 )
@@ -106,7 +106,7 @@ def test_results_that_share_a_choice_or_differ_in_their_input_say_so():
     notes = draw_figure(
         "map_scores", [judged(), larger.change(("size",), "preprocessing", "changed")]
     ).data.notes
-    assert "Input size differs: 448 x 448 px: DINOv2 B; 224 x 224 px: DINOv2 S." in notes
+    assert "Input size differs: 224 x 224 px: DINOv2 S; 448 x 448 px: DINOv2 B." in notes
     names = [one.label for one in tell_apart([judged(), judged(target="cosine")])]
     assert names == ["DINOv2 S", "DINOv2 S (target cosine)"]
 

@@ -149,7 +149,7 @@ def test_judgements_of_different_targets_share_no_chart_but_each_has_its_table(f
     scores = page.html.split('<figure id="map-scores"')[1].split("</figure>")[0]
     assert "its results differ in what their maps explain" in scores
     assert page.html.count("<h4>Removal shuffle</h4>") == 2
-    assert "DINOv2 B (target cosine): target cosine; DINOv2 S: target self" in page.text
+    assert "DINOv2 S: target self; DINOv2 B (target cosine): target cosine" in page.text
 
 
 def test_all_titles_of_many_maps_are_there(tmp_path):

@@ -113,7 +113,7 @@ def test_an_image_has_the_map_of_the_original_beside_those_of_the_edits_that_hav
         "2.png": {"original": 12, second: 32},
         "3.png": {"original": 13, first: 23},
     }
-    assert {next(iter(image["maps"])) for image in gallery["images"]} == {"original"}
+    assert {next(iter(image["maps"])) for image in gallery["images"]} == {"first"}
 
 
 def test_beside_its_audits_the_maps_before_and_after_come_first(folder):

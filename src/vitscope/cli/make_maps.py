@@ -17,6 +17,7 @@ from vitscope.cli.each_model import (
     name_folders,
     run_each,
     run_with_bars,
+    tell_place,
 )
 from vitscope.cli.output import Output
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
@@ -52,6 +53,7 @@ def judge(
     sanity: bool = False,
     shard: Shard = None,
     seed: int = 0,
+    name: str | None = None,
     device: str = "auto",
     dtype: Literal["float32", "float64"] = "float32",
     size: Size = None,
@@ -97,6 +99,8 @@ def judge(
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results.
         seed: Seed of all random draws.
+        name: Name of the run in reports and figures, such as a data set or a checkpoint; by default
+            the folder of the images and the date.
         device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
         dtype: Precision of the model.
         size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
@@ -131,6 +135,7 @@ def judge(
         sanity=sanity,
         shard=shard,
         seed=seed,
+        name=name,
         device=device,
         dtype=dtype,
         size=size,
@@ -153,8 +158,7 @@ def judge(
         )
         result = run_with_bars(model_id, work, edits=edits, output=output, on_passes="passes")
         output.conclude(result, make_judge_report)
-        where = printable_path(folders[model_id])
-        output.console.print(Text(f"written to {where}\n"), soft_wrap=True)
+        output.console.print(tell_place(result), soft_wrap=True)
 
     run_each(folders, run)
 
@@ -177,6 +181,7 @@ def explain(
     device: str = "auto",
     dtype: DTypeName = "float32",
     size: Size = None,
+    name: str | None = None,
     overwrite: bool = False,
     resume: bool = False,
     output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
@@ -221,12 +226,14 @@ def explain(
         dtype: Precision of the model.
         size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
             own, or that of the judgement, by default.
+        name: Name of the run in reports and figures; by default the folder of the images and the
+            date.
         overwrite: Replace earlier results and figures there.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
-    config = RunConfig(device=device, dtype=dtype, size=size)
+    config = RunConfig(device=device, dtype=dtype, size=size, name=name)
     folders = choose_targets(
         model,
         out,
@@ -288,9 +295,10 @@ def explain(
         output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
         for path, reason in explained[-1].failures:
             console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
-        for folder in (folders[model_id], *([painted[model_id]] if overlays else [])):
-            console.print(Text(f"written to {printable_path(folder)}"), soft_wrap=True)
-        console.print()
+        console.print(tell_place(explained[-1]), soft_wrap=True)
+        if overlays:
+            where = printable_path(painted[model_id])
+            console.print(Text(f"overlays written to {where}\n"), soft_wrap=True)
 
     try:
         run_each(folders, run)

@@ -17,7 +17,7 @@ from vitscope.cli.each_model import (
 )
 from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, Source, group_options
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import printable, printable_path
 
 if TYPE_CHECKING:
     from vitscope.models.base import ViTAdapter
@@ -173,8 +173,9 @@ def compare(
             output=output,
         )
         output.conclude(result, make_remedy_report)
-        where = printable_path(result.folder.parent)
-        output.console.print(Text(f"written to {where}; vitscope report {where} shows it\n"))
+        name, where = printable(result.name), printable_path(result.folder.parent)
+        told = f"“{name}” written to {where}; vitscope report {where} shows it\n"
+        output.console.print(Text(told))
 
     run_each(targets, run)
 

@@ -19,6 +19,7 @@ from vitscope.cli.each_model import (
     find_images,
     run_each,
     run_with_bars,
+    tell_place,
 )
 from vitscope.cli.loggers import Logger, open_logger
 from vitscope.cli.output import Output
@@ -191,8 +192,7 @@ def one_shot(
         from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
 
         output.conclude(result, make_one_shot_report)
-        where = printable_path(targets[model_id])
-        output.console.print(Text(f"written to {where}\n"), soft_wrap=True)
+        output.console.print(tell_place(result), soft_wrap=True)
 
     run_each(targets, run)
 
@@ -220,7 +220,7 @@ def _audit_all(
         summaries.append(result.summary)
         done.append(target)
         output.conclude(result, make_report)
-        console.print(Text(f"written to {printable_path(target)}\n"), soft_wrap=True)
+        console.print(tell_place(result), soft_wrap=True)
         for logger in loggers:
             logger.log(result, target.name)
 

@@ -130,8 +130,8 @@ one_shot
 _OPTIONS = {
     "What": _WHAT,
     "How much": "limit num_images draws examples seed verified trace sanity score judge",
-    "Output": "out overwrite resume report format style width caption heads overlays features "
-    "gallery config quiet json log",
+    "Output": "out name overwrite resume report format style width caption heads overlays "
+    "features gallery config quiet json log",
     "Speed": "device dtype batch_size num_workers draft",
     "Scale": "engine address shard shard_size",
     "Server": "host port",

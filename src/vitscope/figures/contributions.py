@@ -169,7 +169,7 @@ def _describe_means(
 def _describe(selection: Selection[Terms], notes: Sequence[str], **settings: Any) -> FigureData:
     points = (
         Point(
-            model=model, panel=model.family, term=term, x=model.params_m or "", number=terms[term]
+            model=model, panel=model.series, term=term, x=model.params_m or "", number=terms[term]
         )
         for model, terms in selection.found
         for term in order_terms(terms)

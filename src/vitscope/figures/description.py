@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from vitscope.errors import ResultError, VitscopeError
 from vitscope.figures.intervals import CkaInterval, Interval
 from vitscope.figures.saved import ModelResult
+from vitscope.files.printable import without_folders
 from vitscope.results.choices import (
     LAYER,
     Choice,
@@ -142,7 +143,7 @@ def select(
         try:
             found.append((result, read(result)))
         except (NothingToDrawError, ResultError) as reason:
-            omitted[result.label] = str(reason)
+            omitted[result.label] = without_folders(str(reason))
     if not found:
         raise NothingToDrawError(describe_omitted(omitted) or f"no result of the kind {kind!r}")
     selected = [result for result, _ in found]

@@ -16,12 +16,12 @@ from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
 from vitscope.figures.questions import Drawing, draw_heads, draw_image, open_results, plan_figures
 from vitscope.figures.rendering.style import FigureStyle, drawn_in, in_style, read_style
-from vitscope.figures.saved import ModelResult, load_results, name_apart, slug
+from vitscope.figures.saved import ModelResult, load_results, mark_differences, name_apart, slug
 from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import write_text
 from vitscope.files.own_files import check_figures_target, is_figures, write_index
-from vitscope.files.printable import escape_markdown, printable_path
+from vitscope.files.printable import escape_markdown, printable_path, without_folders
 from vitscope.files.storage import MARKER, never, staged_folder
 from vitscope.results.choices import describe_settings
 from vitscope.results.schema import SCHEMA_VERSION
@@ -59,7 +59,8 @@ class DrawnFigure:
             "caption": self.caption,
             "results": [
                 {
-                    "folder": printable_path(result.folder),
+                    "folder": printable_path(Path(result.folder.absolute().name)),
+                    "run": result.run,
                     "kind": result.kind,
                     "model": result.model_id,
                     "num_images": result.num_images,
@@ -126,7 +127,7 @@ def draw_figures(
     if readout not in READOUTS:
         raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
     look = FigureStyle(read_style(style), width, caption)
-    results = load_results([Path(folder) for folder in folders])
+    results = mark_differences(load_results([Path(folder) for folder in folders]))
     _check_different(results)
     target = Path(out)
     _check_place(target, overwrite=overwrite)
@@ -140,7 +141,7 @@ def draw_figures(
             try:
                 drawing = draw()
             except (NothingToDrawError, ResultError) as reason:
-                skipped[name] = str(reason)
+                skipped[name] = without_folders(str(reason))
                 continue
             drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
@@ -230,21 +231,30 @@ def _check_place(target: Path, *, overwrite: bool) -> None:
 
 
 def _check_different(results: Sequence[ModelResult]) -> None:
-    places: dict[tuple[str, str, float | None], Path] = {}
+    places: dict[tuple[str, str], Path] = {}
     for result in results:
-        key = (result.kind, result.label, result.params_m)
+        key = (result.kind, result.label)
         if result.kind != "explanation" and key in places:
+            named = f" and called {result.run!r}" if result.run else ""
             raise UsageError(
                 f"{printable_path(places[key])} and {printable_path(result.folder)} are both of "
-                f"{result.label}, and would be one point on every figure: draw them separately, as "
-                f"in `vitscope figures {shlex.quote(printable_path(result.folder))} --out DIR`"
+                f"{result.label}{named}, and would be one point on every figure: give each run "
+                "a --name of its own, or draw them separately, as in `vitscope figures "
+                f"{shlex.quote(printable_path(result.folder))} --out DIR`"
             )
         places[key] = result.folder
 
 
-def _tell_settings(result: ModelResult) -> str:
+def _tell_result(result: ModelResult) -> str:
     told = describe_settings(result.summary)
-    return f", settings: {escape_markdown(told)}" if told else ""
+    words = (
+        result.model_id,
+        result.run,
+        f"n = {result.num_images}",
+        f"weights {result.weights_hash or 'not known'}",
+        told and f"settings: {told}",
+    )
+    return f"{result.label}: {', '.join(filter(None, words))}"
 
 
 def _write_page(found: FigureFolder) -> str:
@@ -252,13 +262,7 @@ def _write_page(found: FigureFolder) -> str:
     for figure in found.drawn:
         links = ", ".join(f"[{p.suffix[1:]}]({p.name})" for p in (*figure.files, figure.table))
         lines += [f"## {figure.name}", "", links, "", escape_markdown(figure.caption), ""]
-        lines += [
-            f"- {escape_markdown(result.label)}: {escape_markdown(result.model_id)}, "
-            f"n = {result.num_images}, "
-            f"weights {escape_markdown(result.weights_hash or 'not known')}"
-            f"{_tell_settings(result)}"
-            for result in figure.shown
-        ]
+        lines += [f"- {escape_markdown(_tell_result(result))}" for result in figure.shown]
         lines += [
             f"- not shown: {escape_markdown(label)}: {escape_markdown(reason)}"
             for label, reason in figure.omitted.items()

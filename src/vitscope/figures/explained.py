@@ -10,6 +10,7 @@ from vitscope.figures.description import FigureData, NothingToDrawError, Point
 from vitscope.figures.intervals import Interval
 from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, as_sentence, name_apart, slug
+from vitscope.files.printable import without_folders
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.judgement_text import describe_skill, tell_judgement
@@ -90,7 +91,7 @@ def tell_basis(summary: ExplanationSummary, one: ImageExplanation) -> list[str]:
     """What the verdict on an image rests on, in sentences."""
     scoring = summary.scoring
     skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
-    return [f"This rests on {one.verdict.basis}.", *skill]
+    return [f"This rests on {without_folders(one.verdict.basis)}.", *skill]
 
 
 def tell_best_map(summary: JudgementSummary) -> list[str]:

@@ -53,7 +53,7 @@ def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
     selection = select(results, _read_patch_shares, choices=[counted, LAYER])
     patches, registers, ratio = _SIDES[counted.agree(selection.results) or "own"]
     points = (
-        Point(model=model, panel=model.family, x=model.params_m or "", number=_spread(shares))
+        Point(model=model, panel=model.series, x=model.params_m or "", number=_spread(shares))
         for model, shares in selection.found
     )
     notes = (

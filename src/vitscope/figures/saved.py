@@ -7,15 +7,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, compress, count
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import printable_path, without_folders
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results.choices import describe_settings
@@ -141,18 +141,41 @@ class ModelResult:
         return f"{name} ({self.mark})" if self.mark else name
 
     @property
-    def order(self) -> tuple[int, str, float, str, str]:
-        """Sort key: family, then size."""
+    def series(self) -> str:
+        """What one line over sizes is of: the family, and what tells its results apart."""
+        return f"{self.family} ({self.mark})" if self.mark else self.family
+
+    @property
+    def order(self) -> tuple[int, str, float]:
+        """Sort key: family, then size; otherwise results keep the order in which they are given."""
         known = _RECIPES.index(self.family) if self.family in _RECIPES else len(_RECIPES)
-        return (known, self.family, self.params_m or 0.0, self.model_id, str(self.folder))
+        return (known, self.family, self.params_m or 0.0)
 
     @cached_property
+    def run(self) -> str:
+        """Name of the run; empty if it is not known."""
+        try:
+            return printable(self.saved.name)
+        except ResultError:
+            return ""
+
+    @cached_property
+    def provenance(self) -> Mapping[str, Any]:
+        """How the result was made; empty if that cannot be read."""
+        try:
+            return self.saved.provenance
+        except ResultError:
+            return {}
+
+    @property
+    def notes(self) -> list[str]:
+        """Notes on the model and the images."""
+        return list(map(without_folders, (*self.summary.model.notes, *self.summary.data.notes)))
+
+    @property
     def weights_hash(self) -> str | None:
         """Digest of the weights, if the provenance has it."""
-        try:
-            found = self.saved.provenance.get("weights_hash")
-        except ResultError:
-            return None
+        found = self.provenance.get("weights_hash")
         return printable(found) if isinstance(found, str) else None
 
     def read_column(self, name: str) -> Float64[np.ndarray, " image"] | None:
@@ -217,20 +240,34 @@ def _list_left(found: Mapping[Path, ModelResult]) -> set[Path]:
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
-    """Mark results of the same name by their settings, or by numbers if these are the same."""
-    settings = [printable(describe_settings(result.summary)) for result in results]
-    marked = [
-        replace(result, mark=told if len(set(settings)) > 1 else "")
-        for result, told in zip(results, settings, strict=True)
-    ]
+    """Mark results of the same name by what differs between them, or by numbers if nothing does."""
     counts = Counter[tuple[str, str]]()
     apart = []
-    for result in marked:
+    for result in mark_differences(results):
         counts[result.kind, result.label] += 1
         number = counts[result.kind, result.label]
         mark = result.mark if number == 1 else ", ".join(filter(None, [result.mark, str(number)]))
         apart.append(replace(result, mark=mark))
     return apart
+
+
+def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
+    """Mark results by settings if these differ, and those of the same name by model and run too."""
+    settings = [printable(describe_settings(result.summary)) for result in results]
+    alike: dict[tuple[str, str], list[ModelResult]] = {}
+    for result in results:
+        alike.setdefault((result.kind, result.label), []).append(result)
+    marked = []
+    for result, told in zip(results, settings, strict=True):
+        group = alike[result.kind, result.label]
+        differ = (
+            len({one.model_id for one in group}) > 1,
+            len({one.run for one in group}) > 1,
+            len(set(settings)) > 1,
+        )
+        words = compress((result.model_id, result.run, told), differ)
+        marked.append(replace(result, mark=", ".join(filter(None, words))))
+    return marked
 
 
 def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
@@ -257,7 +294,7 @@ def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:
 
 def printable(value: object) -> str:
     """Text of a result as one line of printable characters that the font has."""
-    text = " ".join(str(value).split())
+    text = without_folders(" ".join(str(value).split()))
     safe = "".join(c if c.isprintable() and ord(c) < 0x250 else _escape(c) for c in text)
     return shorten(safe, _LONGEST)
 

@@ -17,6 +17,15 @@ def printable(text: str) -> str:
     )
 
 
+# Folders of an absolute path, but no part of a URL, a fraction or a relative path.
+_FOLDERS = re.compile(r"(?<![\w.:/\\~<-])(?:~?/|[A-Za-z]:[/\\])(?:[^\s/\\<>]+[/\\])+")
+
+
+def without_folders(text: str) -> str:
+    """Leave out the folders of absolute paths, which tell of the machine and not of the numbers."""
+    return _FOLDERS.sub("", text)
+
+
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 # Characters that emphasise, quote, link, end a cell or start a formula, including GitHub's
 # extensions of CommonMark: bare addresses, strikethrough, formulas, mentions.

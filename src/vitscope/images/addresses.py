@@ -1,5 +1,6 @@
 """Image addresses: where an image is, and how to read it; sent to other processes."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -11,6 +12,7 @@ from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.images.in_memory import HeldImage, Items
 from vitscope.images.parquet_rows import ParquetRow
+from vitscope.images.paths import name_folder
 from vitscope.images.stores import StoredObject, read_file
 from vitscope.images.tar_shards import TarMember
 
@@ -43,6 +45,17 @@ def size_of(address: ImageAddress) -> int | None:
 def printable_address(address: ImageAddress) -> str:
     r"""An address as printable text without secrets."""
     return printable_path(address) if isinstance(address, Path) else address.name
+
+
+def name_set(addresses: Iterable[ImageAddress]) -> str:
+    """Name of the folder that has all images; empty if there is none."""
+    local, others = set[str](), set[str]()
+    for address in addresses:
+        if isinstance(address, Path):
+            local.add(os.path.dirname(address))  # noqa: PTH120 - of a million paths
+        else:
+            others.add(address.name)
+    return name_folder([*(f"{printable_path(Path(one).absolute())}/" for one in local), *others])
 
 
 def image_stem(address: ImageAddress) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.images.addresses import ImageAddress, Images, printable_address, read_image
+from vitscope.images.addresses import ImageAddress, Images, name_set, printable_address, read_image
 from vitscope.images.copies import find_copies
 from vitscope.images.covariates import (
     IMAGE_COVARIATES,
@@ -42,6 +42,7 @@ class ImageSet:
         copies: For each image, the number of other images with the same bytes that were left out;
             empty if none were.
         notes: Remarks for readers of the numbers about how the images were found.
+        name: Name of the folder that has all images of which these are; empty if there is none.
     """
 
     addresses: tuple[ImageAddress, ...]
@@ -50,6 +51,7 @@ class ImageSet:
     described: bool = True
     copies: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    name: str = ""
 
     def __post_init__(self) -> None:
         if self.masks and self.preprocessing.draft:
@@ -98,7 +100,8 @@ class ImageSet:
             size = find_pixel_size(addresses) or preprocessing.size
             preprocessing = replace(preprocessing, size=size, pipeline="given")
         matched = () if masks is None else find_masks(masks, addresses)
-        everything = cls(addresses, preprocessing, matched, notes=addresses.notes)
+        name = name_set(addresses)
+        everything = cls(addresses, preprocessing, matched, notes=addresses.notes, name=name)
         return everything.limited(limit, seed)
 
     def limited(self, limit: int | None, seed: int) -> "ImageSet":

@@ -1,10 +1,11 @@
-"""Names of files and folders: wildcards, ranges in braces, and whether they exist."""
+"""Names of files and folders: wildcards, ranges in braces, folders in common, what exists."""
 
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from glob import glob, has_magic
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,28 @@ def check_exists(name: str) -> None:
         f"{shown} does not exist: give a folder, an image, a .txt file with one path a "
         "line, a .tar or .parquet file, or a URL"
     )
+
+
+def name_folder(paths: Iterable[str]) -> str:
+    """The name of the folder that has all paths; empty if there is none."""
+    return next(filter(None, reversed(find_folder(paths))), "")
+
+
+def find_folder(paths: Iterable[str]) -> list[str]:
+    """The folder that has all paths, in parts."""
+    folders = [path.split("/")[:-1] for path in paths]
+    # Whatever the first and the last of a sorted list begin with, all others do.
+    pairs = zip(min(folders), max(folders), strict=False) if folders else ()
+    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+
+
+def hide_parents(paths: Sequence[str]) -> list[str]:
+    """Paths from the folder that has them all on, if they are absolute; others are left as is."""
+    parts = find_folder(paths)
+    if parts == [""]:  # without a folder in common
+        return ["/".join(path.split("/")[-2:]) for path in paths]
+    above = "".join(f"{part}/" for part in parts[:-1]) if parts[:1] == [""] else ""
+    return [path.removeprefix(above) for path in paths]
 
 
 def _expand_ranges(name: str) -> Iterator[str]:

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vitscope.figures.saved import ModelResult
-from vitscope.files.printable import printable
+from vitscope.files.printable import printable, without_folders
 from vitscope.files.reading import open_table
+from vitscope.images.paths import find_folder, hide_parents
 from vitscope.report.columns import collect_numbers
 from vitscope.report.embedding import encode_bytes
-from vitscope.results.citation_text import find_folder
 from vitscope.results.result_text import TextTable
 
 _BYTES_OF_NUMBER = 16 / 3  # four bytes, as base64
@@ -32,15 +32,15 @@ def _collect_table(
 ) -> dict[str, Any]:
     with open_table(result.folder / "images.parquet") as file:
         table = file.read()
-    numbers, paths = collect_numbers(table), table["path"].to_pylist()
-    needed = _BYTES_OF_NUMBER * numbers.values.size + sum(map(len, paths))
+    numbers = collect_numbers(table)
+    needed = _BYTES_OF_NUMBER * numbers.values.size + sum(map(len, numbers.paths))
     step = max(1, math.ceil(needed / max_bytes))
-    kept = paths[::step]
+    kept = numbers.paths[::step]
     note = (
         ""
         if step == 1
-        else f"{len(kept):,} of {len(paths):,} images, at even steps, so that this file stays "
-        "small; images.parquet in the folder of the result has all."
+        else f"{len(kept):,} of {len(numbers.paths):,} images, at even steps, so that this file "
+        "stays small; images.parquet in the folder of the result has all."
     )
     return {
         "label": result.label,
@@ -63,12 +63,14 @@ def tabulate_failures(results: Sequence[ModelResult]) -> TextTable | None:
     for result in results:
         if not result.summary.data.num_failed:
             continue
-        for failure in result.saved.failures:
-            found.setdefault(failure, []).append(result.label)
+        failures = result.saved.failures
+        shown = hide_parents([path for path, _ in failures])
+        for path, (_, reason) in zip(shown, failures, strict=True):
+            found.setdefault((path, reason), []).append(result.label)
     if not found:
         return None
     rows = [
-        (printable(path), printable(reason), ", ".join(dict.fromkeys(labels)))
+        (printable(path), printable(without_folders(reason)), ", ".join(dict.fromkeys(labels)))
         for (path, reason), labels in found.items()
     ]
     left_out = len(rows) - _MOST_FAILURES

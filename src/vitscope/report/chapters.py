@@ -16,6 +16,7 @@ from vitscope.figures.contributions import (
 )
 from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_similarity
 from vitscope.figures.description import FigureData, NothingToDrawError
+from vitscope.figures.differences import describe_differences
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
@@ -25,6 +26,7 @@ from vitscope.figures.traced import describe_routes_by_block, describe_shares_by
 from vitscope.report.tables import (
     tabulate_correlations,
     tabulate_depths,
+    tabulate_differences,
     tabulate_map_curves,
     tabulate_map_scores,
     tabulate_remedies,
@@ -35,18 +37,17 @@ from vitscope.report.tables import (
     tabulate_tokens,
 )
 from vitscope.report.vega import (
-    Chart,
     draw_correlations,
     draw_depths,
     draw_map_curves,
-    draw_map_scores,
     draw_norms_of_tokens,
-    draw_remedies,
     draw_routes_by_block,
     draw_shares_by_depth,
     draw_terms,
 )
 from vitscope.report.vega_layers import draw_sources_by_layer
+from vitscope.report.vega_parts import Chart
+from vitscope.report.vega_rows import draw_differences, draw_map_scores, draw_remedies
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
@@ -128,9 +129,8 @@ _SOURCES = (
     Entry(
         key="variance-share",
         title="Where does the output come from?",
-        meaning="Each bar is the part of the output’s variance over images that one source "
-        "contributes. The bars of a model add up to 100 %; a bar below zero takes away from the "
-        "others.",
+        meaning="The part of the output’s variance over images that each source contributes. The "
+        "parts of a model add up to 100 %; one below zero takes away from the others.",
         definitions=("variance-share", "terms", "interval"),
         describe=describe_variance_share,
         mark=_TERMS,
@@ -254,6 +254,18 @@ IMAGES = (
         definitions=("covariates", "rank-correlation", "centred-share"),
         describe=describe_share_covariates,
         mark=_CORRELATIONS,
+    ),
+)
+
+COMPARED = (
+    Entry(
+        key="differences",
+        title="What differs on the same images?",
+        meaning="Each result less the one that its chart names, number by number: to the right of "
+        "zero, the number is higher. An interval that spans zero may be no difference.",
+        definitions=("paired", "variance-share", "attention-mass", "cka", "cosine", "interval"),
+        describe=describe_differences,
+        mark=Mark(draw_differences, tabulate_differences),
     ),
 )
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 from jaxtyping import Float64
 
 from vitscope.figures.saved import as_sentence, printable
+from vitscope.images.paths import hide_parents
 from vitscope.results.vocabulary import (
     COVARIATES,
     PER_IMAGE,
@@ -44,16 +45,21 @@ class ImageNumbers:
     columns: tuple[Column, ...]
     values: Float64[np.ndarray, "column image"]  # one row per column; NaN where undefined
     rows: dict[str, int]  # index of each image, by its digest
+    paths: Sequence[str]  # of the images, without folders that say nothing of them
 
     @classmethod
     def of_columns(
-        cls, columns: Mapping[str, Float64[np.ndarray, " image"]], digests: Sequence[str]
+        cls,
+        columns: Mapping[str, Float64[np.ndarray, " image"]],
+        digests: Sequence[str],
+        paths: Sequence[str],
     ) -> "ImageNumbers":
         """Put numbers in the order of display."""
         described = sorted(map(describe_column, columns), key=lambda column: column.order)
         rows = [columns[column.name] for column in described]
         values = np.stack(rows) if rows else np.empty((0, len(digests)))
-        return cls(tuple(described), values, {digest: row for row, digest in enumerate(digests)})
+        places = {digest: row for row, digest in enumerate(digests)}
+        return cls(tuple(described), values, places, hide_parents(paths))
 
 
 def describe_column(name: str) -> Column:
@@ -103,7 +109,9 @@ def collect_numbers(table: pa.Table) -> ImageNumbers:
         known = values[~np.isnan(values)]
         if known.size and np.ptp(known) > _NOISE * np.abs(known).max():
             columns[name] = values
-    return ImageNumbers.of_columns(columns, table["image_id"].to_pylist())
+    return ImageNumbers.of_columns(
+        columns, table["image_id"].to_pylist(), table["path"].to_pylist()
+    )
 
 
 def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:

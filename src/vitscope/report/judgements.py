@@ -45,7 +45,7 @@ def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
         "about": as_sentence(describe_judgement(summary)),
         "facts": list(_list_facts(summary)),
         "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": [*summary.model.notes, *summary.data.notes],
+        "notes": result.notes,
         "citation": result.saved.cite(),
         "scores_mean": describe_scores(summary),
         "scores": [_tabulate_scores(summary, removal) for removal in summary.removals],

@@ -19,6 +19,7 @@ from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.all_images import collect_tables, tabulate_failures
 from vitscope.report.chapters import (
+    COMPARED,
     IMAGES,
     JUDGED,
     REMEDIES,
@@ -27,6 +28,7 @@ from vitscope.report.chapters import (
     list_layers,
     list_sources,
 )
+from vitscope.report.comparison import list_compared, tabulate_compared
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
@@ -52,14 +54,15 @@ takes 50 ms and 11 kB."""
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = (
-    *("charts.js", "numbers.js", "exports.js", "maps.js"),
+    *("charts.js", "numbers.js", "exports.js", "sorting.js", "maps.js"),
     *("gallery.js", "view.js", "all_images.js", "links.js", "print.js"),
 )
 _OF_REPORT = ("all_images.js", "links.js", "print.js")
 """What only a report has."""
-_CHAPTERS = ("judged", "remedies", "sources", "layers", "tokens", "images")
+_CHAPTERS = ("compared", "judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
+    ("compared", "Comparison"),
     ("judged", "Judged maps"),
     ("remedies", "Remedies"),
     ("sources", "Sources"),
@@ -127,10 +130,15 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     audits = [result for result in results if result.kind == "audit"]
     judgements = [result for result in results if result.kind == "judgement"]
     remedies = [result for result in results if result.kind == "remedies"]
-    sections = _choose_sections({result.kind for result in results})
+    compared = list_compared(results)
+    sections = _choose_sections({result.kind for result in results}, several=len(compared) > 1)
     chapters = {
-        key: [ReportFigure.make(entry, results) for entry in entries]
+        key: [
+            ReportFigure.make(entry, compared if key == "compared" else results)
+            for entry in entries
+        ]
         for key, entries in (
+            ("compared", COMPARED),
             ("judged", JUDGED),
             ("remedies", REMEDIES),
             ("sources", list_sources(results)),
@@ -156,6 +164,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     images = collect_images(results, max_bytes=max_image_bytes)
     left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
     images |= collect_tables(results, left)
+    galleries = [one["label"] for one in images["galleries"] if one["side_by_side"]]
     failures = tabulate_failures(audits)
     labels = [one["label"] for one in images["distributions"]]
     for index, label in enumerate(labels):
@@ -177,6 +186,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             images=as_written(embed_json(images)),
             sections=sections,
             cards=[describe_verdict(audit) for audit in audits],
+            comparison=tabulate_compared(compared) if "compared" in sections else None,
             judgements=[describe_judgement_card(result) for result in judgements],
             remedies=[describe_remedies_card(result) for result in remedies],
             of_images=[
@@ -189,7 +199,9 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             distributions=labels,
             failures=failures,
             has_images=bool(images["galleries"]),
-            side_by_side=any(one["side_by_side"] for one in images["galleries"]),
+            side_by_side=bool(galleries),
+            before_and_after=any(label.endswith("before and after") for label in galleries),
+            models_side_by_side=any(label.startswith("Side by side") for label in galleries),
             definitions=read_definitions(),
             origins=[describe_origin(result) for result in results],
         )
@@ -222,11 +234,13 @@ def render_explaining_page(
     )
 
 
-def _choose_sections(kinds: Collection[str]) -> dict[str, str]:
+def _choose_sections(kinds: Collection[str], *, several: bool) -> dict[str, str]:
     of_kinds = {"judgement": "judged", "remedies": "remedies"}
     left_out = {section for kind, section in of_kinds.items() if kind not in kinds}
     if "audit" not in kinds:
         left_out.add("all-images")
+    if not several:
+        left_out.add("compared")
     if not set(kinds) - set(of_kinds):  # nothing else has the other chapters
         left_out |= {"verdict", "sources", "layers", "tokens", "images"}
     return {key: name for key, name in _SECTIONS if key not in left_out}

@@ -17,7 +17,7 @@ def describe_remedies_card(result: ModelResult) -> dict[str, Any]:
         "about": as_sentence(describe_remedies(summary)),
         "defined": [key for key, found in asked.items() if found is not None],
         "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": [*summary.model.notes, *summary.data.notes],
+        "notes": result.notes,
         "overview": tabulate_overview(summary),
         "edits": [
             {

@@ -89,6 +89,17 @@ def tabulate_remedies(data: FigureData) -> TextTable:
     return _tabulate(data, rows_by, columns, lambda point: CHANGES[point.term])
 
 
+def tabulate_differences(data: FigureData) -> TextTable:
+    """A row for each number, a column for each pair of results."""
+    pairs = list(dict.fromkeys(f"{point.model.label} less {point.panel}" for point in data.points))
+    rows: dict[str, dict[str, str]] = {}
+    for point in data.points:
+        pair = f"{point.model.label} less {point.panel}"
+        rows.setdefault(str(point.x), {})[pair] = write_interval(point.number)
+    cells = [(name, *(found.get(pair, "–") for pair in pairs)) for name, found in rows.items()]
+    return TextTable(("number", *pairs), [cells])
+
+
 def tabulate_map_curves(data: FigureData) -> TextTable:
     """A row for each curve of each map and model, a column for each fraction of patches."""
     fractions = sorted({float(point.x) for point in data.points})

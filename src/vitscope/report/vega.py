@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import altair as alt
 
 from vitscope.figures.anatomy import NORMS
 from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.image_numbers import R2
+from vitscope.figures.intervals import span
 from vitscope.figures.judged import CURVES, Role, find_role, name_role
-from vitscope.figures.remedies import CHANGES
 from vitscope.figures.saved import ModelResult, label_sizes
 from vitscope.report.vega_parts import (
     FAINT,
     INK,
     SERIES,
-    Row,
+    Chart,
     Spec,
     encode_terms,
     finish,
@@ -30,40 +30,36 @@ from vitscope.report.vega_parts import (
     mark_ends,
     term_colour,
 )
+from vitscope.report.vega_rows import colour_models, plot_in_rows
+from vitscope.results.choices import enumerate_labels
 from vitscope.results.judgement_text import name_map
-from vitscope.results.map_verdict import BASELINES
 from vitscope.results.vocabulary import name_covariate, name_term, name_token, order_terms
 
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
 _MILLIONS = "datum.value < 10 ? format(datum.value, '.2~r') : format(datum.value, ',.0f')"
 _BAR_PX = 34
-_SHORT_LETTERS = 20
-
-
-@dataclass(frozen=True)
-class Chart:
-    """One chart of a figure."""
-
-    title: str
-    spec: Spec
+_SHORT_LETTERS, _LONG_LETTERS = 20, 40
+"""Longest names of which four, or two, stand beside one another in a legend."""
+_MOST_TOGETHER = 3
+"""Results whose terms share a chart by depth; they differ in dashes alone."""
 
 
 def draw_terms(data: FigureData) -> list[Chart]:
-    """Numbers by term: a line over size for a family of several models, bars for a single one."""
-    charts = []
-    for family, points in group_points(data.points, lambda point: point.model.family).items():
+    """Numbers by term: a line over size for a family of several models; the others side by side."""
+    charts, others = [], []
+    for series, points in group_points(data.points, lambda point: point.model.series).items():
         by_model = group_points(points, lambda point: point.model.folder)
         if _are_sizes([own[0].model for own in by_model.values()]):
-            charts.append(Chart(family, _plot_by_size(data, points)))
+            charts.append(Chart(series, _plot_by_size(data, points)))
         else:
-            charts += [_draw_bars(data, own) for own in by_model.values()]
-    return charts
+            others += points
+    return charts + _draw_apart(data, others)
 
 
 def draw_norms_of_tokens(data: FigureData) -> list[Chart]:
-    """A chart for each model, a bar for each token."""
-    norms = group_points(data.panels[NORMS], lambda point: point.model.folder)
-    return [_draw_bars(data, own, "norm", name_token) for own in norms.values()]
+    """Norms of several models in one chart, or else a bar for each token."""
+    norms = replace(data, axis="norm")
+    return _draw_apart(norms, data.panels[NORMS], name_token)
 
 
 def draw_depths(data: FigureData) -> list[Chart]:
@@ -87,16 +83,32 @@ def draw_routes_by_block(data: FigureData) -> list[Chart]:
 
 
 def _draw_terms(data: FigureData, along: str, *, marked: bool = False) -> list[Chart]:
-    charts = []
-    for points in group_points(data.points, lambda point: point.model.folder).values():
-        model = points[0].model
-        names = [name_token(point.term) for point in points]
-        looks = {name_token(point.term): (term_colour(point.term), _DASHES[0]) for point in points}
-        half = model.audit.trace.half_depth if marked and model.audit.trace else None
-        layers = [] if half is None else [_mark_depth(half)]
-        spec = _plot_lines(data, points, names, looks, along, model.label, layers)
-        charts.append(Chart(model.label, spec))
-    return charts
+    by_model = list(group_points(data.points, lambda point: point.model.folder).values())
+    if 1 < len(by_model) <= _MOST_TOGETHER:
+        spec = _plot_terms(data, data.points, along, marked=marked)
+        return [Chart("side by side", spec)]
+    return [
+        Chart(points[0].model.label, _plot_terms(data, points, along, marked=marked))
+        for points in by_model
+    ]
+
+
+def _plot_terms(data: FigureData, points: Sequence[Point], along: str, *, marked: bool) -> Spec:
+    # A colour for each term, dashes for each result.
+    models = list(dict.fromkeys(point.model for point in points))
+    dashes = dict(zip(models, _DASHES, strict=False))
+    several = len(models) > 1
+    names = [
+        f"{name_token(point.term)}{f', {point.model.label}' if several else ''}" for point in points
+    ]
+    looks = {
+        name: (term_colour(point.term), dashes[point.model])
+        for name, point in zip(names, points, strict=True)
+    }
+    traces = [model.audit.trace for model in models if marked]
+    halves = [one.half_depth for one in traces if one is not None and one.half_depth is not None]
+    of = enumerate_labels([model.label for model in models])
+    return _plot_lines(data, points, names, looks, along, of, list(map(_mark_depth, halves)))
 
 
 def _mark_depth(depth: int) -> alt.Chart:
@@ -112,14 +124,6 @@ def draw_correlations(data: FigureData) -> list[Chart]:
     return [Chart(own[0].model.label, _plot_dots(data, own)) for own in by_model.values()]
 
 
-def draw_map_scores(data: FigureData) -> list[Chart]:
-    """A chart for each removal: a row for each map, a dot with its interval for each model."""
-    return [
-        Chart(data.titles[removal], _plot_scores(data, points))
-        for removal, points in data.panels.items()
-    ]
-
-
 def draw_map_curves(data: FigureData) -> list[Chart]:
     """A chart for each model, removal and curve: the best map and the references stand out."""
     charts = []
@@ -130,20 +134,6 @@ def draw_map_curves(data: FigureData) -> list[Chart]:
     return charts
 
 
-def draw_remedies(data: FigureData) -> list[Chart]:
-    """A chart for each model: a row for each edit, a dot with its interval for each number."""
-    shown = [name for name in CHANGES if name in data.terms]
-    looks = {CHANGES[name]: SERIES[index] for index, name in enumerate(shown)}
-    charts = []
-    for own in group_points(data.points, lambda point: point.model.folder).values():
-        label = own[0].model.label
-        rows = [{**make_row(data, point), "number": CHANGES[point.term]} for point in own]
-        description = f"what each edit of {label} changed; the table has the numbers"
-        spec = _plot_in_rows(data, rows, "number", looks, (0,), description)
-        charts.append(Chart(label, spec))
-    return charts
-
-
 def _are_sizes(models: Sequence[ModelResult]) -> bool:
     # Not models of one library without a common recipe, nor results of one model with different
     # settings.
@@ -151,13 +141,26 @@ def _are_sizes(models: Sequence[ModelResult]) -> bool:
     return sized and len(models) > 1 and len({model.params_m for model in models}) == len(models)
 
 
+def _draw_apart(
+    data: FigureData, points: Sequence[Point], name: Callable[[str], str] = name_term
+) -> list[Chart]:
+    # Few results in one chart, a dot for each; of more, a chart of bars each on one scale.
+    by_model = group_points(points, lambda point: point.model.folder)
+    if 1 < len(by_model) <= len(SERIES):
+        looks = colour_models(points)
+        rows = [{**make_row(data, point), "x": name(point.term)} for point in points]
+        description = f"{data.axis} of {', '.join(looks)}; the table has the numbers"
+        spec = plot_in_rows(data, rows, "model", looks, (0,), description)
+        return [Chart("side by side", spec)]
+    if data.limits is None and len(by_model) > 1:
+        data = replace(data, limits=span([point.number for point in points], 0.0))
+    return [_draw_bars(data, own, name) for own in by_model.values()]
+
+
 def _draw_bars(
-    data: FigureData,
-    points: Sequence[Point],
-    axis: str = "",
-    name: Callable[[str], str] = name_term,
+    data: FigureData, points: Sequence[Point], name: Callable[[str], str] = name_term
 ) -> Chart:
-    label, axis = points[0].model.label, axis or data.axis
+    label, axis = points[0].model.label, data.axis
     rows = [{**make_row(data, point), "name": name(point.term)} for point in points]
     told = ", ".join(f"{row['name']} {row['told']}" for row in rows)
     base = make_base(rows).encode(
@@ -194,7 +197,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     marks = base.mark_point(filled=True, size=70, opacity=1)
     tooltip = make_tooltip(data.axis, "model", "name")
     layers.append(marks.encode(y=value, color=colour, shape=shape, tooltip=tooltip))
-    return finish(layers, f"{data.axis} of {points[0].model.family} by number of parameters")
+    return finish(layers, f"{data.axis} of {points[0].model.series} by number of parameters")
 
 
 def _plot_depths(data: FigureData, points: Sequence[Point], models: Sequence[ModelResult]) -> Spec:
@@ -223,10 +226,12 @@ def _plot_lines(
         {**make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
     ]
     series = list(looks)
+    longest = max(map(len, series))
     legend = alt.Legend(
         orient="top",
         title=None,
-        columns=4 if max(map(len, series)) <= _SHORT_LETTERS else 2,
+        columns=4 if longest <= _SHORT_LETTERS else 2 if longest <= _LONG_LETTERS else 1,
+        labelLimit=300,
         symbolType="stroke",
         symbolOpacity=1,
         symbolSize=300,
@@ -303,48 +308,6 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
         base.mark_point(filled=True, size=40, opacity=0).encode(color=colour, tooltip=tooltip),
     ]
     return finish(layers, f"{data.axis} of {points[0].model.label} by {along}, for each map")
-
-
-def _plot_scores(data: FigureData, points: Sequence[Point]) -> Spec:
-    models = list(dict.fromkeys(point.model.label for point in points))
-    baseline = {point.term for point in points if point.term in BASELINES}
-    rows = [{**make_row(data, point), "faint": point.term in baseline} for point in points]
-    looks = dict(zip(models, (SERIES * len(models))[: len(models)], strict=True))
-    description = f"skill of each map, {data.titles[points[0].panel]}; the table has the numbers"
-    return _plot_in_rows(data, rows, "model", looks, (0, 1), description)
-
-
-def _plot_in_rows(
-    data: FigureData,
-    rows: Sequence[Row],
-    series: str,
-    looks: Mapping[str, str],
-    marks: Sequence[float],
-    description: str,
-) -> Spec:
-    # A row for each x, with a dot for each value of a series in the colour of its look.
-    legend = alt.Legend(orient="top", title=None, columns=2, labelLimit=300)
-    scale = make_range([*looks], lambda name: looks[name])
-    colour = alt.condition(
-        alt.datum["faint"],
-        alt.value(FAINT),
-        alt.Color(f"{series}:N", scale=scale, legend=legend if len(looks) > 1 else None),
-    )
-    axis, apart = alt.Axis(labelLimit=230, grid=True), alt.Scale(paddingInner=0.35)
-    name = alt.Y("x:N", sort=None, title=None, axis=axis, scale=apart)
-    base = make_base(rows).encode(y=name, yOffset=alt.YOffset(f"{series}:N", sort=[*looks]))
-    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
-    tooltip = [alt.Tooltip("x:N", title="name"), *make_tooltip(data.axis, series)]
-    behind = make_base([{"value": mark} for mark in marks])
-    layers: list[alt.Chart] = [
-        behind.mark_rule(color=FAINT, strokeDash=[4, 3]).encode(x=value),
-        *mark_ends(base, rows, "x", colour),
-        base.mark_point(filled=True, size=60, opacity=1).encode(
-            x=value, color=colour, tooltip=tooltip
-        ),
-    ]
-    count = len({row["x"] for row in rows})
-    return finish(layers, description, height=(12 * len(looks) + 10) * count)
 
 
 def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:

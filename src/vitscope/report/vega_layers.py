@@ -5,9 +5,9 @@ import altair as alt
 from vitscope.figures.description import FigureData
 from vitscope.figures.layers import choose_ticks, split_panels
 from vitscope.figures.saved import ModelResult
-from vitscope.report.vega import Chart
 from vitscope.report.vega_parts import (
     INK,
+    Chart,
     Spec,
     encode_terms,
     finish,

@@ -1,6 +1,7 @@
 """What every Vega-Lite chart is made of: colours, shapes, axes, intervals."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import altair as alt
@@ -30,6 +31,14 @@ TERM_SHAPES = {
 SERIES = tuple(f"var(--series-{index})" for index in range(6))
 """Colours of models of one family, in order of size."""
 _HEIGHT_PX = 220
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of a figure."""
+
+    title: str
+    spec: Spec
 
 
 def term_colour(term: str) -> str:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from vitscope.errors import ResultError
 from vitscope.figures.intervals import (
     Interval,
     read_cka,
@@ -12,6 +11,7 @@ from vitscope.figures.intervals import (
     read_spread,
 )
 from vitscope.figures.saved import ModelResult, as_sentence, format_millions
+from vitscope.files.printable import without_folders
 from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.choices import describe_settings
 from vitscope.results.layer_text import tabulate_layers
@@ -40,21 +40,14 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
         "shares_told": ", ".join(part["told"] for part in shares),
         "facts": _list_facts(result),
         "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": [*summary.model.notes, *summary.data.notes],
+        "notes": result.notes,
         "citation": result.saved.cite(),
     }
 
 
-def _read_provenance(result: ModelResult) -> Mapping[str, Any]:
-    try:
-        return result.saved.provenance
-    except ResultError:
-        return {}
-
-
 def describe_origin(result: ModelResult) -> dict[str, Any]:
     """Provenance of a result."""
-    rows = _flatten(_read_provenance(result)) or [("provenance", "not saved")]
+    rows = _flatten(result.provenance) or [("provenance", "not saved")]
     settings = describe_settings(result.summary) or "none"
     told = [("kind of result", result.kind), ("settings other than by default", settings)]
     table = TextTable(("what", "value"), [[*told, *rows]])
@@ -125,4 +118,4 @@ def _flatten(tree: Any, *path: str) -> list[tuple[str, str]]:
     if isinstance(tree, list) and any(isinstance(item, (Mapping, list)) for item in tree):
         return [row for k, item in enumerate(tree) for row in _flatten(item, *path, str(k))]
     told = ", ".join(map(str, tree)) if isinstance(tree, list) else str(tree)
-    return [(" ".join(path).replace("_", " "), told)] if path else []
+    return [(" ".join(path).replace("_", " "), without_folders(told))] if path else []

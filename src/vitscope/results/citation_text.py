@@ -3,10 +3,10 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
-from vitscope.files.printable import escape_markdown, printable
+from vitscope.files.printable import escape_markdown, printable, without_folders
+from vitscope.images.paths import name_folder
 from vitscope.results.choices import describe_settings
 from vitscope.results.schema import AuditSummary, JudgementSummary
 
@@ -43,10 +43,11 @@ def cite(
         title, about, verdict = _AUDITED, "the attention maps", summary.last.verdict.text
     else:
         title, about, verdict = _JUDGED, "the maps", summary.verdict.text
-    model, (height, width) = printable(summary.model.id), summary.preprocessing.size
+    model = printable(without_folders(summary.model.id))
+    (height, width) = summary.preprocessing.size
     layer = "" if summary.layer is None else f"layer {summary.layer}, "
     model_told = f"{layer}{height} x {width} px, {summary.model.dtype}"
-    name = printable(name_images(paths))
+    name = printable(name_folder(paths))
     images = f"{summary.data.num_images:,} images" + (f" of {name}" if name else "")
     settings = describe_settings(summary) or "default"
     version = str(provenance.get("versions", {}).get("vitscope", "of unknown version"))
@@ -70,7 +71,11 @@ def cite(
         ("measured with", ", ".join(filter(None, (tool, date)))),
         ("notes", " ".join((*summary.model.notes, *summary.data.notes))),
     )
-    cells = ((escape_markdown(printable(cell)) for cell in row) for row in rows if row[1])
+    cells = (
+        (escape_markdown(printable(without_folders(cell))) for cell in row)
+        for row in rows
+        if row[1]
+    )
     return Citation(
         sentence,
         bibtex=f"@misc{{{key},\n"
@@ -81,19 +86,6 @@ def cite(
         card=f"### {title}\n\n|  |  |\n| --- | --- |\n"
         + "".join(f"| {' | '.join(row)} |\n" for row in cells),
     )
-
-
-def name_images(paths: Iterable[str]) -> str:
-    """The name of the folder that has all images; empty if there is none."""
-    return next(filter(None, reversed(find_folder(paths))), "")
-
-
-def find_folder(paths: Iterable[str]) -> list[str]:
-    """The folder that has all images, in parts."""
-    folders = [path.split("/")[:-1] for path in paths]
-    # Whatever the first and the last of a sorted list begin with, all others do.
-    pairs = zip(min(folders), max(folders), strict=False) if folders else ()
-    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
 
 def _escape_tex(text: str) -> str:

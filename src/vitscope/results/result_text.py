@@ -288,7 +288,8 @@ def tell_main_other_source(layer: LayerSummary) -> str:
     name, shares = layer.verdict.main_other_source, layer.variance_share["residual"]
     if name is None or name not in shares:
         return ABSENT
-    return f"{name_term(name)} {shares[name].value:.0%}".replace("-", "−")
+    share = shares[name].value
+    return NumberText(f"{name_term(name)} {share:.0%}".replace("-", "−"), share)
 
 
 def describe_intervals(rows: Iterable[Row], bound: str = "1") -> str:

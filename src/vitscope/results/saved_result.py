@@ -4,7 +4,7 @@ import csv
 import shutil
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -116,6 +116,18 @@ class SavedResult:
         if not isinstance(provenance, dict):
             raise ResultError(f"{printable_path(path)} is damaged: expected an object")
         return provenance
+
+    @property
+    def name(self) -> str:
+        """Name of the run: as given, or else the folder of its images and the date.
+
+        Empty in results of earlier versions. A merged result has the names of its parts.
+
+        Raises:
+            ResultError: If the provenance cannot be read.
+        """
+        with plain_damage(self.folder / PROVENANCE):
+            return " + ".join(dict.fromkeys(_list_names(self.provenance)))
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -290,6 +302,13 @@ def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
     parts = provenance.get("merged_from", [])
     notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
     return list(dict.fromkeys(notes))
+
+
+def _list_names(provenance: Mapping[str, Any]) -> Iterator[str]:
+    if (parts := provenance.get("merged_from")) is not None:
+        yield from chain.from_iterable(map(_list_names, parts))
+    elif name := provenance.get("name"):
+        yield str(name)
 
 
 def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:

@@ -168,7 +168,10 @@ class ModelRun:
 
     def make_provenance(self, maps: Iterable[str] = ()) -> dict[str, Any]:
         """Provenance of the numbers, and of these maps."""
+        finished = datetime.now(UTC).isoformat(timespec="seconds")
+        date = finished.partition("T")[0]
         return {
+            "name": self.config.name or ", ".join(filter(None, (self._images.name, date))),
             **self.describe_machine(maps),
             "config": asdict(self.config),
             "model_source": self._vit.info.source,
@@ -178,7 +181,7 @@ class ModelRun:
             "num_images_given": len(self._images),
             "notes": list(self._images.notes),
             "started": self._started.isoformat(timespec="seconds"),
-            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "finished": finished,
         }
 
 

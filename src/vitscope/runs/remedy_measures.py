@@ -146,6 +146,7 @@ def _choose_one_shot_config(
 def _choose_judge_config(config: AuditConfig) -> JudgeConfig:
     # The images are drawn and prepared already.
     return JudgeConfig(
+        name=config.name,
         batch_size=config.batch_size,
         device=config.device,
         dtype=config.dtype,

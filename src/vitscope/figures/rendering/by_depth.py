@@ -221,7 +221,7 @@ def _add_heading(panel: Axes, family: str, handles: Sequence[Line2D]) -> None:
 
 
 def _base_size(model: ModelResult) -> str:
-    return model.short_label.split("/")[0] if model.size is not None else model.short_label
+    return model.short_label if model.size is None else model.size.split("/")[0]
 
 
 def _colour_sizes(results: Sequence[ModelResult]) -> Mapping[str, str]:

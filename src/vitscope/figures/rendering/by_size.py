@@ -67,10 +67,10 @@ def draw_terms_by_size(data: FigureData) -> Figure:
 def draw_families_by_size(data: FigureData) -> Figure:
     """A panel for each term, a line for each family."""
     figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.3)
-    looks = look_of_families(list(dict.fromkeys(model.family for model in data.shown)))
+    looks = look_of_families(list(dict.fromkeys(model.series for model in data.shown)))
     for (term, points), panel in zip(data.panels.items(), panels, strict=True):
-        for family, own in group_points(points, lambda point: point.model.family).items():
-            _plot_line(panel, data, own, looks[family], family)
+        for series, own in group_points(points, lambda point: point.model.series).items():
+            _plot_line(panel, data, own, looks[series], series)
         _use_size_axis(panel, data, points)
         panel.set_title(literal(data.titles[term]), pad=11)
     panels[0].set_ylabel(write_axis(data))

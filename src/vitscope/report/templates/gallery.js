@@ -43,8 +43,9 @@ function tellShares({ kind, shares }) {
 }
 
 function makeTile(image, which, name) {
-  const tile = make("span", { className: "tile" }, makeImage(image));
-  tile.style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
+  const view = viewOf(image, which);
+  const tile = make("span", { className: "tile" }, makeImage(view));
+  tile.style.aspectRatio = view.size.join(" / ");
   if (which !== null) {
     const canvas = make("canvas");
     canvas.style.opacity = `${control("mix").value}%`;

@@ -16,6 +16,9 @@ function bytesOf(source) {
   return decoded.get(source);
 }
 
+// What a map lies on: the image as its model saw it.
+const viewOf = (image, which) => ({ ...image, ...image.maps[which]?.view });
+
 // One map of an image; `which` is its name, the number of a head, or “layer.head”. No name begins with a digit.
 function openMap(image, which) {
   const isNamed = which in image.maps;
@@ -24,7 +27,7 @@ function openMap(image, which) {
   const map = isLayered ? image.layers : image.maps[isNamed ? which : image.heads.map];
   const source = isNamed || isLayered ? map : image.heads;
   const place = isLayered ? layer * headsPerLayer(image) + head : head;
-  const [rows, columnsOfGrid] = image.grid;
+  const [rows, columnsOfGrid] = viewOf(image, which).grid;
   const bytes = bytesOf(source).subarray(place * rows * columnsOfGrid, (place + 1) * rows * columnsOfGrid);
   const { signed, part } = map;
   const largest = source.scale[place];

@@ -79,6 +79,10 @@ async function showBins(chart) {
     high: bins.start + (bin + 1) * bins.step,
     share: count / bins.n,
   }));
+  // Bars without height, so that all results have one axis.
+  const all = data.distributions.map((one) => one.bins[spread.value]).filter(Boolean);
+  const ends = all.flatMap(({ start, step, counts }) => [start, start + step * counts.length]);
+  rows.push(...[Math.min(...ends), Math.max(...ends)].map((end) => ({ low: end, high: end, share: 0 })));
   charts[chart.dataset.chart].data.values = rows;
   if (waiting.has(chart)) return; // drawn with them when its turn comes
   const view = await draw(chart);

@@ -7,6 +7,8 @@ function currentImage() {
   return state.gallery.images[state.shown[view.place]];
 }
 
+const currentGrid = () => viewOf(currentImage(), view.which).grid;
+
 function openView(place) {
   view.place = place;
   showImage();
@@ -61,7 +63,7 @@ function showImage() {
 function makeChoice(image, which, label) {
   const canvas = make("canvas");
   const map = openMap(image, which);
-  canvas.style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
+  canvas.style.aspectRatio = viewOf(image, which).size.join(" / ");
   paint(canvas, map);
   const button = make("button", { type: "button", className: "choice" }, canvas, make("span", { textContent: label }));
   button.setAttribute("aria-label", map.name);
@@ -111,15 +113,16 @@ function listOthers(image) {
 }
 
 function showMap(which) {
-  view.which = which;
   const image = currentImage();
+  if (!isSameView(which, view.which)) view.patch = null;
+  view.which = which;
   const map = openMap(image, which);
   part("map").value = which;
   const canvas = make("canvas");
   canvas.style.opacity = `${part("mix").value}%`;
   paint(canvas, map);
-  part("stage").style.aspectRatio = `${image.size[0]} / ${image.size[1]}`;
-  part("stage").replaceChildren(makeImage(image), canvas);
+  part("stage").style.aspectRatio = viewOf(image, which).size.join(" / ");
+  part("stage").replaceChildren(makeImage(viewOf(image, which)), canvas);
   for (const button of view.dialog.querySelectorAll(".choice")) {
     button.setAttribute("aria-pressed", button.dataset.which === which);
   }
@@ -131,6 +134,12 @@ function showMap(which) {
   showPatch(view.patch);
 }
 
+// Whether two maps have the same patches of the same image.
+function isSameView(which, other) {
+  const [one, two] = [which, other].map((name) => viewOf(currentImage(), name));
+  return one.thumbnail === two.thumbnail && String(one.grid) === String(two.grid);
+}
+
 function showPatch(patch) {
   view.patch = patch;
   part("stage").querySelector(".cursor")?.remove();
@@ -139,7 +148,7 @@ function showPatch(patch) {
     return;
   }
   const image = currentImage();
-  const [rows, across] = image.grid;
+  const [rows, across] = currentGrid();
   const row = Math.floor(patch / across);
   const column = patch % across;
   const cursor = make("span", { className: "cursor" });
@@ -152,7 +161,7 @@ function showPatch(patch) {
   part("stage").append(cursor);
   const names = Object.keys(image.maps);
   const shown = names.includes(view.which) ? names : [view.which, ...names];
-  const told = shown.map((which) => {
+  const told = shown.filter((which) => isSameView(which, view.which)).map((which) => {
     const map = openMap(image, which);
     return `${map.name} ${map.tell(map.valueAt(patch))}`;
   });
@@ -161,7 +170,7 @@ function showPatch(patch) {
 
 // The shown map, alone or over its image as it is on the page.
 async function saveMap(over) {
-  const image = currentImage();
+  const image = viewOf(currentImage(), view.which);
   const map = openMap(image, view.which);
   const [width, height] = image.size.map((side) => pngScale * side);
   const canvas = make("canvas", { width, height });
@@ -182,7 +191,7 @@ async function saveMap(over) {
 }
 
 function patchUnder(event) {
-  const [rows, across] = currentImage().grid;
+  const [rows, across] = currentGrid();
   const { left, top, width, height } = part("stage").getBoundingClientRect();
   const column = Math.min(across - 1, Math.max(0, Math.floor(((event.clientX - left) / width) * across)));
   const row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - top) / height) * rows)));
@@ -190,7 +199,7 @@ function patchUnder(event) {
 }
 
 function movePatch(event) {
-  const [rows, across] = currentImage().grid;
+  const [rows, across] = currentGrid();
   const steps = { ArrowRight: [0, 1], ArrowLeft: [0, -1], ArrowDown: [1, 0], ArrowUp: [-1, 0] };
   if (!(event.key in steps)) return;
   event.preventDefault();
