@@ -25,11 +25,12 @@ def check_names(names: Iterable[str]) -> None:
                     check_exists(each)
 
 
-def check_given(*given: object) -> None:
+def check_given(*given: Any) -> None:
     """Refuse names that are not there, among images of all kinds or the first of a list of such."""
     for images in given:
-        # A long list takes long: the search checks all of it.
-        sources = images[:100] if isinstance(images, list | tuple) else [images]
+        # A long list takes long: the search checks all of it. What it has found (a kind of tuple)
+        # may hold files of a list that are not there, which a run reports.
+        sources = images[:100] if type(images) in (list, tuple) else [images]
         check_names(os.fspath(source) for source in sources if isinstance(source, str | Path))
 
 
