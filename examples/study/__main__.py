@@ -8,12 +8,12 @@ docs/study.md explains the question, the variants and what was found.
 """
 
 import argparse
+import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import replace
-from math import isnan
+from dataclasses import asdict, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def run(preset: Preset, out: Path, device: str, jobs: int) -> None:
     """Train and measure what is missing, then write what was found."""
     console = Console()
     cells = preset.list_cells()
+    _check_folder(preset, out)
     missing = [cell for cell in cells if not (out / "cells" / cell.name / "cell.json").exists()]
     console.print(
         _describe_plan(preset, cells, missing, device, jobs), markup=False, soft_wrap=True
@@ -69,6 +70,17 @@ def run(preset: Preset, out: Path, device: str, jobs: int) -> None:
     console.print(text, markup=False, soft_wrap=True)
     for figure in draw_figures(rows, out):
         console.print(f"wrote {figure}", markup=False)
+
+
+def _check_folder(preset: Preset, out: Path) -> None:
+    """Refuse a folder of another preset; other seeds of the same are welcome."""
+    settings = json.dumps(asdict(preset) | {"seeds": None}, indent=1)
+    file = out / "preset.json"
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        file.write_text(settings)
+    elif file.read_text() != settings:
+        raise SystemExit(f"{out} is a study of another preset: choose another folder with --out")
 
 
 def _run_cells(
@@ -89,14 +101,16 @@ def _describe_plan(
     preset: Preset, cells: Sequence[Cell], missing: Sequence[Cell], device: str, jobs: int
 ) -> str:
     lines = [f"{len(cells)} models, {len(missing)} of them to train, on {device}:"]
-    for variant in dict.fromkeys(cell.variant for cell in cells):
+    base = 0
+    for variant in sorted({cell.variant for cell in cells}):
         depth = preset.middle[0]
         model = make_variant(variant, depth=depth, width=preset.width, heads=preset.heads)
         parameters, flops = describe_costs(model)
+        base = base or flops
         count = sum(cell.variant == variant for cell in cells)
         lines.append(
-            f"  {variant:5} {count:3} models, {parameters:,} parameters and {flops / 1e6:,.0f} "
-            f"MFLOP per image at depth {depth}: {VARIANTS[variant]}"
+            f"  {variant:5} {count:3} models, {parameters:,} parameters and {flops / 1e6:,.1f} "
+            f"MFLOP ({flops / base:.0%}) per image at depth {depth}: {VARIANTS[variant]}"
         )
     if missing:
         minutes = _estimate_seconds(preset, missing, device) / min(jobs, len(missing)) / 60
@@ -130,14 +144,18 @@ def _time_step(cell: Cell, preset: Preset, device: str) -> float:
 def write_findings(rows: Sequence[Row], out: Path) -> str:
     """Write the table and the verdicts as Markdown."""
     lines = [
-        "| " + " | ".join(_COLUMNS) + " |",
-        "|---|" + "---:|" * (len(_COLUMNS) - 1),
+        "| " + " | ".join(["variant", "depth", "images", *_COLUMNS]) + " |",
+        "|---|" + "---:|" * (2 + len(_COLUMNS)),
         *(_write_row(group) for group in _group_seeds(rows)),
         "",
-        "Shares, CKA and accuracies in percent, one number for each seed. "
-        "†: training accuracy below 95 %, left out of H1 to H4.",
+        "In percent, a number for each seed; half depth in blocks. †: accuracy on its own training "
+        "images below 95 %, left out of H1, H2 and H4.",
         "",
-        *_write_judged(out),
+        *(
+            f"- Maps of {name}: {result.summary.verdict.text}."
+            for name, result in read_judged(out).items()
+        ),
+        "",
         *(
             f"- **{finding.hypothesis}: {finding.verdict}.** {finding.reason}."
             for finding in judge_hypotheses(rows, out)
@@ -148,53 +166,45 @@ def write_findings(rows: Sequence[Row], out: Path) -> str:
     return text
 
 
-_COLUMNS = {
-    "variant": None,
-    "depth": None,
-    "images": None,
-    "patches": "patches",
-    "registers": "registers",
-    "[CLS]": "cls",
-    "skip": "skip",
-    "CKA": "cka",
-    "half depth": "half_depth",
-    "train": "train_accuracy",
-    "accuracy": "accuracy",
-    "without shortcut": "needle_accuracy",
-    "transfer": "transfer",
+def _percent(number: float) -> str:
+    return f"{100 * number:z.1f}"
+
+
+def _whole_percent(number: float) -> str:
+    return f"{100 * number:z.0f}"
+
+
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "patches": lambda row: _whole_percent(row.patches),
+    "untrained": lambda row: _whole_percent(row.untrained),
+    "registers": lambda row: _whole_percent(row.registers),
+    "skip": lambda row: _whole_percent(row.skip),
+    "CKA": lambda row: _whole_percent(row.cka),
+    "half depth": lambda row: str(row.half_block),
+    "train": lambda row: _percent(row.train_accuracy) + "†" * (not row.memorised),
+    "accuracy": lambda row: _percent(row.accuracy),
+    "without shortcut": lambda row: _percent(row.needle_accuracy),
+    "transfer": lambda row: _percent(row.transfer),
 }
 
 
 def _group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
     groups: dict[Cell, list[Row]] = {}
-    for row in sorted(
-        rows, key=lambda row: (row.cell.num_images, row.cell.depth, row.cell.variant, row.cell.seed)
-    ):
+    for row in sorted(rows, key=_place):
         groups.setdefault(replace(row.cell, seed=0), []).append(row)
     return [*groups.values()]
 
 
+def _place(row: Row) -> tuple[int, int, str, int]:
+    return row.cell.num_images, row.cell.depth, row.cell.variant, row.cell.seed
+
+
 def _write_row(group: Sequence[Row]) -> str:
     cell = group[0].cell
-    mark = "" if all(row.memorised for row in group) else " †"
-    cells = [cell.variant + mark, str(cell.depth), f"{cell.num_images:,}"]
-    cells += [
-        ", ".join(_percent(getattr(row, name)) for row in group)
-        for name in filter(None, _COLUMNS.values())
-    ]
-    return "| " + " | ".join(cells) + " |"
-
-
-def _percent(number: float) -> str:
-    return "–" if isnan(number) else f"{100 * number:z.0f}"
-
-
-def _write_judged(out: Path) -> list[str]:
-    lines = [
-        f"- Maps of {variant}: {result.summary.verdict.text}."
-        for variant, result in read_judged(out).items()
-    ]
-    return [*lines, ""] if lines else []
+    numbers = [", ".join(map(tell, group)) for tell in _COLUMNS.values()]
+    return (
+        "| " + " | ".join([cell.variant, str(cell.depth), f"{cell.num_images:,}", *numbers]) + " |"
+    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 from findings import Row, read_history
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from plan import Cell
 
 _SHARES = {
     "patches": "variance_share_residual_patches",
@@ -66,7 +67,6 @@ def _draw_capacity(rows: Sequence[Row]) -> Figure:
                 axes[down, across].scatter(
                     x, [measure(row) for row in some], 16, colour, label=variant, alpha=0.8
                 )
-            axes[down, across].set_ylim(-0.05, 1.05)
     depths = sorted({row.cell.depth for row in rows})
     axes[0, 0].set_xscale("log")
     axes[0, 0].set_xticks(depths, map(str, depths))
@@ -97,7 +97,6 @@ def _draw_trade_off(rows: Sequence[Row]) -> Figure:
                     edgecolors=colour,
                     label=variant if memorised else None,
                 )
-        panel.set_xlim(-0.05, 1.05)
         panel.set_xlabel("patches' variance share")
         panel.set_ylabel(name)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", title="variant")
@@ -137,9 +136,8 @@ def _draw_time(rows: Sequence[Row], out: Path) -> Figure:
     return figure
 
 
-def _draw_history(panel: Axes, out: Path, cell: object) -> None:
+def _draw_history(panel: Axes, out: Path, cell: Cell) -> None:
     for number, name in enumerate(_SHARES.values()):
-        history = read_history(out, cell, f"vitscope/{name}")
+        history = read_history(out / "cells" / cell.name, f"vitscope/{name}")
         if history:
             panel.plot(*zip(*history, strict=True), color=f"C{number}", alpha=0.8, linewidth=1)
-    panel.set_ylim(-0.05, 1.05)

@@ -1,6 +1,6 @@
 """What the study found: one row for each trained model, and a verdict on each hypothesis.
 
-Everything is read from the study's folder. The thresholds were fixed before the first run.
+Everything is read from the study's folder.
 """
 
 import csv
@@ -17,10 +17,14 @@ from scipy.stats import spearmanr, t
 from vitscope import AuditResult, JudgeResult, OneShotResult
 from vitscope.images.scenes import NUM_GLYPHS, NUM_UNSEEN_GLYPHS
 
-FREE, FORCED = ("V0", "V1"), ("V2", "V4", "V5")
+FREE = ("V0", "V0+4", "V1", "V6")
+"""Variants whose output may come from elsewhere than their patches."""
+
+MATCHED = (("V2", "V0"), ("V4", "V1"), ("V5", "V0"))
+"""Variants that must use their patches, each with the free one that it is made from."""
 
 MEMORISED = 0.95
-"""Least training accuracy: below it a model has capacity to spare for nothing."""
+"""Least accuracy on its own training images: below it a model has not learned them."""
 
 CHANGE = 0.10
 """Least change of a share, or of CKA, that counts."""
@@ -32,6 +36,9 @@ RELATED = 0.5
 """Rank correlation from which a clean map would say something of a true one."""
 
 _NUM_PERMUTATIONS = 10_000
+
+PATCHES = "vitscope/variance_share_residual_patches"
+"""Name of the patches' share in the audits during training."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,16 @@ class Row:
     cls: float
     skip: float
     cka: float  # unbiased CKA of r with the patches' contribution
-    half_depth: float  # over the number of blocks; 1 if patches hold half to the end
+    untrained: float  # the patches' share before the first step
+    half_depth: float  # over the number of blocks
     entropy: float  # of attention over patches
     high_norm: float  # fraction of high-norm patches, the highest of all depths
     verdict: str
+
+    @property
+    def half_block(self) -> int:
+        """Half depth, in blocks; 1 at least."""
+        return round(self.half_depth * self.cell.depth)
 
     @property
     def memorised(self) -> bool:
@@ -86,6 +99,7 @@ def _read_row(folder: Path) -> Row:
         cls=shares.get("cls", 0.0),
         skip=shares.get("skip", 0.0),
         cka=last.cka["residual"]["patches"].unbiased,
+        untrained=read_history(folder, PATCHES)[0][1],
         half_depth=float("nan")
         if trace is None
         else (cell.depth if reached is None else reached) / cell.depth,
@@ -97,12 +111,12 @@ def _read_row(folder: Path) -> Row:
 
 def _read_transfer(folder: Path) -> float:
     accuracy = OneShotResult.load(folder).summary.accuracy
-    return accuracy["nearest"]["attention"]["full"].top1.value
+    return accuracy["nearest"]["embedding"]["full"].top1.value
 
 
-def read_history(out: Path, cell: Cell, number: str) -> list[tuple[int, float]]:
-    """A number of the audits during training, by optimizer step."""
-    with (out / "cells" / cell.name / "history" / "metrics.csv").open(newline="") as file:
+def read_history(folder: Path, number: str) -> list[tuple[int, float]]:
+    """A number of the audits during a cell's training, by optimizer step."""
+    with (folder / "history" / "metrics.csv").open(newline="") as file:
         return [
             (int(line["step"]), float(line[number]))
             for line in csv.DictReader(file)
@@ -111,13 +125,12 @@ def read_history(out: Path, cell: Cell, number: str) -> list[tuple[int, float]]:
 
 
 def read_judged(out: Path) -> dict[str, JudgeResult]:
-    """The judgements of maps, by variant."""
-    files = sorted(out.glob("cells/*/judged/summary.json"))
+    """The judgements of maps, by cell."""
+    folders = [file.parent for file in sorted(out.glob("cells/*/cell.json"))]
     return {
-        json.loads((file.parents[1] / "cell.json").read_text())["cell"]["variant"]: (
-            JudgeResult.load(file.parent)
-        )
-        for file in files
+        folder.name: JudgeResult.load(folder / "judged")
+        for folder in folders
+        if (folder / "judged").exists()
     }
 
 
@@ -133,43 +146,44 @@ class Finding:
 def judge_hypotheses(rows: Sequence[Row], out: Path) -> list[Finding]:
     """Judge H1 to H5 by their thresholds."""
     learned = [row for row in rows if row.memorised]
-    free = [row for row in learned if row.cell.variant in FREE]
+    free = [row for row in learned if row.cell.variant in {"V0", "V1"}]
     v1 = [row for row in learned if row.cell.variant == "V1"]
     return [
         *_judge_capacity(free),
-        _judge_trend(
-            "H2: registers take over with depth", v1, lambda row: row.registers, "depth", +1
-        ),
-        _judge_costs(
-            "H3: models that must use their patches are as accurate",
-            learned,
-            lambda row: row.accuracy,
-            chance=1 / NUM_GLYPHS,
-        ),
-        _judge_costs(
-            "H3: … and transfer to unseen classes as well",
-            learned,
-            lambda row: row.transfer,
-            chance=1 / NUM_UNSEEN_GLYPHS,
-        ),
+        _judge_trend("H2: the registers' share rises with depth", v1, _registers, "depth", +1),
+        *_judge_costs(rows),
         _judge_time(free, out),
-        *_judge_clean(rows),
+        *_judge_clean([row for row in rows if row.cell.variant in FREE]),
     ]
 
 
-def _judge_capacity(free: Sequence[Row]) -> list[Finding]:
-    measures: dict[str, Callable[[Row], float]] = {
-        "CKA of the output with the patches' contribution": lambda row: row.cka,
-        "half depth over depth": lambda row: row.half_depth,
-    }
-    return [
-        _judge_trend(f"H1: {name} {moves} with {dial}", free, measure, axis, sign)
-        for name, measure in measures.items()
-        for moves, dial, axis, sign in (
-            ("falls", "depth", "depth", -1),
-            ("rises", "the number of training images", "num_images", +1),
+def _registers(row: Row) -> float:
+    return row.registers
+
+
+def _judge_capacity(rows: Sequence[Row]) -> list[Finding]:
+    findings = []
+    for moves, axis, sign in (("falls with depth", "depth", -1), _RISES):
+        findings.append(
+            _judge_trend(
+                f"H1: CKA of output and patches {moves}", rows, lambda row: row.cka, axis, sign
+            )
         )
-    ]
+        hypothesis = f"H1: half depth over depth {moves}"
+        levels = {getattr(row.cell, axis) for row in rows}
+        if any(
+            all(row.half_block == 1 for row in rows if getattr(row.cell, axis) == level)
+            for level in levels
+        ):
+            # Then the ratio is one over the depth, whatever was learned.
+            reason = "at one block, the least there is, in all models of one kind"
+            findings.append(Finding(hypothesis, "cannot tell", reason))
+        else:
+            findings.append(_judge_trend(hypothesis, rows, lambda row: row.half_depth, axis, sign))
+    return findings
+
+
+_RISES = ("rises with the number of training images", "num_images", +1)
 
 
 def _judge_trend(
@@ -181,21 +195,21 @@ def _judge_trend(
     averaged. The permutation test shuffles the axis within groups that differ in it and in seed.
     """
     known = [row for row in rows if not np.isnan(measure(row))]
-    groups = _group(known, axis)
-    if not groups:
-        return Finding(hypothesis, "cannot tell", f"no models that differ in {axis} alone")
-    changes = [_find_change(group, measure, axis) for group in groups]
+    changes = [_find_change(group, measure, axis) for group in _group(known, axis)]
+    if len(changes) < 2:
+        reason = f"pairs of models that differ in {axis} alone: {len(changes)}, where 2 are needed"
+        return Finding(hypothesis, "cannot tell", reason)
     change = fmean(changes)
-    chance = _permute(known, measure, axis)
+    chance, opposite = (_permute(known, measure, axis, way) for way in (sign, -sign))
     reason = (
         f"change {change:+.2f} ({min(changes):+.2f} to {max(changes):+.2f} in {len(changes)} "
-        f"pairs), permutation p = {chance:.3f}; counts from {CHANGE:.2f}"
+        f"pairs), one-sided permutation p = {chance:.3f}; counts from {CHANGE:.2f}"
     )
     if chance < 0.05 and change * sign >= CHANGE:
         return Finding(hypothesis, "yes", reason)
     small = max(map(abs, changes)) < CHANGE
-    opposite = chance < 0.05 and change * sign <= -CHANGE
-    return Finding(hypothesis, "no" if small or opposite else "cannot tell", reason)
+    reversed_ = opposite < 0.05 and change * sign <= -CHANGE
+    return Finding(hypothesis, "no" if small or reversed_ else "cannot tell", reason)
 
 
 def _group(rows: Iterable[Row], axis: str, *, pool: Sequence[str] = ()) -> list[list[Row]]:
@@ -213,66 +227,91 @@ def _find_change(group: Sequence[Row], measure: Callable[[Row], float], axis: st
     return measure(ordered[-1]) - measure(ordered[0])
 
 
-def _permute(rows: Sequence[Row], measure: Callable[[Row], float], axis: str) -> float:
-    """Two-sided p value of the slope on the logarithm of the axis, within groups."""
+def _permute(rows: Sequence[Row], measure: Callable[[Row], float], axis: str, sign: int) -> float:
+    """One-sided p value of the slope on the logarithm of the axis, within groups."""
     groups = _group(rows, axis, pool=("seed",))
     x = [np.log([getattr(row.cell, axis) for row in group]) for group in groups]
     y = [np.array([measure(row) for row in group]) for group in groups]
     x = [one - one.mean() for one in x]
     generator = np.random.default_rng(0)
-    found = abs(sum(float(a @ b) for a, b in zip(x, y, strict=True)))
+    found = sign * sum(float(a @ b) for a, b in zip(x, y, strict=True))
     shuffled = [
-        abs(sum(float(generator.permutation(a) @ b) for a, b in zip(x, y, strict=True)))
+        sign * sum(float(generator.permutation(a) @ b) for a, b in zip(x, y, strict=True))
         for _ in range(_NUM_PERMUTATIONS)
     ]
-    as_large = sum(one >= found * (1 - 1e-9) for one in shuffled)
+    as_large = sum(one >= found - 1e-9 * abs(found) for one in shuffled)
     return (1 + as_large) / (1 + _NUM_PERMUTATIONS)
 
 
-def _judge_costs(
-    hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float], *, chance: float
+def _judge_costs(rows: Sequence[Row]) -> list[Finding]:
+    # On all rows: what a model fails to learn is part of what its design costs.
+    accuracies = {
+        "is as accurate as": (lambda row: row.accuracy, 1 / NUM_GLYPHS),
+        "transfers as well as": (lambda row: row.transfer, 1 / NUM_UNSEEN_GLYPHS),
+    }
+    return [
+        _judge_cost(f"H3: {forced} {words} {free}", rows, (forced, free), measure, chance)
+        for words, (measure, chance) in accuracies.items()
+        for forced, free in MATCHED
+    ]
+
+
+def _judge_cost(
+    hypothesis: str,
+    rows: Sequence[Row],
+    variants: tuple[str, str],
+    measure: Callable[[Row], float],
+    chance: float,
 ) -> Finding:
     """Two one-sided tests: yes if the 90 % interval of paired differences is within the margin."""
-    differences, best = [], 0.0
+    pairs = []
     for group in _group(rows, "variant"):
-        forced = [measure(row) for row in group if row.cell.variant in FORCED]
-        free = [measure(row) for row in group if row.cell.variant in FREE]
-        if forced and free:
-            differences.append(fmean(forced) - fmean(free))
-            best = max(best, fmean(forced), fmean(free))
-    if len(differences) < 2:
-        return Finding(hypothesis, "cannot tell", f"{len(differences)} pairs: 2 or more are needed")
-    if best < chance + CHANGE:  # what cannot be done at all can be done equally well
-        reason = f"at most {100 * best:.1f} %, where guessing gives {100 * chance:.1f} %"
+        by_variant = {row.cell.variant: measure(row) for row in group}
+        if by_variant.keys() >= set(variants):
+            pairs.append(tuple(by_variant[variant] for variant in variants))
+    if len(pairs) < 2:
+        return Finding(
+            hypothesis, "cannot tell", f"pairs of models: {len(pairs)}, where 2 are needed"
+        )
+    best = max(fmean(one) for one in zip(*pairs, strict=True))
+    if best < chance + CHANGE:  # what neither can do, both do equally well
+        reason = f"{100 * best:.1f} % in the better one, where guessing gives {100 * chance:.1f} %"
         return Finding(hypothesis, "cannot tell", reason)
-    mean, spread = fmean(differences), float(np.std(differences, ddof=1))
-    half = float(t.ppf(0.95, len(differences) - 1)) * spread / len(differences) ** 0.5
+    differences = [forced - free for forced, free in pairs]
+    mean, half = _find_interval(differences, 0.90)
     low, high = mean - half, mean + half
     reason = (
-        f"forced less free {100 * mean:+.1f} points (90 % interval {100 * low:+.1f} to "
-        f"{100 * high:+.1f}, {len(differences)} pairs); equivalent within {100 * MARGIN:.0f}"
+        f"difference {100 * mean:+.1f} points (90 % interval {100 * low:+.1f} to "
+        f"{100 * high:+.1f}, {len(pairs)} pairs); equivalent within {100 * MARGIN:.0f}"
     )
     if low > -MARGIN and high < MARGIN:
         return Finding(hypothesis, "yes", reason)
-    outside = high < -MARGIN or low > MARGIN
-    return Finding(hypothesis, "no" if outside else "cannot tell", reason)
+    if low > MARGIN:
+        return Finding(hypothesis, "no, better", reason)
+    return Finding(hypothesis, "no, worse" if high < -MARGIN else "cannot tell", reason)
 
 
-def _judge_time(free: Sequence[Row], out: Path) -> Finding:
-    hypothesis = "H4: the patches' share falls while a model is trained"
-    changes = []
-    for row in free:
-        # The untrained model is no part of it: its output hardly depends on the image.
-        history = read_history(out, row.cell, "vitscope/variance_share_residual_patches")[1:]
-        if len(history) > 1:
-            changes.append(history[-1][1] - history[0][1])
-    if len(changes) < 2:
-        return Finding(hypothesis, "cannot tell", f"{len(changes)} histories: 2 or more are needed")
-    change, spread = fmean(changes), float(np.std(changes, ddof=1))
-    half = float(t.ppf(0.975, len(changes) - 1)) * spread / len(changes) ** 0.5
+def _find_interval(numbers: Sequence[float], level: float) -> tuple[float, float]:
+    """Mean, and half the width of Student's interval."""
+    error = float(np.std(numbers, ddof=1)) / len(numbers) ** 0.5
+    return fmean(numbers), float(t.ppf((1 + level) / 2, len(numbers) - 1)) * error
+
+
+def _judge_time(rows: Sequence[Row], out: Path) -> Finding:
+    hypothesis = "H4: the patches' share falls during training"
+    histories = [read_history(out / "cells" / row.cell.name, PATCHES) for row in rows]
+    # The untrained model is no part of it: its output hardly depends on the image.
+    trained = [history[1:] for history in histories if len(history) > 2]
+    if len(trained) < 2:
+        return Finding(hypothesis, "cannot tell", f"histories: {len(trained)}, where 2 are needed")
+    first = fmean(history[0][1] for history in trained)
+    if first < CHANGE:
+        reason = f"{first:.2f} at the first audit after the start, which leaves no room to fall"
+        return Finding(hypothesis, "cannot tell", reason)
+    change, half = _find_interval([history[-1][1] - history[0][1] for history in trained], 0.95)
     reason = (
         f"from the first to the last audit after the start {change:+.2f} (95 % interval "
-        f"{change - half:+.2f} to {change + half:+.2f}, {len(changes)} models); counts from "
+        f"{change - half:+.2f} to {change + half:+.2f}, {len(trained)} models); counts from "
         f"{CHANGE:.2f}"
     )
     if change + half <= -CHANGE:
@@ -285,6 +324,7 @@ def _judge_clean(rows: Sequence[Row]) -> list[Finding]:
         "attention's entropy": lambda row: row.entropy,
         "the fraction of high-norm patches": lambda row: row.high_norm,
     }
+    # Among models that may choose: the share of the others is 1 by design.
     return [
         _judge_relation(f"H5: {name} says nothing of the patches' share", rows, measure)
         for name, measure in measures.items()
@@ -294,18 +334,18 @@ def _judge_clean(rows: Sequence[Row]) -> list[Finding]:
 def _judge_relation(
     hypothesis: str, rows: Sequence[Row], measure: Callable[[Row], float]
 ) -> Finding:
-    known = [row for row in rows if not np.isnan(measure(row))]
-    if len(known) < 8 or len({measure(row) for row in known}) == 1:
-        return Finding(hypothesis, "cannot tell", f"{len(known)} models, or all of the same number")
-    numbers = [measure(row) for row in known]
-    found = float(spearmanr(numbers, [row.patches for row in known]).statistic)
+    numbers = [measure(row) for row in rows]
+    if len(numbers) < 8:
+        return Finding(hypothesis, "cannot tell", f"models: {len(numbers)}, where 8 are needed")
+    if len(set(numbers)) == 1:
+        return Finding(hypothesis, "cannot tell", f"{numbers[0]:.2f} in all {len(numbers)} models")
+    found = float(spearmanr(numbers, [row.patches for row in rows]).statistic)
     # Fisher's interval, for ranks with the variance of Bonett and Wright (2000).
-    error = ((1 + found**2 / 2) / (len(known) - 3)) ** 0.5
-    low, high = np.tanh(
-        np.arctanh(np.clip(found, -0.999, 0.999)) + np.array([-1, 1]) * 1.96 * error
-    )
+    error = ((1 + found**2 / 2) / (len(numbers) - 3)) ** 0.5
+    centre = np.arctanh(np.clip(found, -0.999, 0.999))
+    low, high = np.tanh(centre + np.array([-1, 1]) * 1.96 * error)
     reason = (
-        f"rank correlation {found:+.2f} (95 % interval {low:+.2f} to {high:+.2f}, {len(known)} "
+        f"rank correlation {found:+.2f} (95 % interval {low:+.2f} to {high:+.2f}, {len(numbers)} "
         f"models); related from {RELATED:.1f}"
     )
     if low > -RELATED and high < RELATED:

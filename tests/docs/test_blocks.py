@@ -40,7 +40,7 @@ def check_command(words):
     elif arguments[:2] == ["-m", "venv"]:
         assert name == "python", words
     elif name == "python":
-        assert (ROOT / arguments[0]).is_file(), words
+        assert (ROOT / arguments[0]).exists(), words
     elif name == "pytest":
         assert arguments[0] == "-m", words
     else:

@@ -24,9 +24,9 @@ def test_one_command_trains_audits_and_judges_and_resumes(main, tmp_path, capsys
     told = capsys.readouterr().out
     assert "2 models, 2 of them to train, on cpu" in told
     assert "parameters and" in told
-    assert "| V4 † | 2 | 64 | 100 | 0 | 0 | 0 | 100 | 100 |" in told  # patches alone, by design
-    assert "Maps of V1: cannot tell which map to publish from 2 images" in told
-    assert told.count("**H") == 10
+    assert "| V4 | 2 | 64 | 100 | 100 | 0 | 0 | 100 | 2 |" in told  # patches alone, by design
+    assert "Maps of V1-depth2-width24-shortcut-64-seed0: cannot tell which map to publish" in told
+    assert told.count("**H") == 14
     assert (tmp_path / "findings.md").read_text() in told
     for name in ("capacity", "trade-off", "time"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 10_000
@@ -34,7 +34,7 @@ def test_one_command_trains_audits_and_judges_and_resumes(main, tmp_path, capsys
     records = [json.loads((cell / "cell.json").read_text()) for cell in cells]
     assert records[0]["parameters"] == pytest.approx(records[1]["parameters"], rel=0.01)
     assert records[0]["flops"] == records[1]["flops"]
-    for cell in cells:  # one audit before training, one after each half
+    for cell in cells:  # one audit before training, one after it
         lines = (cell / "history" / "metrics.csv").read_text().splitlines()
         column = lines[0].split(",").index("vitscope/variance_share_residual_patches")
         assert sum(bool(line.split(",")[column]) for line in lines[1:]) == 2
@@ -42,3 +42,5 @@ def test_one_command_trains_audits_and_judges_and_resumes(main, tmp_path, capsys
     monkeypatch.setattr("measuring.train", None)  # nothing is trained again
     main(command)
     assert "2 models, 0 of them to train" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="a study of another preset: choose another folder"):
+        main(["--preset", "cpu", *command[2:]])

@@ -24,6 +24,7 @@ def make_row(variant, depth, size, seed, **numbers):
         "cls": 0.0,
         "skip": 0.5,
         "cka": 0.5,
+        "untrained": 0.5,
         "half_depth": 0.5,
         "entropy": 0.5,
         "high_norm": 0.0,
@@ -47,7 +48,11 @@ def histories(monkeypatch):
     made = {}
     monkeypatch.setattr(
         "findings.read_history",
-        lambda _, cell, __: [(0, 0.9), (1, 0.8), (2, 0.8 - made.get(cell.seed, 0.0))],
+        lambda folder, _: [
+            (0, 0.9),
+            (1, made.get("first", 0.8)),
+            (2, made.get("first", 0.8) - made.get(int(folder.name[-1]), 0.0)),
+        ],
     )
     return made
 
@@ -67,7 +72,7 @@ def test_a_trend_counts_if_it_is_large_and_not_by_chance(tmp_path, slope, wobble
         make_row("V0", *place, cka=0.6 + slope * np.log2(place[0] / 4) + extra)
         for place, extra in zip(GRID, noise, strict=True)
     ]
-    found = judge(rows, tmp_path, "H1: CKA of the output with the patches' contribution falls")
+    found = judge(rows, tmp_path, "H1: CKA of output and patches falls")
     assert found.verdict == verdict
     changes = [
         two.cka - one.cka
@@ -87,7 +92,7 @@ def test_models_that_did_not_learn_their_images_do_not_count(tmp_path):
     assert judge(rows, tmp_path, "H2").verdict == "yes"
     poor = [replace(row, train_accuracy=0.94) for row in rows]
     assert judge(poor, tmp_path, "H2").verdict == "cannot tell"
-    assert "no models" in judge(poor, tmp_path, "H2").reason
+    assert "differ in depth alone: 0" in judge(poor, tmp_path, "H2").reason
 
 
 def test_registers_that_do_not_move_do_not_take_over(tmp_path):
@@ -97,7 +102,12 @@ def test_registers_that_do_not_move_do_not_take_over(tmp_path):
 
 @pytest.mark.parametrize(
     ("gain", "wobble", "verdict"),
-    [(0.0, 0.004, "yes"), (-0.05, 0.004, "no"), (0.05, 0.004, "no"), (0.0, 0.05, "cannot tell")],
+    [
+        (0.0, 0.004, "yes"),
+        (-0.05, 0.004, "no, worse"),
+        (0.05, 0.004, "no, better"),
+        (0.0, 0.05, "cannot tell"),
+    ],
 )
 def test_costs_are_two_one_sided_tests_on_pairs(tmp_path, gain, wobble, verdict):
     noise = np.random.default_rng(1).normal(0, wobble, (len(GRID), 2))
@@ -106,7 +116,7 @@ def test_costs_are_two_one_sided_tests_on_pairs(tmp_path, gain, wobble, verdict)
         for place, extras in zip(GRID, noise, strict=True)
         for variant, extra in zip(("V0", "V2"), extras, strict=True)
     ]
-    found = judge(rows, tmp_path, "H3: models that must use their patches are as accurate")
+    found = judge(rows, tmp_path, "H3: V2 is as accurate as V0")
     assert found.verdict == verdict
     forced, free = (
         np.array([row.accuracy for row in rows if row.cell.variant == variant])
@@ -118,6 +128,9 @@ def test_costs_are_two_one_sided_tests_on_pairs(tmp_path, gain, wobble, verdict)
     )
     assert (max(tests) < 0.05) == (verdict == "yes")
     assert f"{100 * (forced - free).mean():+.1f} points" in found.reason
+    # What a model does not learn is part of what its design costs.
+    poor = [replace(row, train_accuracy=0.5) for row in rows]
+    assert judge(poor, tmp_path, "H3: V2 is as accurate as V0") == found
 
 
 @pytest.mark.parametrize(
@@ -166,12 +179,43 @@ def test_a_preset_lists_each_cell_once_and_judges_its_middle(name):
 
 def test_transfer_no_better_than_guessing_is_no_equivalence(tmp_path):
     rows = [
-        make_row(variant, *place, transfer=0.15 + 0.001 * place[2])
+        make_row(variant, *place, transfer=0.15 + 0.01 * (variant == "V2"))
         for place in GRID
         for variant in ("V0", "V2")
     ]
-    found = judge(rows, tmp_path, "H3: … and transfer")
+    found = judge(rows, tmp_path, "H3: V2 transfers")
     assert found.verdict == "cannot tell"
-    assert found.reason == "at most 15.1 %, where guessing gives 14.3 %"
-    good = [replace(row, transfer=row.transfer + 0.3) for row in rows]
-    assert judge(good, tmp_path, "H3: … and transfer").verdict == "yes"
+    assert found.reason == "16.0 % in the better one, where guessing gives 14.3 %"
+    good = [replace(row, transfer=0.5 + 0.001 * row.cell.seed) for row in rows]
+    assert judge(good, tmp_path, "H3: V2 transfers").verdict == "yes"
+
+
+def test_what_has_no_room_to_move_is_no_answer(tmp_path, histories):
+    least = [make_row("V0", *place, half_depth=1 / place[0]) for place in GRID]
+    found = judge(least, tmp_path, "H1: half depth over depth falls")
+    assert (found.verdict, "at one block" in found.reason) == ("cannot tell", True)
+    deeper = [make_row("V0", *place, half_depth=4 / place[0]) for place in GRID]
+    assert judge(deeper, tmp_path, "H1: half depth over depth falls").verdict == "yes"
+    histories["first"] = 0.06
+    assert "no room to fall" in judge(least, tmp_path, "H4").reason
+    assert judge(least, tmp_path, "H5: the fraction").reason == "0.00 in all 12 models"
+
+
+def test_two_depths_and_two_seeds_are_enough_for_a_yes(tmp_path):
+    """The grid of the presets: of 36 ways to shuffle it one is as extreme."""
+    places = [place for place in GRID if place[0] < 16]
+    rows = [make_row("V1", *place, registers=0.05 * place[0]) for place in places]
+    found = judge(rows, tmp_path, "H2")
+    assert found.verdict == "yes"
+    assert float(found.reason.split("p = ")[1][:5]) == pytest.approx(1 / 36, abs=0.005)
+    assert judge(rows[:2], tmp_path, "H2").verdict == "cannot tell"  # one pair at most
+
+
+def test_models_that_have_no_choice_say_nothing_of_clean_maps(tmp_path):
+    generator = np.random.default_rng(0)
+    made = [
+        make_row(variant, 4, 100, seed, entropy=entropy, patches=entropy)
+        for variant in ("V0", "V2")
+        for seed, entropy in enumerate(generator.random(12))
+    ]
+    assert "12 models" in judge(made, tmp_path, "H5: attention").reason
