@@ -11,6 +11,7 @@ from vitscope.adapters.model_ids import check_model_id
 from vitscope.cli.console import make_console
 from vitscope.config import RunConfig
 from vitscope.errors import UsageError
+from vitscope.extras import require_package
 
 
 def serve(
@@ -42,6 +43,8 @@ def serve(
     ids = list(dict.fromkeys(model or ()))
     if not results and not ids:
         raise UsageError("neither a result nor a model was given: name results, or give --model")
+    for package in ("anyio", "starlette", "uvicorn"):
+        require_package(package, "serve", needed_by="vitscope serve")
     for model_id in ids:
         check_model_id(model_id)
     RunConfig(device=device).resolve_device()
