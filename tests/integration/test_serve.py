@@ -297,6 +297,7 @@ class TestCommand:
         """Sockets that were served on, though no server runs."""
         started = []
         monkeypatch.setattr(vitscope, "load_model", lambda _: tiny_vit())
+        monkeypatch.setattr("vitscope.cli.each_model.check_weights", lambda _: None)
         run = staticmethod(lambda sockets: started.extend(sockets))
         monkeypatch.setattr(app.uvicorn.Server, "run", run)
         return started
@@ -313,7 +314,7 @@ class TestCommand:
         [
             ([], "neither a result nor a model was given"),
             (["-m", "dinov2-smal"], "dinov2-smal"),
-            (["nowhere"], "nowhere is not a result and holds none"),
+            (["nowhere"], "nowhere does not exist: expected a result of vitscope"),
             (["-m", "dinov2-small", "--port", "99999"], "port 99999: expected 0 to 65535"),
             (["-m", "dinov2-small", "--host", "192.0.2.1"], "host 192.0.2.1, port 8000: "),
         ],
@@ -323,6 +324,15 @@ class TestCommand:
         assert main(["serve", *arguments]) == 2
         assert told in capsys.readouterr().err
         assert started == []
+
+    def test_weights_of_all_models_are_looked_for_before_one_is_loaded(self, capsys, monkeypatch):
+        def refuse(model_id):
+            if model_id == "dinov2-base":
+                raise UsageError(f"no weights of {model_id}")
+
+        monkeypatch.setattr("vitscope.cli.each_model.check_weights", refuse)
+        assert main(["serve", "-m", "dinov2-small", "-m", "dinov2-base"]) == 2
+        assert capsys.readouterr().err == "vitscope: no weights of dinov2-base\n"
 
     def test_a_port_in_use_is_refused(self, capsys):
         with app.listen("127.0.0.1", 0) as taken:
