@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from types import SimpleNamespace as Namespace
 from typing import ClassVar
 from urllib.error import HTTPError
@@ -15,6 +16,8 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
+from PIL import Image
 
 import vitscope
 from audits import tiny_vit
@@ -162,6 +165,24 @@ def test_what_is_no_image_is_refused_in_one_line(url, image, told):
 
 def test_an_image_that_is_cut_short_is_refused(url, images):
     assert "damaged or cut short" in send(url, images[0].read_bytes()[:-40])[2]
+
+
+@pytest.mark.parametrize(("width", "status"), [(96, 200), (97, 422)])
+def test_an_image_that_is_too_long_is_refused(url, width, status):
+    file = BytesIO()
+    Image.new("RGB", (width, 32), "red").save(file, "PNG")
+    found, _, text = send(url, file.getvalue())
+    assert found == status
+    assert (text == "97 x 32 px has an aspect ratio above 3: crop it to the part to explain") == (
+        status == 422
+    )
+
+
+def test_a_model_is_moved_to_its_device_once(monkeypatch):
+    vit, moved = tiny_vit(), []
+    monkeypatch.setattr(vit.module, "to", moved.append)
+    Explainer({"any": vit}, [], "cpu")
+    assert moved == [torch.device("cpu")]
 
 
 @pytest.mark.parametrize(
