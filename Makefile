@@ -12,9 +12,10 @@ LINT := $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(
 
 # What every dependency has a part in: models of every library, images, numbers, figures, report.
 OLDEST := integration/test_transformers integration/test_timm integration/test_torchvision \
-	integration/test_open_clip integration/test_audit unit/test_decoding unit/test_parquet_rows \
-	unit/test_regression unit/test_one_shot unit/test_covariates unit/test_jackknife \
-	unit/test_figure_files unit/test_report unit/test_cli_models
+	integration/test_open_clip integration/test_audit integration/test_serve \
+	unit/test_decoding unit/test_parquet_rows unit/test_regression unit/test_one_shot \
+	unit/test_covariates unit/test_jackknife unit/test_figure_files unit/test_report \
+	unit/test_cli_models
 
 .PHONY: demo test test-oldest check lint docs format clean
 
@@ -70,7 +71,7 @@ $(VENV)-oldest/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install uv
 	$(VENV)-oldest/bin/uv pip install --python $(VENV)-oldest --resolution lowest-direct \
-		--editable '.[open-clip,scikit-learn]' \
+		--editable '.[open-clip,scikit-learn,serve]' \
 		'beartype>=0.20' 'hypothesis>=6.120' 'pytest>=8.3' 'pytest-xdist>=3.8'
 	touch $@
 

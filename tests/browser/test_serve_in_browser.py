@@ -110,7 +110,7 @@ def test_an_image_is_dropped_and_its_verdict_read_beside_its_maps(visit, images)
 def test_another_layer_and_model_are_asked_for(visit, images):
     page = visit()
     drop(page, images[0].read_bytes(), "a.png")
-    page.get_by_label("Layer").select_option("0")
+    page.get_by_role("combobox", name="Layer").select_option("0")
     wait_for(page, "tiny, layer 0", at="view-path")
     first = explain(tiny_vit(), images[:1], layer=0).read_image(0)
     assert brightest(page) == first["attention"].argmax()

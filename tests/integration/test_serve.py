@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from types import SimpleNamespace as Namespace
 from typing import ClassVar
 from urllib.error import HTTPError
@@ -15,6 +16,8 @@ from urllib.parse import urlencode, urlsplit
 from urllib.request import Request, urlopen
 
 import pytest
+import torch
+from PIL import Image
 
 import vitscope
 from audits import tiny_vit
@@ -164,6 +167,24 @@ def test_an_image_that_is_cut_short_is_refused(url, images):
     assert "damaged or cut short" in send(url, images[0].read_bytes()[:-40])[2]
 
 
+@pytest.mark.parametrize(("width", "status"), [(96, 200), (97, 422)])
+def test_an_image_that_is_too_long_is_refused(url, width, status):
+    file = BytesIO()
+    Image.new("RGB", (width, 32), "red").save(file, "PNG")
+    found, _, text = send(url, file.getvalue())
+    assert found == status
+    assert (text == "97 x 32 px has an aspect ratio above 3: crop it to the part to explain") == (
+        status == 422
+    )
+
+
+def test_a_model_is_moved_to_its_device_once(monkeypatch):
+    vit, moved = tiny_vit(), []
+    monkeypatch.setattr(vit.module, "to", moved.append)
+    Explainer({"any": vit}, [], "cpu")
+    assert moved == [torch.device("cpu")]
+
+
 @pytest.mark.parametrize(
     ("chosen", "told"),
     [
@@ -297,6 +318,7 @@ class TestCommand:
         """Sockets that were served on, though no server runs."""
         started = []
         monkeypatch.setattr(vitscope, "load_model", lambda _: tiny_vit())
+        monkeypatch.setattr("vitscope.cli.each_model.check_weights", lambda _: None)
         run = staticmethod(lambda sockets: started.extend(sockets))
         monkeypatch.setattr(app.uvicorn.Server, "run", run)
         return started
@@ -313,7 +335,7 @@ class TestCommand:
         [
             ([], "neither a result nor a model was given"),
             (["-m", "dinov2-smal"], "dinov2-smal"),
-            (["nowhere"], "nowhere is not a result and holds none"),
+            (["nowhere"], "nowhere does not exist: expected a result of vitscope"),
             (["-m", "dinov2-small", "--port", "99999"], "port 99999: expected 0 to 65535"),
             (["-m", "dinov2-small", "--host", "192.0.2.1"], "host 192.0.2.1, port 8000: "),
         ],
@@ -324,19 +346,25 @@ class TestCommand:
         assert told in capsys.readouterr().err
         assert started == []
 
+    def test_weights_of_all_models_are_looked_for_before_one_is_loaded(self, capsys, monkeypatch):
+        def refuse(model_id):
+            if model_id == "dinov2-base":
+                raise UsageError(f"no weights of {model_id}")
+
+        monkeypatch.setattr("vitscope.cli.each_model.check_weights", refuse)
+        assert main(["serve", "-m", "dinov2-small", "-m", "dinov2-base"]) == 2
+        assert capsys.readouterr().err == "vitscope: no weights of dinov2-base\n"
+
     def test_a_port_in_use_is_refused(self, capsys):
         with app.listen("127.0.0.1", 0) as taken:
             port = str(taken.getsockname()[1])
             assert main(["serve", "-m", "dinov2-small", "--port", port]) == 2
-        assert "choose another port" in capsys.readouterr().err
+        assert "choose another host or port" in capsys.readouterr().err
 
-    @pytest.mark.parametrize("package", ["starlette", "uvicorn"])
+    @pytest.mark.parametrize("package", ["anyio", "starlette", "uvicorn"])
     def test_a_missing_package_is_named(self, capsys, monkeypatch, package):
-        for name in [n for n in sys.modules if n.split(".")[0] == package]:
-            monkeypatch.delitem(sys.modules, name)
-        monkeypatch.delitem(sys.modules, "vitscope.serving.app")
         monkeypatch.setitem(sys.modules, package, None)
         assert main(["serve", "-m", "dinov2-small"]) == 2
         err = capsys.readouterr().err
-        assert "needs the packages starlette and uvicorn" in err
+        assert f"vitscope serve needs the package {package}, which is not installed" in err
         assert "pip install 'vitscope[serve]'" in err

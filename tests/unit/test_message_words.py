@@ -10,7 +10,7 @@ from page_blocks import ROOT
 SOURCE = ROOT / "src" / "vitscope"
 OPTIONS = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "cli.md").read_text("utf-8")))
 OF_THE_COMMAND_LINE = ("cli/", "reproduction/", "testing/")
-IN_A_COMMAND = {"runs/references.py", "figures/draw.py"}
+IN_A_COMMAND = {"runs/references.py", "figures/draw.py", "serving/app.py"}
 """They tell a whole command, in backticks."""
 FILES = {path.relative_to(SOURCE).as_posix(): path for path in sorted(SOURCE.rglob("*.py"))}
 LIBRARY = [name for name in FILES if not name.startswith(OF_THE_COMMAND_LINE)]

@@ -1,20 +1,25 @@
 """Command `vitscope serve`: a local page that explains images."""
 
 from contextlib import suppress
-from pathlib import Path
+from typing import Annotated
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id
 from vitscope.cli.console import make_console
+from vitscope.cli.each_model import check_all_weights
+from vitscope.cli.settings import Result
+from vitscope.cli.use_results import find_folders
 from vitscope.config import RunConfig
 from vitscope.errors import UsageError
+from vitscope.extras import require_package
 
 
 def serve(
-    *results: Path,
+    *results: Annotated[Result, Parameter(required=False)],
     model: list[str] | None = None,
     device: str = "auto",
     host: str = "127.0.0.1",
@@ -42,15 +47,19 @@ def serve(
     ids = list(dict.fromkeys(model or ()))
     if not results and not ids:
         raise UsageError("neither a result nor a model was given: name results, or give --model")
+    for package in ("anyio", "starlette", "uvicorn"):
+        require_package(package, "serve", needed_by="vitscope serve")
     for model_id in ids:
         check_model_id(model_id)
+    folders = find_folders(results)
+    check_all_weights(ids)
     RunConfig(device=device).resolve_device()
     from vitscope.figures.saved import load_results  # here, because importing it is slow
     from vitscope.results.audit_result import AuditResult
     from vitscope.serving.app import listen, make_server
     from vitscope.serving.explainer import Explainer
 
-    found = load_results(results)
+    found = load_results(folders)
     audits = [AuditResult.load(one.folder) for one in found if one.kind == "audit"]
     with listen(host, port) as socket:
         progress = Console(stderr=True)

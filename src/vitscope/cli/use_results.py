@@ -1,6 +1,7 @@
 """Commands on saved results: `vitscope merge`, `figures`, `report` and `cite`."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,11 +12,24 @@ from vitscope.cli.console import make_console
 from vitscope.cli.settings import Result, Width
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
+from vitscope.images.paths import expand
 
 if TYPE_CHECKING:
     from rich.console import Group
 
     from vitscope.results.mergeable import MergeableResult
+
+
+def find_folders(given: Iterable[Path]) -> list[Path]:
+    """What names and wildcards stand for; what is not there is refused before torch is imported."""
+    folders = [Path(each) for name in given for each in expand(name)]
+    for folder in folders:
+        if not os.path.lexists(folder):
+            raise UsageError(
+                f"{printable_path(folder)} does not exist: expected a result of vitscope, or a "
+                "folder that holds some"
+            )
+    return folders
 
 
 def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
@@ -34,7 +48,8 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     Raises:
         UsageError: If fewer than two results are named.
     """
-    if len(results) < 2:
+    folders = find_folders(results)
+    if len(folders) < 2:
         raise UsageError("one result was given: name two or more folders to merge")
     from vitscope.files.storage import check_target, is_result, never
     from vitscope.results.audit_result import AuditResult
@@ -47,8 +62,8 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
         AuditSummary.KIND: (AuditResult, make_report),
         JudgementSummary.KIND: (JudgeResult, make_judge_report),
     }
-    kind, make = kinds[read_summary(results[0], AuditSummary, JudgementSummary).KIND]
-    first, *others = map(kind.load, results)
+    kind, make = kinds[read_summary(folders[0], AuditSummary, JudgementSummary).KIND]
+    first, *others = map(kind.load, folders)
     merged = first.merge(*others, out=out, overwrite=overwrite)
     console = make_console()
     console.print(make(merged.summary))
@@ -90,10 +105,11 @@ def figures(
         caption: Write notes under the figures; --no-caption leaves them to the text of the paper.
         overwrite: Replace earlier figures there.
     """
+    folders = find_folders(results)
     from vitscope.figures.draw import draw_figures  # here, because importing it is slow
 
     drawn = draw_figures(
-        results,
+        folders,
         out,
         formats=format or ("png", "pdf"),
         readout=readout,
@@ -130,9 +146,10 @@ def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = 
         out: File to write.
         overwrite: Replace an earlier report there.
     """
+    folders = find_folders(results)
     from vitscope.report import write_report  # here, because importing it is slow
 
-    write_report(results, out, overwrite=overwrite)
+    write_report(folders, out, overwrite=overwrite)
     size = out.stat().st_size / 2**20
     where = f"report written to {printable_path(out)} ({size:.1f} MB)"
     make_console().print(Text(where), soft_wrap=True)

@@ -16,13 +16,13 @@ from typing import Any, Generic, NamedTuple
 
 from vitscope.engines.local import R, T
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.extras import require_package
 
 try:
     import ray
-except ModuleNotFoundError as missing:
-    raise UsageError(
-        "the engine ray needs the package ray, which is not installed: pip install 'vitscope[ray]'"
-    ) from missing
+except ModuleNotFoundError:
+    require_package("ray", "ray", needed_by="the engine ray")
+    raise
 from ray.exceptions import (
     NodeDiedError,
     ObjectLostError,

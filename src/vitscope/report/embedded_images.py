@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 
+from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
 from vitscope.report.columns import ImageNumbers, count_bins, describe_column
 from vitscope.report.comparison import list_compared
@@ -28,7 +29,7 @@ from vitscope.results.vocabulary import ROW_MAPS
 MAX_BYTES = 18 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
 
-_COLOURMAPS = {"sequential": "cividis", "diverging": "PuOr"}
+_COLOURMAPS = {"sequential": SEQUENTIAL, "diverging": DIVERGING}
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:

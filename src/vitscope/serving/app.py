@@ -10,30 +10,24 @@ from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from vitscope.errors import UsageError, VitscopeError
+import uvicorn
+from anyio import CapacityLimiter, to_thread
+from starlette.applications import Starlette
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    RedirectResponse,
+    Response,
+)
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-try:
-    import uvicorn
-    from anyio import CapacityLimiter, to_thread
-    from starlette.applications import Starlette
-    from starlette.datastructures import Headers
-    from starlette.exceptions import HTTPException
-    from starlette.middleware import Middleware
-    from starlette.requests import ClientDisconnect, Request
-    from starlette.responses import (
-        HTMLResponse,
-        JSONResponse,
-        PlainTextResponse,
-        RedirectResponse,
-        Response,
-    )
-    from starlette.routing import Route
-    from starlette.types import ASGIApp, Receive, Scope, Send
-except ModuleNotFoundError as missing:
-    raise UsageError(
-        "vitscope serve needs the packages starlette and uvicorn, which are not installed: "
-        "pip install 'vitscope[serve]'"
-    ) from missing
+from vitscope.errors import UsageError, VitscopeError
 from vitscope.figures.saved import ModelResult
 from vitscope.report.page import render_explaining_page, render_report
 from vitscope.serving.explainer import Explainer
@@ -43,8 +37,8 @@ _MOST_SECONDS = 30
 """Size of an image's file, and time to send it."""
 _MOST_CONNECTIONS = 32
 _FOREIGN = (
-    "refused: asked by another site's page, or under a name that vitscope serve does not have: "
-    "open it by its address, or give the name as host"
+    "refused: this request came from another site, or under an unknown host name. Open the "
+    "printed address, or start `vitscope serve --host NAME`"
 )
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -81,7 +75,7 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise UsageError(
-            f"host {host}, port {port}: {error.strerror}; choose another port"
+            f"host {host}, port {port}: {error.strerror}; choose another host or port"
         ) from None
 
 

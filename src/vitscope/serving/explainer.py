@@ -5,9 +5,11 @@ from contextlib import suppress
 from functools import cache
 from typing import Any
 
-from vitscope.errors import ResultError, UnsupportedModelError, UsageError
+from vitscope.config import RunConfig
+from vitscope.errors import ImageReadError, ResultError, UnsupportedModelError, UsageError
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import printable
+from vitscope.images.decoding import open_image
 from vitscope.images.in_memory import HeldImage
 from vitscope.maps.chosen_target import choose_target
 from vitscope.maps.registry import METHODS, check_maps
@@ -18,6 +20,10 @@ from vitscope.results.verdict import MOODS
 from vitscope.runs.explain_loop import explain
 from vitscope.runs.judge_run import DEFAULT_MAPS
 from vitscope.runs.references import Wanted, read_reference
+from vitscope.runs.resources import plain_memory_errors
+
+_MAX_ASPECT = 3
+"""Largest aspect ratio of an image: others wait while it runs, and time grows with its square."""
 
 
 class Explainer:
@@ -26,10 +32,14 @@ class Explainer:
     def __init__(
         self, models: Mapping[str, ViTAdapter], audits: Sequence[AuditResult], device: str
     ) -> None:
-        """Refuse models without an attention row."""
+        """Refuse models without an attention row, and move the others to the device to stay."""
         for vit in models.values():
             vit.select_layer(None)
         self._models = {model_id: vit.hashed() for model_id, vit in models.items()}
+        place = RunConfig(device=device).resolve_device()
+        for vit in models.values():
+            with plain_memory_errors(place, 1), vit.undisturbed():
+                vit.module.to(place)
         self._maps = {model_id: _choose_maps(vit) for model_id, vit in models.items()}
         self._audits = sorted(audits, key=lambda audit: -audit.summary.data.num_images)
         self._device = device
@@ -49,6 +59,7 @@ class Explainer:
             )
         vit = self._models[model_id]
         layer = vit.select_layer(layer)
+        _check_shape(image)
         held = HeldImage((image,), 0, "the image", preprocessed=False, from_dataset=False)
         explanation = explain(
             vit,
@@ -77,6 +88,19 @@ class Explainer:
                 read_reference(audit, wanted)
                 return audit
         return None
+
+
+def _check_shape(image: bytes) -> None:
+    try:
+        with open_image(image) as opened:
+            size = opened.size
+    except ImageReadError:
+        return  # the run says why
+    if max(size) > _MAX_ASPECT * min(size):
+        raise ImageReadError(
+            f"{size[0]} x {size[1]} px has an aspect ratio above {_MAX_ASPECT}: crop it to the "
+            "part to explain"
+        )
 
 
 def _choose_maps(vit: ViTAdapter) -> list[str]:
