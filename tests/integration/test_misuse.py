@@ -132,8 +132,8 @@ def test_what_is_no_model_no_image_or_no_pixels_is_refused(unrun):
             lambda: audit(vit, [3]),
             lambda: audit(vit, 3),
             lambda: audit(vit, x),
-            lambda: audit({}, "photos"),
-            lambda: one_shot(3, "photos"),
+            lambda: audit({}, "."),
+            lambda: one_shot(3, "."),
         )
     )
     assert given == [

@@ -345,7 +345,7 @@ REFUSED = [
         True,
         "image[0]: Image with preprocessed=True: expected floating-point tensors",
     ),
-    ("photos", True, "'photos' with preprocessed=True: expected floating-point tensors"),
+    (".", True, "'.' with preprocessed=True: expected floating-point tensors"),
     (Once(), False, "Once gives its images once and in its own order: collect"),
     (
         DataLoader(Once()),
