@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from cyclopts import App
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,6 +17,7 @@ from vitscope import AuditResult, compare_remedies, explain, judge, one_shot
 from vitscope import audit as audit_images
 from vitscope.cli import main
 from vitscope.cli.loggers import open_logger
+from vitscope.cli.output import add_config
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.training import list_numbers
 
@@ -85,6 +87,45 @@ def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(place, c
         f'out = "{place / "out"}"',
     ]
     assert {"limit = 5", 'layers = "-1,0"', "report = false"} <= set(told)
+
+
+def test_a_result_that_is_kept_keeps_the_options_of_its_run(place):
+    file = place / "out/tiny/run.toml"
+    before = file.read_text()
+    same = ["--limit", "5", "--layers", "-1,0", "--verified", "0.5", "--no-report", "-q"]
+    assert main([*audit(place, "out"), *same, "--resume", "--name", "another"]) == 0
+    assert file.read_text() == before
+
+
+@pytest.fixture
+def options():
+    """What --config becomes: run.toml, from words of a command."""
+
+    def take(*words):
+        taken = []
+        app = App(config=add_config, result_action="return_value")
+        app.command(lambda *images, config="": taken.append((images, config)), name="take")
+        app(["take", *words], exit_on_error=False)
+        return taken[0]
+
+    return take
+
+
+def test_options_are_saved_without_secrets_of_urls(options):
+    urls = ["https://me:secret@host/a.tar", "s3://bucket/a.tar", "https://host/b?sig=secret"]
+    _, saved = options(*urls)
+    _, told, line = saved.splitlines()
+    assert told == "# URLs are shown without user, password and query: give these again."
+    assert line == 'images = ["https://host/a.tar", "s3://bucket/a.tar", "https://host/b"]'
+    assert "secret" not in saved
+    assert "# URLs" not in options("s3://bucket/a.tar", "a?b=c.png")[1]
+
+
+def test_a_path_that_is_not_utf_8_is_read_as_it_was_saved(options, tmp_path):
+    file = tmp_path / "run.toml"
+    images, saved = options("caf\udce9.png")
+    file.write_text(saved, encoding="utf-8", errors="surrogateescape")
+    assert options("--config", str(file)) == (images, saved)
 
 
 @pytest.mark.parametrize(
