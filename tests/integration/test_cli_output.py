@@ -193,20 +193,28 @@ def test_a_file_written_by_hand_takes_lists_and_numbers_are_logged(place, librar
     options = [f'images = ["{place}/my*"]', f'model = ["{place}/tiny"]', f"log = {log}"]
     options += ["layers = [0, 1]", 'maps = ["attention", "share"]', "report = false", ""]
     (place / "mine.toml").write_text("\n".join(options))
-    arguments = ["--config", str(place / "mine.toml"), "-o", str(place / "logged"), "-q"]
+    arguments = [
+        "--config",
+        str(place / "mine.toml"),
+        "-o",
+        str(place / "logged"),
+        "-q",
+        "--name",
+        "first",
+    ]
     assert main(["audit", *arguments]) == 0
     result = AuditResult.load(place / "logged/tiny")
     config = result.provenance["config"]
     assert config["layers"] == [0, 1, 2]  # with the last
     assert config["maps"] == ["attention", "share"]
     numbers = list_numbers(result.summary)
-    board = EventAccumulator(str(place / "boards/tiny"))
+    board = EventAccumulator(str(place / "boards/tiny, first"))
     board.Reload()
     logged = {name: board.Scalars(name)[0] for name in board.Tags()["scalars"]}
     assert {name: scalar.value for name, scalar in logged.items()} == pytest.approx(numbers)
     assert {scalar.step for scalar in logged.values()} == {0}
-    assert libraries["wandb"].calls == [("vits", "tiny", 0), numbers, "closed"]
-    assert libraries["mlflow"].calls == ["vits", "tiny", 0, numbers, 0, "closed"]
+    assert libraries["wandb"].calls == [("vits", "tiny, first", 0), numbers, "closed"]
+    assert libraries["mlflow"].calls == ["vits", "tiny, first", 0, numbers, 0, "closed"]
 
 
 def test_a_log_that_fails_says_that_the_audit_is_saved(place, libraries, monkeypatch):
@@ -215,6 +223,30 @@ def test_a_log_that_fails_says_that_the_audit_is_saved(place, libraries, monkeyp
     saved = f"; the audit is saved in {re.escape(str(result.folder))}$"
     with pytest.raises(VitscopeError, match=r"nothing was logged to mlflow:x \(Attr.*" + saved):
         open_logger("mlflow:x").log(result, "tiny")
+
+
+def test_a_log_that_fails_stops_no_other_model(place, libraries, monkeypatch, capsys):
+    monkeypatch.delattr(Recorder, "set_experiment")
+    (place / "second").symlink_to(place / "tiny")
+    logs = ["--log", "mlflow:x", "--log", "wandb:x"]
+    few = ["--limit", "4", "--no-report", "-q"]
+    assert main([*audit(place, "unlogged", "tiny", "second"), *few, *logs]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for name in ("tiny", "second"):
+        assert f"the audit is saved in {place / 'unlogged' / name}" in line
+        assert (place / "unlogged" / name / "summary.json").is_file()
+    assert libraries["wandb"].calls.count("closed") == 2
+
+
+def test_what_a_result_lacks_is_said_even_if_quiet(place, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("mine")
+    assert main([*audit(place, tmp_path), "--limit", "4", "--quiet"]) == 0
+    assert capsys.readouterr().err.startswith("no report was written: ")
+    (tmp_path / "bad.png").write_text("not an image")
+    images = [str(tmp_path / "bad.png"), str(place / PHOTOS / "0000.png")]
+    chosen = ["-m", str(place / "tiny"), "-o", str(tmp_path / "why"), "--maps", "attention"]
+    assert main(["explain", *images, *chosen, "--json"]) == 0
+    assert f"\nnot readable: {images[0]}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from cyclopts import App, ArgumentCollection, Parameter, Token
 from cyclopts.argument import Argument
 from cyclopts.config import Dict
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 import vitscope
 from vitscope.cli.console import make_console
@@ -55,6 +56,12 @@ class Output:
     def bars(self) -> Console:
         """For progress, on standard error."""
         return Console(stderr=True, quiet=self.quiet)
+
+    @staticmethod
+    def warn(told: str) -> None:
+        """Say on standard error what a result lacks, even if quiet."""
+        text = Text(printable(told), style="yellow")
+        Console(stderr=True).print(text, soft_wrap=True)
 
     def conclude(
         self,
