@@ -303,6 +303,23 @@ def test_weights_of_all_models_are_looked_for_before_the_first_is_loaded(
     assert not (place / "unreached").exists()
 
 
+def test_the_file_of_a_remedy_is_checked_before_a_model_is_loaded(place, capsys, monkeypatch):
+    monkeypatch.setattr("vitscope.load_model", refuse_to_load)
+    monkeypatch.chdir(place)
+    (place / "mine.safetensors").touch()
+    find = ["remedy", "find", PHOTOS, "-m", "tiny", "--remedy", "mean:tokens=cls", "-o"]
+
+    def tell(*words):
+        assert main([*find, *words]) == 2
+        return capsys.readouterr().err
+
+    assert "x.st: expected a file name that ends in .safetensors" in tell("x.st")
+    assert "mine.safetensors is already there and is not replaced" in tell("mine.safetensors")
+    assert "is not replaced" in tell("mine.safetensors", "--overwrite")  # it is no remedy
+    monkeypatch.setattr("vitscope.files.storage.os.access", lambda *_: False)
+    assert "cannot be written to: no permission" in tell("x.safetensors")
+
+
 @pytest.mark.parametrize("run", [audit_images, explain, judge, one_shot, compare_remedies])
 def test_folders_are_checked_before_a_model_is_loaded(place, monkeypatch, run):
     monkeypatch.setattr("vitscope.adapters.registry.load_model", refuse_to_load)
