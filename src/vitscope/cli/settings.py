@@ -123,9 +123,9 @@ class ReproductionSettings(ReproductionConfig):
 Command = TypeVar("Command", bound=Callable[..., None])
 
 _WHAT = """
-folder images model layer layers size scenes imagenet smoke families sizes checkpoints masks reference
+folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
 cls_term renormalize classifier readout metrics maps target removals references judged remedy
-one_shot
+one_shot scenes
 """
 _OPTIONS = {
     "What": _WHAT,
