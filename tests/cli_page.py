@@ -14,8 +14,10 @@ HEAD = """# Command line
 Made by `python tests/cli_page.py` from the program itself; `vitscope COMMAND --help` says the same.
 
 Progress goes to standard error, results to standard output. [Errors](errors.md) lists exit codes.
+{commands} take `--quiet`, `--json` and `--config`.
 """
 _EXAMPLE = re.compile(r"^Example:  (.+(?:\n.+)*)$", re.MULTILINE)
+_REPEATED = re.compile(r"^#+ vitscope ([\w -]+)$(?=(?:(?!^#).*\n)*\* `--config)", re.MULTILINE)
 _CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +34,9 @@ def make_page():
     generated = _CONTENTS.sub("", generated)
     generated = _EXAMPLE.sub(_quote_example, generated)
     lines = [line.rstrip() for line in generated.strip().splitlines()]
-    return "\n".join([HEAD, *lines, ""])
+    page = "\n".join([*lines, ""])
+    *most, last = [f"`{name}`" for name in _REPEATED.findall(page)]
+    return HEAD.format(commands=f"{', '.join(most)} and {last}") + "\n" + page
 
 
 if __name__ == "__main__":

@@ -104,6 +104,7 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
     code, out, err = run(capsys, "audit", images, *where, *options.split())
     assert code == 0
     assert "traced on 4 images: patches hold at least half" in " ".join(out.split())
+    assert f"loading {model_folder}\n" in err  # without a terminal too
     assert "traced" in err  # a bar of its own
     (folder,) = (tmp_path / "out").iterdir()
     result = AuditResult.load(folder)
@@ -325,9 +326,9 @@ def test_a_file_of_somebody_else_s_is_not_taken_for_a_report(
 ):
     (tmp_path / "report.html").write_text("mine")
     where = ["--model", model_folder, "--out", tmp_path, "--size", 32, "--limit", 4]
-    code, out, _ = run(capsys, "audit", images, *where)
+    code, _, err = run(capsys, "audit", images, *where)
     assert code == 0  # the audit itself is whole
-    assert "no report was written" in out
+    assert "no report was written" in err
     assert (tmp_path / "report.html").read_text() == "mine"
 
 

@@ -7,6 +7,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from cyclopts import App
 from huggingface_hub.errors import LocalEntryNotFoundError
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -16,6 +17,7 @@ from vitscope import AuditResult, compare_remedies, explain, judge, one_shot
 from vitscope import audit as audit_images
 from vitscope.cli import main
 from vitscope.cli.loggers import open_logger
+from vitscope.cli.output import add_config
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.training import list_numbers
 
@@ -87,6 +89,45 @@ def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(place, c
     assert {"limit = 5", 'layers = "-1,0"', "report = false"} <= set(told)
 
 
+def test_a_result_that_is_kept_keeps_the_options_of_its_run(place):
+    file = place / "out/tiny/run.toml"
+    before = file.read_text()
+    same = ["--limit", "5", "--layers", "-1,0", "--verified", "0.5", "--no-report", "-q"]
+    assert main([*audit(place, "out"), *same, "--resume", "--name", "another"]) == 0
+    assert file.read_text() == before
+
+
+@pytest.fixture
+def options():
+    """What --config becomes: run.toml, from words of a command."""
+
+    def take(*words):
+        taken = []
+        app = App(config=add_config, result_action="return_value")
+        app.command(lambda *images, config="": taken.append((images, config)), name="take")
+        app(["take", *words], exit_on_error=False)
+        return taken[0]
+
+    return take
+
+
+def test_options_are_saved_without_secrets_of_urls(options):
+    urls = ["https://me:secret@host/a.tar", "s3://bucket/a.tar", "https://host/b?sig=secret"]
+    _, saved = options(*urls)
+    _, told, line = saved.splitlines()
+    assert told == "# URLs are shown without user, password and query: give these again."
+    assert line == 'images = ["https://host/a.tar", "s3://bucket/a.tar", "https://host/b"]'
+    assert "secret" not in saved
+    assert "# URLs" not in options("s3://bucket/a.tar", "a?b=c.png")[1]
+
+
+def test_a_path_that_is_not_utf_8_is_read_as_it_was_saved(options, tmp_path):
+    file = tmp_path / "run.toml"
+    images, saved = options("caf\udce9.png")
+    file.write_text(saved, encoding="utf-8", errors="surrogateescape")
+    assert options("--config", str(file)) == (images, saved)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -152,20 +193,28 @@ def test_a_file_written_by_hand_takes_lists_and_numbers_are_logged(place, librar
     options = [f'images = ["{place}/my*"]', f'model = ["{place}/tiny"]', f"log = {log}"]
     options += ["layers = [0, 1]", 'maps = ["attention", "share"]', "report = false", ""]
     (place / "mine.toml").write_text("\n".join(options))
-    arguments = ["--config", str(place / "mine.toml"), "-o", str(place / "logged"), "-q"]
+    arguments = [
+        "--config",
+        str(place / "mine.toml"),
+        "-o",
+        str(place / "logged"),
+        "-q",
+        "--name",
+        "first",
+    ]
     assert main(["audit", *arguments]) == 0
     result = AuditResult.load(place / "logged/tiny")
     config = result.provenance["config"]
     assert config["layers"] == [0, 1, 2]  # with the last
     assert config["maps"] == ["attention", "share"]
     numbers = list_numbers(result.summary)
-    board = EventAccumulator(str(place / "boards/tiny"))
+    board = EventAccumulator(str(place / "boards/tiny, first"))
     board.Reload()
     logged = {name: board.Scalars(name)[0] for name in board.Tags()["scalars"]}
     assert {name: scalar.value for name, scalar in logged.items()} == pytest.approx(numbers)
     assert {scalar.step for scalar in logged.values()} == {0}
-    assert libraries["wandb"].calls == [("vits", "tiny", 0), numbers, "closed"]
-    assert libraries["mlflow"].calls == ["vits", "tiny", 0, numbers, 0, "closed"]
+    assert libraries["wandb"].calls == [("vits", "tiny, first", 0), numbers, "closed"]
+    assert libraries["mlflow"].calls == ["vits", "tiny, first", 0, numbers, 0, "closed"]
 
 
 def test_a_log_that_fails_says_that_the_audit_is_saved(place, libraries, monkeypatch):
@@ -174,6 +223,30 @@ def test_a_log_that_fails_says_that_the_audit_is_saved(place, libraries, monkeyp
     saved = f"; the audit is saved in {re.escape(str(result.folder))}$"
     with pytest.raises(VitscopeError, match=r"nothing was logged to mlflow:x \(Attr.*" + saved):
         open_logger("mlflow:x").log(result, "tiny")
+
+
+def test_a_log_that_fails_stops_no_other_model(place, libraries, monkeypatch, capsys):
+    monkeypatch.delattr(Recorder, "set_experiment")
+    (place / "second").symlink_to(place / "tiny")
+    logs = ["--log", "mlflow:x", "--log", "wandb:x"]
+    few = ["--limit", "4", "--no-report", "-q"]
+    assert main([*audit(place, "unlogged", "tiny", "second"), *few, *logs]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for name in ("tiny", "second"):
+        assert f"the audit is saved in {place / 'unlogged' / name}" in line
+        assert (place / "unlogged" / name / "summary.json").is_file()
+    assert libraries["wandb"].calls.count("closed") == 2
+
+
+def test_what_a_result_lacks_is_said_even_if_quiet(place, tmp_path, capsys):
+    (tmp_path / "report.html").write_text("mine")
+    assert main([*audit(place, tmp_path), "--limit", "4", "--quiet"]) == 0
+    assert capsys.readouterr().err.startswith("no report was written: ")
+    (tmp_path / "bad.png").write_text("not an image")
+    images = [str(tmp_path / "bad.png"), str(place / PHOTOS / "0000.png")]
+    chosen = ["-m", str(place / "tiny"), "-o", str(tmp_path / "why"), "--maps", "attention"]
+    assert main(["explain", *images, *chosen, "--json"]) == 0
+    assert f"\nnot readable: {images[0]}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -228,6 +301,23 @@ def test_weights_of_all_models_are_looked_for_before_the_first_is_loaded(
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert not (place / "unreached").exists()
+
+
+def test_the_file_of_a_remedy_is_checked_before_a_model_is_loaded(place, capsys, monkeypatch):
+    monkeypatch.setattr("vitscope.load_model", refuse_to_load)
+    monkeypatch.chdir(place)
+    (place / "mine.safetensors").touch()
+    find = ["remedy", "find", PHOTOS, "-m", "tiny", "--remedy", "mean:tokens=cls", "-o"]
+
+    def tell(*words):
+        assert main([*find, *words]) == 2
+        return capsys.readouterr().err
+
+    assert "x.st: expected a file name that ends in .safetensors" in tell("x.st")
+    assert "mine.safetensors is already there and is not replaced" in tell("mine.safetensors")
+    assert "is not replaced" in tell("mine.safetensors", "--overwrite")  # it is no remedy
+    monkeypatch.setattr("vitscope.files.storage.os.access", lambda *_: False)
+    assert "cannot be written to: no permission" in tell("x.safetensors")
 
 
 @pytest.mark.parametrize("run", [audit_images, explain, judge, one_shot, compare_remedies])

@@ -365,8 +365,9 @@ def test_what_is_still_being_written_is_not_a_result(few, tmp_path):
 
 def test_one_model_twice_is_refused(few, tmp_path):
     write_result(tmp_path / "again", *make_audit("DINOv2", "S", 22.1), name="")
+    advice = "a --name of its own .with --overwrite, for --resume keeps the name of a finished"
     command = f"draw them separately, as in `vitscope figures {tmp_path}/.* --out DIR`"
-    with pytest.raises(UsageError, match=f"both of DINOv2 S, .* a --name of its own, .*{command}"):
+    with pytest.raises(UsageError, match=f"both of DINOv2 S, .* {advice} .*{command}"):
         draw_figures([few, tmp_path / "again"], tmp_path / "out")
 
 

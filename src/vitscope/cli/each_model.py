@@ -115,8 +115,8 @@ def run_with_bars(
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
     console = output.bars
-    if console.is_terminal:  # a bar of ours would hide those of a download
-        console.print(Text(f"loading {model_id}"))
+    # No bar of ours: it would hide those of a download.
+    console.print(Text(f"loading {printable(model_id)}"), soft_wrap=True)
     vit = vitscope.load_model(model_id)
     with make_progress(console) as progress:
         bars = {"on_progress": progress.add_task(model_id, total=None)}

@@ -294,7 +294,7 @@ def explain(
         # No line wrapping: a line may hold a command to copy.
         output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
         for path, reason in explained[-1].failures:
-            console.print(Text(f"not readable: {path}: {reason}", style="yellow"))
+            output.warn(f"not readable: {path}: {reason}")
         console.print(tell_place(explained[-1]), soft_wrap=True)
         if overlays:
             where = printable_path(painted[model_id])

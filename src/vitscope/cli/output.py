@@ -14,6 +14,7 @@ from cyclopts import App, ArgumentCollection, Parameter, Token
 from cyclopts.argument import Argument
 from cyclopts.config import Dict
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 import vitscope
 from vitscope.cli.console import make_console
@@ -21,6 +22,7 @@ from vitscope.errors import UsageError
 from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER, RUN_FILE, staged_file
+from vitscope.images.urls import is_url, show_url
 
 if TYPE_CHECKING:
     from vitscope.results.saved_result import SavedResult
@@ -55,6 +57,12 @@ class Output:
         """For progress, on standard error."""
         return Console(stderr=True, quiet=self.quiet)
 
+    @staticmethod
+    def warn(told: str) -> None:
+        """Say on standard error what a result lacks, even if quiet."""
+        text = Text(printable(told), style="yellow")
+        Console(stderr=True).print(text, soft_wrap=True)
+
     def conclude(
         self,
         result: "SavedResult",
@@ -62,9 +70,12 @@ class Output:
         *,
         soft_wrap: bool = False,
     ) -> None:
-        """Print a result, and save the options of its run with it."""
-        if self.config:
-            with staged_file(result.folder / RUN_FILE, replaces=lambda _: True) as file:
+        """Print a result, and save the options of its run with it.
+
+        A result that was kept has those of the run that made it.
+        """
+        if self.config and not (result.folder / RUN_FILE).exists():
+            with staged_file(result.folder / RUN_FILE) as file:
                 file.write_text(self.config, encoding="utf-8", errors="surrogateescape")
         if self.json:
             sys.stdout.write(json.dumps(read_json(result.folder / MARKER)) + "\n")
@@ -93,7 +104,8 @@ def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
 
 def _read_options(path: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        # As it was written: paths need not be UTF-8.
+        return tomllib.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
@@ -105,6 +117,9 @@ def _read_options(path: str) -> dict[str, Any]:
 def _write_options(commands: Sequence[str], arguments: ArgumentCollection) -> str:
     # Values are written as JSON, which TOML reads alike but for one character.
     lines = [f"# vitscope {' '.join(commands)}, version {vitscope.__version__}"]
+    given = [token.value for argument in arguments for token in argument.tokens]
+    if any(_without_secret(value) != value for value in given):
+        lines.append("# URLs are shown without user, password and query: give these again.")
     for argument in arguments:
         if argument.tokens and argument.name not in _OF_ONE_RUN:
             values = [_as_value(argument, token) for token in argument.tokens]
@@ -118,4 +133,10 @@ def _as_value(argument: Argument, token: Token) -> bool | int | str:
     if argument.hint is bool:
         given = token.implicit_value
         return given if isinstance(given, bool) else token.value.lower() == "true"
-    return int(token.value) if _WHOLE_NUMBER.fullmatch(token.value) else token.value
+    if _WHOLE_NUMBER.fullmatch(token.value):
+        return int(token.value)
+    return _without_secret(token.value)
+
+
+def _without_secret(value: str) -> str:
+    return show_url(value) if is_url(value) else value

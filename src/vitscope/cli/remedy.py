@@ -18,6 +18,7 @@ from vitscope.cli.each_model import (
 from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable, printable_path
+from vitscope.files.storage import check_writable
 
 if TYPE_CHECKING:
     from vitscope.models.base import ViTAdapter
@@ -75,13 +76,16 @@ def find(
         overwrite: Replace a saved remedy there.
         config: Settings.
     """
+    # Check the arguments as far as possible before loading anything.
     check_model_id(model)
+    check_writable(out.parent)
     found = find_images(images, [model])
     from vitscope.remedies.registry import parse_remedy  # here, because importing it is slow
-    from vitscope.remedies.remedy_files import save_remedy
+    from vitscope.remedies.remedy_files import check_saved, save_remedy
     from vitscope.runs.model_run import make_image_set
     from vitscope.runs.remedy_fit import find_remedy
 
+    check_saved(out, overwrite=overwrite)
     chosen = parse_remedy(remedy)
     config.resolve_device()
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.text import Text
 
 import vitscope
@@ -29,7 +28,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
-from vitscope.files.printable import printable, printable_path
+from vitscope.files.printable import printable_path
 
 if TYPE_CHECKING:
     from vitscope.engines.local import Engine
@@ -212,6 +211,7 @@ def _audit_all(
     console = output.console
     summaries: list[AuditSummary] = []
     done: list[Path] = []
+    unlogged: list[str] = []
 
     def run(model_id: str) -> None:
         target = targets[model_id]
@@ -222,22 +222,31 @@ def _audit_all(
         output.conclude(result, make_report)
         console.print(tell_place(result), soft_wrap=True)
         for logger in loggers:
-            logger.log(result, target.name)
+            try:
+                logger.log(result, f"{target.name}, {result.name}")
+            except VitscopeError as error:  # the other models are still to be audited
+                unlogged.append(str(error))
 
     try:
         run_each(targets, run)
     except KeyboardInterrupt:
         report = False  # whoever interrupts does not want to wait
         raise
+    except VitscopeError as error:
+        for told in unlogged:
+            error.add_note(told)
+        raise
     finally:
         # Compare and show finished results even if a later model fails.
         if len(summaries) > 1:
             console.print(make_comparison(summaries))
         if report and done:
-            _write_report(done, console)
+            _write_report(done, output)
+    if unlogged:
+        raise VitscopeError("; ".join(unlogged))
 
 
-def _write_report(results: Sequence[Path], console: Console) -> None:
+def _write_report(results: Sequence[Path], output: Output) -> None:
     from vitscope.report import write_report  # here, because importing it is slow
 
     target = results[0].parent / "report.html"
@@ -245,9 +254,10 @@ def _write_report(results: Sequence[Path], console: Console) -> None:
         write_report(results, target, overwrite=True)
     except VitscopeError as error:
         # The results are complete and saved.
-        console.print(Text(f"no report was written: {printable(str(error))}"), soft_wrap=True)
+        output.warn(f"no report was written: {error}")
     else:
-        console.print(Text(f"open {printable_path(target)} in a browser"), soft_wrap=True)
+        where = f"open {printable_path(target)} in a browser"
+        output.console.print(Text(where), soft_wrap=True)
 
 
 def _choose_engine(name: str, address: str | None) -> "Engine":

@@ -155,7 +155,7 @@ def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = 
     make_console().print(Text(where), soft_wrap=True)
 
 
-def cite(result: Path) -> None:
+def cite(result: Path, /) -> None:
     """Print how a verdict is cited: one sentence, BibTeX, and a table for a model card.
 
     They have all that the verdict rests on: model and weights, images, settings, version. No model

@@ -239,7 +239,8 @@ def _check_different(results: Sequence[ModelResult]) -> None:
             raise UsageError(
                 f"{printable_path(places[key])} and {printable_path(result.folder)} are both of "
                 f"{result.label}{named}, and would be one point on every figure: give each run "
-                "a --name of its own, or draw them separately, as in `vitscope figures "
+                "a --name of its own (with --overwrite, for --resume keeps the name of a finished "
+                "result), or draw them separately, as in `vitscope figures "
                 f"{shlex.quote(printable_path(result.folder))} --out DIR`"
             )
         places[key] = result.folder

@@ -43,8 +43,7 @@ def save_remedy(
         VitscopeError: If it cannot be written.
     """
     target, measured = Path(path), remedy.list_measured()
-    if target.suffix != SUFFIX:
-        raise UsageError(f"{printable_path(target)}: expected a file name that ends in {SUFFIX}")
+    check_saved(target, overwrite=overwrite)
     if not measured or remedy.measured_on is None:
         raise UsageError(
             f"the remedy {remedy.label} measures nothing that could be saved: give its name"
@@ -82,7 +81,9 @@ def load_remedy(path: str | Path) -> Remedy:
 
 
 def check_saved(path: Path, *, overwrite: bool) -> None:
-    """Refuse to save a remedy where something is that may not be replaced."""
+    """Refuse a file of another suffix, and one that is there and may not be replaced."""
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{printable_path(path)}: expected a file name that ends in {SUFFIX}")
     check_file_target(path, _is_remedy if overwrite else never)
 
 
