@@ -28,7 +28,7 @@ test test-oldest check: export OMP_NUM_THREADS = 1
 # Else every process that tests start would compile vitscope again.
 unexport PYTHONDONTWRITEBYTECODE
 
-# Linters run beside the tests, and are told of after them.
+# Linters run beside the tests; their output comes last.
 test: $(VENV)/installed-dev
 	@($(LINT)) >$(VENV)/lint.log 2>&1 & \
 	$(BIN)/pytest -n logical; tests=$$?; \

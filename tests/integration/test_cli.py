@@ -358,7 +358,7 @@ def test_the_demo_of_scenes_shows_an_output_that_skips_the_patches(capsys, tmp_p
     code, printed, _ = run(capsys, *words, tmp_path / "demo")
     assert code == 0
     assert "of every image it is known where the answer is" in printed
-    summary = AuditResult.load(tmp_path / "demo" / "scenes-registers").summary
+    summary = AuditResult.load(tmp_path / "demo" / "scenes-v1").summary
     assert summary.last.verdict.status == "broken"
     shares = summary.last.variance_share["residual"]
     assert shares["skip"].value > 0.8
@@ -368,7 +368,7 @@ def test_the_demo_of_scenes_shows_an_output_that_skips_the_patches(capsys, tmp_p
     words = ("audit", tmp_path, "--model", "scenes:needle", "--out", tmp_path / "audits")
     code, _, err = run(capsys, *words)
     assert code == 2
-    assert "unknown model scenes:needle: expected scenes:registers" in one_line(err)
+    assert "unknown model scenes:needle: expected scenes:v1" in one_line(err)
 
 
 def test_the_demo_does_not_touch_what_is_not_its_own(capsys, tmp_path):

@@ -34,6 +34,23 @@ def test_a_citation_has_all_that_a_verdict_rests_on():
     assert "/home/me" not in found.sentence + found.bibtex + found.card
 
 
+def find_key(citation):
+    return citation.bibtex.partition(",")[0]
+
+
+def test_two_runs_of_one_model_on_one_day_have_two_keys():
+    summary = make_audit(n=60)[0]
+    found = {name: cite(summary, PROVENANCE, PATHS, name) for name in ("cats", "dogs {}")}
+    assert "60 images of photos (run cats): " in found["cats"].sentence
+    assert "| run | cats |" in found["cats"].card
+    assert "(run dogs ())" in found["dogs {}"].bibtex
+    trained = cite(summary, PROVENANCE | {"weights_hash": "abc"}, PATHS, "cats")
+    changed = replace(summary, settings=replace(summary.settings, renormalize=True))
+    renormalized = cite(changed, PROVENANCE, PATHS, "cats")
+    assert len({find_key(one) for one in (*found.values(), trained, renormalized)}) == 4
+    assert find_key(cite(summary, PROVENANCE, (), "cats")) == find_key(found["cats"])
+
+
 def test_names_are_no_markup():
     _, found = cite_audit(id="x}_%\\ | `<b>`\n", notes=("a | b\nc",))
     assert r"x)\_\%\textbackslash{}" in found.bibtex
@@ -69,9 +86,9 @@ def test_a_citation_says_so_where_the_version_is_not_known():
 
 def test_a_result_is_cited_from_python_and_from_the_terminal(tmp_path, capsys):
     summary, _ = make_audit(n=2)
-    folder = write_result(tmp_path / "audit", summary, {"path": PATHS})
+    folder = write_result(tmp_path / "audit", summary, {"path": PATHS}, name="trial")
     found = AuditResult.load(folder).cite()
-    assert found == cite(summary, {"weights_hash": "abc123"}, PATHS)
+    assert found == cite(summary, {"weights_hash": "abc123"}, PATHS, "trial")
     assert main(["cite", str(folder)]) == 0
     assert capsys.readouterr().out == f"{found.sentence}\n\n{found.bibtex}\n{found.card}\n"
 

@@ -80,10 +80,10 @@ def test_notes_are_left_out_of_the_figure_and_stay_in_the_caption(result, tmp_pa
 
 
 def test_no_caption_runs_as_latex(tmp_path):
-    told = write_latex("a", [tmp_path / "a.png"], r"\input{x} $a_1$ ^~&# ‖c‖² ± 1°")
+    told = write_latex("a", [tmp_path / "a.png"], r"\input{x} $a_1$ ^~&# ‖c‖² ± 1° <|>")
     assert (
         r"\textbackslash{}input\{x\} \$a\_1\$ \textasciicircum{}\textasciitilde{}\&\# "
-        r"$\|$c$\|$$^2$ $\pm$ 1$^\circ$" in told
+        r"$\|$c$\|$$^2$ $\pm$ 1$^\circ$ \textless{}\textbar{}\textgreater{}" in told
     )
 
 

@@ -313,6 +313,12 @@ def test_other_modules_are_refused_with_what_works(module):
     assert "\n" not in str(caught.value)
 
 
+def test_a_package_called_as_our_model_is_another_library():
+    module = type("Net", (nn.Module,), {"__module__": "scenes.models"})()
+    with pytest.raises(UnsupportedModelError, match=r"scenes\.models\.Net is not a model"):
+        wrap_model(module)
+
+
 class OwnAdapter(nn.Module):
     """A model of one's own, built around one that is known."""
 

@@ -84,6 +84,15 @@ def test_paths_are_shown_from_the_folder_of_the_set_on(paths, shown):
     assert hide_parents(paths) == shown
 
 
+def test_the_name_of_the_home_folder_is_shown_nowhere(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("USERPROFILE", "/home/me")
+    assert name_set([Path("/home/me/dog.jpg")]) == ""
+    assert name_set([Path("/home/me/set/dog.jpg")]) == "set"
+    assert hide_parents(["/home/me/a/1.png", "/home/me/2.png"]) == ["a/1.png", "2.png"]
+    assert hide_parents(["/data/a/1.png", "/home/me/2.png"]) == ["a/1.png", "2.png"]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

@@ -40,7 +40,7 @@ class OwnLibrary(NamedTuple):
 
     home: str  # its module
     load: str  # name of the function that loads a model by its name
-    make: str  # name of the function that adapts a module
+    make: str  # name of the function that adapts a module; empty if it has none of its own
     has_prefix: bool = True  # whether ids start with the library's name and a colon
     takes_file: bool = False  # whether a file of weights may follow the name after an @
 

@@ -254,7 +254,8 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
             return partial(_wrap_by, point)
     names = [ancestor.__name__ for ancestor in ancestry]
     libraries |= {_PUBLISHED[name]: None for name in names if name in _PUBLISHED}
-    own = next((library for name, library in LIBRARIES.items() if name in libraries), None)
+    makers = {name: library for name, library in LIBRARIES.items() if library.make}
+    own = next((library for name, library in makers.items() if name in libraries), None)
     return None if own is None else own.find(own.make)
 
 

@@ -1,4 +1,4 @@
-"""The model of planted scenes that `vitscope demo --scenes` audits."""
+"""The model of planted scenes, `scenes:v1`, that `vitscope demo --scenes` audits."""
 
 from importlib.resources import as_file, files
 
@@ -9,7 +9,7 @@ from vitscope.errors import UnknownModelError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 
-_NAME, _SIZE = "registers", 32
+_NAME, _SIZE = "v1", 32
 
 
 def load_scenes(name: str) -> ViTAdapter:
@@ -27,7 +27,7 @@ def load_scenes(name: str) -> ViTAdapter:
         num_classes=0,
         reg_tokens=4,
     )
-    with as_file(files("vitscope.weights") / "scenes_registers.safetensors") as path:
+    with as_file(files("vitscope.weights") / "scenes_v1.safetensors") as path:
         module.load_state_dict(load_file(path))
     preprocessing = Preprocessing(size=(_SIZE, _SIZE), mean=(0.5,) * 3, std=(0.5,) * 3)
     adapter = make_timm_adapter(module, preprocessing=preprocessing)

@@ -95,7 +95,7 @@ def audit(
     _audit_all(targets, found, settings, edits=edits, output=output, report=report, loggers=loggers)
 
 
-_SCENES = "scenes:registers"
+_SCENES = "scenes:v1"
 
 
 def demo(
@@ -112,8 +112,9 @@ def demo(
     backbone may have been trained further. The photographs are those in installed packages.
 
     Args:
-        scenes: Audit instead a tiny model, trained on generated images, whose output does not come
-            from its patches (docs/study.md); takes seconds and needs no extra package.
+        scenes: Audit a tiny model trained on generated images instead. Its output comes through
+            the skip connection of [CLS], not from its patches (docs/study.md). Takes seconds and
+            needs no extra package.
         out: Folder for the images and the result.
         limit: Number of images, drawn at random; all by default.
         overwrite: Replace an earlier demo there.

@@ -102,7 +102,7 @@ def figures(
             text keeps its size, tokens and families their colours.
         width: Width of every figure with its unit, such as 3.5in or 9cm; text keeps its size. A
             column (3.5in) or a page (7.2in) by default.
-        caption: Write notes under the figures; --no-caption leaves them to the text of the paper.
+        caption: Write captions under the figures; --no-caption leaves them to your paper.
         overwrite: Replace earlier figures there.
     """
     folders = find_folders(results)

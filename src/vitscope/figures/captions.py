@@ -14,6 +14,8 @@ _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    # Which pdfLaTeX's default encoding (OT1) prints as other letters.
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     # Letters of this package's own words that pdfLaTeX does not know.
     **{"²": "$^2$", "°": r"$^\circ$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "′": "$'$"},
     **{"‖": r"$\|$", "⟨": r"$\langle$", "⟩": r"$\rangle$", "Σ": r"$\Sigma$", "ℓ": r"$\ell$"},

@@ -108,7 +108,7 @@ def draw_figures(
         style: A style of matplotlib, by its name or file, for fonts, lines and grids; sizes of
             text, and colours of tokens and families, stay.
         width: Width of every figure in inches; a column or a page by default.
-        caption: Whether notes are written under the figures.
+        caption: Whether captions are written under the figures.
         overwrite: Whether earlier figures there are replaced.
 
     Returns:

@@ -66,8 +66,9 @@ def check_exists(name: str) -> None:
 
 
 def name_folder(paths: Iterable[str]) -> str:
-    """The name of the folder that has all paths; empty if there is none."""
-    return next(filter(None, reversed(find_folder(paths))), "")
+    """The name of the folder that has all paths; empty if there is none, or it is the user's."""
+    folder = find_folder(paths)
+    return "" if _is_home(folder) else next(filter(None, reversed(folder)), "")
 
 
 def find_folder(paths: Iterable[str]) -> list[str]:
@@ -82,9 +83,20 @@ def hide_parents(paths: Sequence[str]) -> list[str]:
     """Paths from the folder that has them all on, if they are absolute; others are left as is."""
     parts = find_folder(paths)
     if parts == [""]:  # without a folder in common
-        return ["/".join(path.split("/")[-2:]) for path in paths]
-    above = "".join(f"{part}/" for part in parts[:-1]) if parts[:1] == [""] else ""
+        home = f"{_find_home()}/"
+        return ["/".join(path.removeprefix(home).split("/")[-2:]) for path in paths]
+    hidden = parts if _is_home(parts) else parts[:-1]
+    above = "".join(f"{part}/" for part in hidden) if parts[:1] == [""] else ""
     return [path.removeprefix(above) for path in paths]
+
+
+def _find_home() -> str:
+    return os.path.expanduser("~")  # noqa: PTH111 - which raises where there is none
+
+
+def _is_home(folder: Sequence[str]) -> bool:
+    # Its name is often the user's.
+    return "/".join(folder) == _find_home()
 
 
 def _expand_ranges(name: str) -> Iterator[str]:

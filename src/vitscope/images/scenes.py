@@ -71,7 +71,7 @@ class Scenes:
 
 
 def write_demo_scenes(folder: Path) -> Path:
-    """Write scenes like those that `scenes:registers` was trained on; returns their folder."""
+    """Write scenes like those that `scenes:v1` was trained on; returns their folder."""
     if not (folder / "images").is_dir():
         make_scenes("shortcut", 500, seed=20_000, noise=130.0).save(folder)
     return folder / "images"

@@ -1,5 +1,6 @@
 """How a verdict is cited: in a sentence, in BibTeX, and in a model card."""
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -36,9 +37,12 @@ class Citation:
 
 
 def cite(
-    summary: AuditSummary | JudgementSummary, provenance: Mapping[str, Any], paths: Iterable[str]
+    summary: AuditSummary | JudgementSummary,
+    provenance: Mapping[str, Any],
+    paths: Iterable[str],
+    run: str = "",
 ) -> Citation:
-    """Cite a verdict, whose images are at these paths."""
+    """Cite a verdict of a run of this name, whose images are at these paths."""
     if isinstance(summary, AuditSummary):
         title, about, verdict = _AUDITED, "the attention maps", summary.last.verdict.text
     else:
@@ -49,24 +53,26 @@ def cite(
     model_told = f"{layer}{height} x {width} px, {summary.model.dtype}"
     name = printable(name_folder(paths))
     images = f"{summary.data.num_images:,} images" + (f" of {name}" if name else "")
+    run = printable(without_folders(run))
     settings = describe_settings(summary) or "default"
     version = str(provenance.get("versions", {}).get("vitscope", "of unknown version"))
     date, weights = (str(provenance.get(key, "")) for key in ("finished", "weights_hash"))
     tool, date = printable(f"vitscope {version}"), printable(date[:10])
     sentence = (
-        f"Verdict of {tool} on {about} of {model} ({model_told}) over {images}: "
-        f"{printable(verdict)}. Settings: {settings}."
+        f"Verdict of {tool} on {about} of {model} ({model_told}) over {images}"
+        + (f" (run {run})" if run else "")
+        + f": {printable(verdict)}. Settings: {settings}."
     )
-    key = re.sub(
-        r"[^\w.]+",
-        "-",
-        f"vitscope-{model}-{summary.KIND}-{summary.data.num_images}-{date}",
-        flags=re.ASCII,
-    ).strip("-")
+    # No two verdicts that a paper cites side by side may have one key.
+    told_apart = "\n".join((weights, settings, run)).encode(errors="backslashreplace")
+    digest = hashlib.sha256(told_apart).hexdigest()[:6]
+    parts = ("vitscope", model, summary.KIND, summary.data.num_images, date, digest)
+    key = re.sub(r"[^\w.]+", "-", "-".join(map(str, parts)), flags=re.ASCII)
     rows = (
         ("verdict", verdict),
         ("model", f"{model}, {model_told}" + (f", weights {weights}" if weights else "")),
         ("images", images),
+        ("run", run),
         ("settings", settings),
         ("measured with", ", ".join(filter(None, (tool, date)))),
         ("notes", " ".join((*summary.model.notes, *summary.data.notes))),

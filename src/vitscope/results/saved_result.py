@@ -176,10 +176,10 @@ class SavedResult:
             with open_table(table) as file:
                 paths = file.read(columns=["path"])["path"].to_pylist()
         try:
-            provenance = self.provenance
+            provenance, name = self.provenance, self.name
         except ResultError:  # the sentence says what is not known
-            provenance = {}
-        return cite(summary, provenance, paths)
+            provenance, name = {}, ""
+        return cite(summary, provenance, paths, name)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Self:
         """Copy the result to a folder.
