@@ -394,7 +394,10 @@ def test_the_command_writes_it_and_says_where(quick, tmp_path, capsys):
 
 def test_still_charts_do_not_share_clip_paths_with_live_ones():
     """Both number them from 1, and of two elements of one id a browser takes the first."""
-    point = {"mark": {"type": "point", "clip": True}, "encoding": {"x": {"field": "x"}}}
+    point = {
+        "mark": {"type": "point", "clip": True},
+        "encoding": {"x": {"field": "x", "type": "quantitative"}},
+    }
     drawn = _draw_chart({"data": {"values": [{"x": 1}]}, **point})
     assert 'id="static-clip1"' in drawn
     assert "url(#static-clip1)" in drawn
