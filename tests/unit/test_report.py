@@ -29,7 +29,7 @@ from vitscope.report import write_report
 from vitscope.report.chapters import IMAGES, TOKENS, ReportFigure, list_layers, list_sources
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.embedded_images import collect_images
-from vitscope.report.page import _draw_chart, read_definitions, render_report
+from vitscope.report.page import read_definitions, render_report
 from vitscope.results.schema_numbers import CovariateSummary, Measured
 
 
@@ -390,15 +390,3 @@ def test_the_command_writes_it_and_says_where(quick, tmp_path, capsys):
     assert main(["report", "--out", str(out)]) == 2
     assert "RESULTS requires an argument" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "b.html")]) == 2
-
-
-def test_still_charts_do_not_share_clip_paths_with_live_ones():
-    """Both number them from 1, and of two elements of one id a browser takes the first."""
-    point = {
-        "mark": {"type": "point", "clip": True},
-        "encoding": {"x": {"field": "x", "type": "quantitative"}},
-    }
-    drawn = _draw_chart({"data": {"values": [{"x": 1}]}, **point})
-    assert 'id="static-clip1"' in drawn
-    assert "url(#static-clip1)" in drawn
-    assert 'id="clip' not in drawn
