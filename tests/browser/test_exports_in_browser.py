@@ -17,7 +17,6 @@ from browser_pages import DESKTOP, opened
 from images import write_images
 from vitscope import AuditConfig, AuditResult, audit, write_report
 from vitscope.adapters.timm import make_timm_adapter
-from vitscope.report.page import _draw_chart
 from vitscope.testing.tiny_timm import TINY_TIMM
 
 HOSTILE_MODEL = "=1+</script><b>"
@@ -391,15 +390,3 @@ def test_charts_are_there_at_once_and_come_to_life_one_by_one_where_they_are_see
         top = page.locator(".chart.drawn").bounding_box()["y"]
         assert -400 <= top <= DESKTOP[1] + 400
         assert still.is_visible()
-
-
-def test_still_charts_do_not_share_clip_paths_with_live_ones():
-    """Both number them from 1, and of two elements of one id a browser takes the first."""
-    point = {
-        "mark": {"type": "point", "clip": True},
-        "encoding": {"x": {"field": "x", "type": "quantitative"}},
-    }
-    drawn = _draw_chart({"data": {"values": [{"x": 1}]}, **point})
-    assert 'id="static-clip1"' in drawn
-    assert "url(#static-clip1)" in drawn
-    assert 'id="clip' not in drawn

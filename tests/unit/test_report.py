@@ -29,7 +29,7 @@ from vitscope.report import write_report
 from vitscope.report.chapters import IMAGES, TOKENS, ReportFigure, list_layers, list_sources
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.embedded_images import collect_images
-from vitscope.report.page import read_definitions, render_report
+from vitscope.report.page import read_definitions, rename_clips, render_report
 from vitscope.results.schema_numbers import CovariateSummary, Measured
 
 
@@ -390,3 +390,11 @@ def test_the_command_writes_it_and_says_where(quick, tmp_path, capsys):
     assert main(["report", "--out", str(out)]) == 2
     assert "RESULTS requires an argument" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "none"), "--out", str(tmp_path / "b.html")]) == 2
+
+
+def test_still_charts_do_not_share_clip_paths_with_live_ones():
+    """Both number them from 1, and of two elements of one id a browser takes the first."""
+    drawn = '<g clip-path="url(#clip1)"/><clipPath id="clip1"/><g id="clipped by name"/>'
+    renamed = rename_clips(drawn)
+    assert 'url(#static-clip1)"/><clipPath id="static-clip1"/>' in renamed
+    assert 'id="clip1"' not in renamed

@@ -248,9 +248,12 @@ def _choose_sections(kinds: Collection[str], *, several: bool) -> dict[str, str]
 
 def _draw_chart(spec: Spec) -> Markup:
     """A chart that is there before, or without, JavaScript."""
-    drawn = vl_convert.vegalite_to_svg({**spec, "width": _STATIC_PX})
-    # Vega in the browser counts its clip paths from 1 too.
-    return as_written(re.sub(r'(id="|url\(#)clip', r"\1static-clip", drawn))
+    return as_written(rename_clips(vl_convert.vegalite_to_svg({**spec, "width": _STATIC_PX})))
+
+
+def rename_clips(svg: str) -> str:
+    """Give clip paths names of their own, because Vega in the browser counts from 1 too."""
+    return re.sub(r'(id="|url\(#)clip', r"\1static-clip", svg)
 
 
 @cache
