@@ -28,7 +28,7 @@ def draw_figures(rows: Sequence[Row], out: Path) -> list[Path]:
     }
     for name, figure in drawn.items():
         for kind in ("png", "svg"):
-            figure.savefig(folder / f"{name}.{kind}", dpi=150, bbox_inches="tight")
+            figure.savefig(folder / f"{name}.{kind}", dpi=120, bbox_inches="tight")
         plt.close(figure)
     return [folder / f"{name}.png" for name in drawn]
 
@@ -112,7 +112,8 @@ def _draw_time(rows: Sequence[Row], out: Path) -> Figure:
     figure, axes = plt.subplots(
         len(variants),
         len(depths),
-        figsize=(1 + 2.6 * len(depths), 1.5 * len(variants)),
+        figsize=(1 + 2.6 * len(depths), 1.2 * len(variants)),
+        layout="constrained",
         sharex=True,
         sharey=True,
         squeeze=False,
