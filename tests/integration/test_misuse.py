@@ -133,7 +133,7 @@ def test_what_is_no_model_no_image_or_no_pixels_is_refused(unrun):
             lambda: audit(vit, 3),
             lambda: audit(vit, x),
             lambda: audit({}, "."),
-            lambda: one_shot(3, "."),
+            lambda: one_shot(3, [photo] * 4, labels=[0, 0, 1, 1]),
         )
     )
     assert given == [

@@ -254,9 +254,9 @@ class Editor:
     def _take_parts(self, layer: int) -> BlockParts:
         self.require_cls()
         if layer not in self._blocks:
+            known = ", ".join(map(str, sorted(self._blocks)))
             raise UnsupportedModelError(
-                f"in block {layer} of {self.vit.info.id} the [CLS] row is not read: choose from "
-                f"the layers {', '.join(map(str, sorted(self._blocks)))}"
+                f"block {layer} of {self.vit.info.id} has no [CLS] row: choose from {known}"
             )
         return self._blocks[layer]
 
