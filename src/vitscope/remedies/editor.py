@@ -255,9 +255,8 @@ class Editor:
         self.require_cls()
         if layer not in self._blocks:
             known = ", ".join(map(str, sorted(self._blocks)))
-            raise UnsupportedModelError(
-                f"block {layer} of {self.vit.info.id} has no [CLS] row: choose from {known}"
-            )
+            told = f"in block {layer} the [CLS] row is not read: choose from the layers {known}"
+            raise UnsupportedModelError(told)
         return self._blocks[layer]
 
 
