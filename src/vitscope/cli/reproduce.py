@@ -166,14 +166,14 @@ def _make_plan_table(run: "Reproduction") -> Table:
 
 
 def _describe_model(run: "Reproduction", model: "PlannedModel") -> list[str | Text]:
-    from vitscope.figures.saved import format_millions
+    from vitscope.results.number_text import write_millions
 
     finished = sum(run.is_done(model.name, stage) for stage in run.stages)
     download = [f"{model.download_mb} MB"] if model.download_mb else []
     return [
         Text(model.name),
         model.size,
-        format_millions(model.num_params / 1e6),
+        write_millions(model.num_params / 1e6),
         Text(", ".join([model.state, *download, model.source])),
         f"{finished} of {len(run.stages)}",
     ]

@@ -317,11 +317,6 @@ def shorten(text: str, longest: int) -> str:
     return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
-def format_millions(params_m: float) -> str:
-    """Number of parameters as text, such as "86 M"."""
-    return f"{params_m:,.0f} M" if params_m >= 10 else f"{params_m:.2g} M"
-
-
 def slug(text: str) -> str:
     """Text as a name that is valid on any file system."""
     return re.sub(r"[^\w.-]+", "-", text, flags=re.ASCII).strip(".-")[:80] or "model"

@@ -10,12 +10,12 @@ from vitscope.figures.intervals import (
     read_estimate,
     read_spread,
 )
-from vitscope.figures.saved import ModelResult, as_sentence, format_millions
+from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.files.printable import without_folders
 from vitscope.report.vega_parts import TERM_SHAPES
 from vitscope.results.choices import describe_settings
 from vitscope.results.layer_text import tabulate_layers
-from vitscope.results.number_text import write_number, write_percent
+from vitscope.results.number_text import write_millions, write_number, write_percent
 from vitscope.results.result_text import TextTable
 from vitscope.results.schema_numbers import LayerSummary
 from vitscope.results.verdict import MOODS, SYMBOLS
@@ -63,7 +63,7 @@ def _list_facts(result: ModelResult) -> list[tuple[str, str, str]]:
         (data.num_repeated, "repeated and left out"),
     )
     left_out = [f"{count:,} {words}" for count, words in counts if count]
-    params = "not known" if result.params_m is None else format_millions(result.params_m)
+    params = "not known" if result.params_m is None else write_millions(result.params_m)
     share = read_estimate(layer.variance_share["residual"]["patches"])
     mass = read_spread(layer.attention_mass["patches"])
     return [

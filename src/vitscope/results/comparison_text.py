@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vitscope.results.choices import LAYER, Described, count_cls, describe_choices, find_mixture
-from vitscope.results.number_text import NumberText
+from vitscope.results.number_text import NumberText, write_millions
 from vitscope.results.result_text import (
     ABSENT,
     Row,
@@ -46,7 +46,7 @@ def _list_cells(label: str, summary: AuditSummary) -> Row:
     share, cka = layer.variance_share["residual"]["patches"], layer.cka["residual"]["patches"]
     return (
         label,
-        NumberText(f"{params / 1e6:.0f} M", params) if params else ABSENT,
+        NumberText(write_millions(params / 1e6), params) if params else ABSENT,
         tell_number(mean_of(layer.attention_mass, "patches")),
         tell_estimate(share.value, share.ci95),
         tell_estimate(cka.unbiased, cka.ci95),

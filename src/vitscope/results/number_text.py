@@ -39,3 +39,8 @@ def write_number(value: float, digits: int | None = None) -> str:
 def write_percent(share: float) -> str:
     """A share as a percentage."""
     return "undefined" if math.isnan(share) else f"{write_number(100 * share, 1)} %"
+
+
+def write_millions(params_m: float) -> str:
+    """A number of parameters in millions, such as "86 M"."""
+    return f"{params_m:,.0f} M" if params_m >= 10 else f"{params_m:.2g} M"

@@ -26,8 +26,8 @@ from vitscope.figures.rendering.style import (
     literal,
     mark_term,
 )
-from vitscope.figures.saved import ModelResult, format_millions
-from vitscope.results.number_text import write_number
+from vitscope.figures.saved import ModelResult
+from vitscope.results.number_text import write_millions, write_number
 from vitscope.results.vocabulary import name_covariate
 
 _TICK_LETTERS = 12
@@ -119,7 +119,7 @@ def _plot_distribution(panel: Axes, place: int, shares: Values) -> None:
 def _name_size(model: ModelResult) -> str:
     if model.size is None or model.params_m is None:
         return literal("\n".join(textwrap.wrap(model.short_label, _TICK_LETTERS)))
-    return literal(f"{model.size}\n{format_millions(model.params_m)}")
+    return literal(f"{model.size}\n{write_millions(model.params_m)}")
 
 
 def _plot_forest(
