@@ -150,20 +150,21 @@ def judge_hypotheses(rows: Sequence[Row], out: Path) -> list[Finding]:
     v1 = [row for row in learned if row.cell.variant == "V1"]
     return [
         *_judge_capacity(free),
-        _judge_trend("H2: the registers' share rises with depth", v1, _registers, "depth", +1),
+        _judge_trend(
+            "H2: the registers' share rises with depth", v1, lambda row: row.registers, "depth", +1
+        ),
         *_judge_costs(rows),
         _judge_time(free, out),
         *_judge_clean([row for row in rows if row.cell.variant in FREE]),
     ]
 
 
-def _registers(row: Row) -> float:
-    return row.registers
-
-
 def _judge_capacity(rows: Sequence[Row]) -> list[Finding]:
     findings = []
-    for moves, axis, sign in (("falls with depth", "depth", -1), _RISES):
+    for moves, axis, sign in (
+        ("falls with depth", "depth", -1),
+        ("rises with the number of training images", "num_images", +1),
+    ):
         findings.append(
             _judge_trend(
                 f"H1: CKA of output and patches {moves}", rows, lambda row: row.cka, axis, sign
@@ -181,9 +182,6 @@ def _judge_capacity(rows: Sequence[Row]) -> list[Finding]:
         else:
             findings.append(_judge_trend(hypothesis, rows, lambda row: row.half_depth, axis, sign))
     return findings
-
-
-_RISES = ("rises with the number of training images", "num_images", +1)
 
 
 def _judge_trend(

@@ -188,7 +188,7 @@ def _make_gratings() -> Float[np.ndarray, "texture height width"]:
 
 def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
     # Rows of a Hadamard matrix: any two glyphs differ in half of their pixels, and as many are
-    # bright as dark, so that no glyph is told by its mean.
+    # bright as dark, so that the mean of a cell says nothing of its glyph.
     row = np.array([[1]])
     while len(row) < CELL_PX**2:
         row = np.block([[row, row], [row, -row]])
