@@ -29,11 +29,11 @@ def run_cell(cell: Cell, preset: Preset, out: Path, device: str) -> None:
             model, *make_training_set(cell.task, cell.num_images, cell.seed, preset.noise)
         ),
         "accuracy": measure_accuracy(
-            model, *make_test_set(cell.task, preset.audit_images, preset.noise)
+            model, *make_test_set(cell.task, preset.classified_images, preset.noise)
         ),
         # The same glyphs on backgrounds that give nothing away.
         "needle_accuracy": measure_accuracy(
-            model, *make_test_set("needle", preset.audit_images, preset.noise)
+            model, *make_test_set("needle", preset.classified_images, preset.noise)
         ),
     }
     parameters, flops = describe_costs(model.backbone)

@@ -44,6 +44,7 @@ class Preset:
         callback_images, audit_images, traced_images, judged_images: Test scenes that are audited
             during training, audited afterwards, traced, and whose maps are judged. Maps are judged
             in cells of the middle and of the first seed.
+        classified_images: Test scenes of the accuracies; the others are the first of them.
     """
 
     task: str
@@ -62,6 +63,7 @@ class Preset:
     audit_images: int
     traced_images: int
     judged_images: int
+    classified_images: int
     main: Sequence[str] = MAIN
     others: Sequence[str] = OTHERS
 
@@ -99,6 +101,7 @@ _CPU = Preset(
     audit_images=1_000,
     traced_images=48,
     judged_images=20,
+    classified_images=10_000,
 )
 
 PRESETS = {
@@ -117,6 +120,7 @@ PRESETS = {
         audit_images=40,
         traced_images=4,
         judged_images=2,
+        classified_images=100,
         main=("V1", "V4"),
         others=(),
     ),

@@ -98,7 +98,7 @@ def test_wrong_settings_are_refused():
     assert make_scenes("needle", 2, grid=(2, 6)).masks.shape == (2, 2, 6)
 
 
-def test_unseen_glyphs_are_others():
+def test_unseen_glyphs_are_others_and_made_from_the_usual_ones():
     usual, unseen = (
         make_scenes("needle", 300, seed=5),
         make_scenes("needle", 300, seed=5, unseen=True),
@@ -109,7 +109,12 @@ def test_unseen_glyphs_are_others():
         cells = np.stack([cut(image) for image in scenes.images])[scenes.masks]
         shown = (scenes.labels[:, None, None] + 0 * scenes.masks)[scenes.masks]
         looks.append(learn(cells, shown, count))
-    assert np.abs(looks[0] @ looks[1].T).max() < 0.2
+    # The means of 80 cells and more, so within a few hundredths.
+    likeness = np.abs(looks[0] @ looks[1].T)
+    assert likeness.max() == pytest.approx(0.5, abs=0.1)
+    assert (likeness**2).sum(0) == pytest.approx(1, abs=0.1)  # nothing is left over
+    among = looks[1] @ looks[1].T - np.eye(NUM_UNSEEN_GLYPHS)
+    assert among.max() < 0.6
 
 
 def test_saved_scenes_are_images_with_masks_of_the_same_names(tmp_path):

@@ -105,6 +105,7 @@ def make_scenes(
         grid: Rows and columns of cells.
         noise: Standard deviation of the noise of each pixel and channel, in grey levels.
         unseen: Whether glyphs are 7 others than the usual 8, for classes that a model has not seen.
+            Each is made from 4 usual ones, so features of the usual ones can tell them apart.
 
     Returns:
         The scenes.
@@ -192,7 +193,12 @@ def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
     row = np.array([[1]])
     while len(row) < CELL_PX**2:
         row = np.block([[row, row], [row, -row]])
-    chosen = np.concatenate([row[1::2], row[2::2]]).reshape(-1, CELL_PX, CELL_PX)
+    usual = row[1::2]
+    # Each pixel of an unseen glyph is that of most of three usual ones, so that features of the
+    # usual ones can tell them apart. Any two of the seven triples share one glyph.
+    triples = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]
+    unseen = np.sign(usual[np.array(triples)].sum(1))
+    chosen = np.concatenate([usual, unseen]).reshape(-1, CELL_PX, CELL_PX)
     looks: Float[np.ndarray, "glyph height width"] = np.where(chosen > 0, 235.0, 15.0)
     return looks
 
