@@ -294,8 +294,7 @@ def _insert(
 ) -> Float[Tensor, "batch more dim"]:
     # `running` has the layout with the inserted tokens, except for a pooling head.
     registers = running.layout.groups.get("registers")
-    pooled = running.layout.query is None
-    if pooled or registers is None:
+    if running.layout.query is None or registers is None:
         at = running.find_patches(tokens).start
     else:
         at = registers.stop - count
