@@ -242,7 +242,7 @@ def test_each_patch_of_each_map_is_a_row_of_the_table(explained, tmp_path):
 
 
 @pytest.mark.usefixtures("blank")
-def test_equal_names_get_numbers_and_equal_images_one_figure(tmp_path):
+def test_equal_names_get_their_folders_and_equal_images_one_figure(tmp_path):
     for number, folder in enumerate(("a", "B")):
         write_images(tmp_path / folder, 1, start=number)
     twin = tmp_path / "twin.png"
@@ -253,7 +253,7 @@ def test_equal_names_get_numbers_and_equal_images_one_figure(tmp_path):
     (tmp_path / "B" / "0001.png").rename(tmp_path / "B" / "0000.PNG")
     result = explain(tiny_vit(), [tmp_path / "a", tmp_path / "B"])
     files = draw_explanations([result], tmp_path / "other")
-    assert [path.name for path in files] == ["0000.png", "0000-2.png"]
+    assert [path.name for path in files] == ["a-0000.png", "B-0000.png"]
 
 
 def test_other_peoples_files_are_never_replaced(explained, tmp_path):

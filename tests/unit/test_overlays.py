@@ -11,7 +11,7 @@ from test_explanation import make_image, make_map, save
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.own_files import is_figures
 
-HOSTILE = ("../../etc/<b>n.png", "a/..", "b/wide.jpg", "c/WIDE.png", "日.png")
+HOSTILE = ("../../etc/<b>n.png", "a/..", "b/wide.jpg", "c/WIDE.png", "日.png", "b/wide.png")
 
 
 def make_images(*paths):
@@ -52,10 +52,10 @@ def test_hostile_and_equal_names_are_safe_and_apart(tmp_path):
         tmp_path / "o" / "x", on_progress=lambda *counts: done.append(counts)
     )
     stems = dict.fromkeys(file.name.split("__")[0] for file in files)
-    assert list(stems) == ["b-n", "image", "wide", "WIDE-2", "image-2"]
+    assert list(stems) == ["b-n", "image", "b-wide", "c-WIDE", "image-2", "b-wide-2"]
     assert len(set(files)) == len(files) == 2 * 4 * len(HOSTILE)
     assert {file.parent for file in files} == {tmp_path / "o" / "x"}
-    assert done == [(n, 5) for n in range(1, 6)]
+    assert done == [(n, 6) for n in range(1, 7)]
 
 
 def test_overlays_are_all_there_or_none_and_replace_only_their_own(tmp_path):

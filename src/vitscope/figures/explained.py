@@ -1,5 +1,6 @@
 """The maps of an explained or judged image, patch by patch (Fig. 4)."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -45,14 +46,17 @@ def list_images(results: Sequence[ModelResult]) -> list[str]:
 
 
 def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
-    """A name for each image that is valid on any file system."""
-    names: dict[str, str] = {}
+    """A name for each image that is valid on any file system; its folder tells it from others."""
+    paths: dict[str, Path] = {}
     for image in chain.from_iterable(one.explanation.images for one in results):
-        if image.image_id in names.values():
-            continue
-        stem = Path(image.path).stem
-        readable = any(letter.isascii() and letter.isalnum() for letter in stem)
-        names[name_apart(slug(stem) if readable else "image", names)] = image.image_id
+        paths.setdefault(image.image_id, Path(image.path))
+    stems = Counter(path.stem.casefold() for path in paths.values())
+    names: dict[str, str] = {}
+    for image_id, path in paths.items():
+        alone = stems[path.stem.casefold()] == 1 or not path.parent.name
+        name = path.stem if alone else f"{path.parent.name}-{path.stem}"
+        readable = any(letter.isascii() and letter.isalnum() for letter in path.stem)
+        names[name_apart(slug(name) if readable else "image", names)] = image_id
     return names
 
 
