@@ -63,7 +63,7 @@ def download(page, button):
 
 
 def wait_for_address(page, words):
-    page.wait_for_function("words => location.hash.includes(words)", arg=words)
+    page.wait_for_url(lambda url: words in url)
 
 
 def rows_of(path):
@@ -203,7 +203,7 @@ def test_the_address_opens_the_same_gallery_and_image(page, results):
     page.get_by_role("button", name="Copied").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == address.rpartition("/")[2]
     page.keyboard.press("Escape")
-    page.wait_for_function("!location.hash.includes('image=')")
+    page.wait_for_url(lambda url: "image=" not in url)
     page.locator("#gallery-model").select_option(index=0)
     page.locator("#gallery-order").select_option(value="1")
     page.locator("#gallery-name").fill("nothing is called so")
@@ -250,9 +250,7 @@ def test_the_address_has_the_number_whose_spread_is_shown(page):
     number.select_option(value="centred_share_patches")
     wait_for_address(page, "centred_share")
     page.evaluate("hash => { location.hash = hash }", address)
-    page.wait_for_function(
-        "/Entropy/.test(document.querySelector('[data-told]:not(:empty)').textContent)"
-    )
+    page.locator("[data-told]", has_text="Entropy").first.wait_for()
     assert number.input_value() == "covariate_entropy"
 
 
