@@ -5,9 +5,11 @@ from safetensors.torch import load_file
 
 
 def read_rows(result):
-    layer = result.summary.layer
-    (path,) = (result.folder / "features" / f"{layer:03d}").glob("*.safetensors")
-    return {name: rows.double().numpy() for name, rows in load_file(path).items()}
+    shards = sorted((result.folder / "features" / f"{result.summary.layer:03d}").iterdir())
+    parts = list(map(load_file, shards))
+    return {
+        name: np.concatenate([part[name].double().numpy() for part in parts]) for name in parts[0]
+    }
 
 
 def unbiased_hsic(x, y):

@@ -63,7 +63,7 @@ def download(page, button):
 
 
 def wait_for_address(page, words):
-    page.wait_for_function("words => location.hash.includes(words)", arg=words)
+    page.wait_for_url(lambda url: words in url)
 
 
 def rows_of(path):
@@ -198,8 +198,12 @@ def test_the_address_opens_the_same_gallery_and_image(page, results):
     page.get_by_role("button", name="Attention of head 1").click()
     wait_for_address(page, "shown=1")
     address, name = page.evaluate("location.href"), page.locator("#view-name").inner_text()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.get_by_role("button", name="Copy link").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    assert page.evaluate("navigator.clipboard.readText()") == address.rpartition("/")[2]
     page.keyboard.press("Escape")
-    page.wait_for_function("!location.hash.includes('image=')")
+    page.wait_for_url(lambda url: "image=" not in url)
     page.locator("#gallery-model").select_option(index=0)
     page.locator("#gallery-order").select_option(value="1")
     page.locator("#gallery-name").fill("nothing is called so")
@@ -213,6 +217,41 @@ def test_the_address_opens_the_same_gallery_and_image(page, results):
     assert again == cards
     assert page.locator("#gallery-from").input_value() == "0.01"
     page.get_by_role("button", name="Clear").click()
+
+
+def test_the_address_has_the_order_of_a_table(page):
+    table = page.locator("table[data-name=comparison]")
+    models = table.locator("tbody th")
+    head = table.get_by_role("button", name="CKA(r, patches)")
+    head.click()
+    up = models.all_inner_texts()
+    head.click()
+    down = models.all_inner_texts()
+    assert down == up[::-1] != up
+    address = page.evaluate("location.hash")
+    assert address == "#compared?table=comparison&sort=CKA%28r%2C+patches%29&order=-1"
+    head.click()
+    assert models.all_inner_texts() == up
+    page.evaluate("hash => { location.hash = hash }", address)
+    page.wait_for_function(
+        "document.querySelector('[data-name=comparison] [aria-sort=descending]')"
+    )
+    assert models.all_inner_texts() == down
+    folded = page.locator("#variance-share details")
+    page.evaluate("location.hash = '#variance-share?table=variance-share&sort=patches&order=1'")
+    folded.locator("[aria-sort=ascending]").wait_for()
+
+
+def test_the_address_has_the_number_whose_spread_is_shown(page):
+    number = page.locator("#distribution-number")
+    number.select_option(value="covariate_entropy")
+    wait_for_address(page, "#distribution?number=covariate_entropy")
+    address = page.evaluate("location.hash")
+    number.select_option(value="centred_share_patches")
+    wait_for_address(page, "centred_share")
+    page.evaluate("hash => { location.hash = hash }", address)
+    page.locator("[data-told]", has_text="Entropy").first.wait_for()
+    assert number.input_value() == "covariate_entropy"
 
 
 def test_a_page_opens_at_its_address(chromium, report, page):
@@ -233,7 +272,14 @@ def test_a_page_opens_at_its_address(chromium, report, page):
 
 @pytest.mark.parametrize(
     "address",
-    ["#gallery?model=99&sort=no&image=<b>", "#all-images?model=x&group=__proto__", "#?", "#%zz?a"],
+    [
+        "#gallery?model=99&sort=no&image=<b>",
+        "#all-images?model=x&group=__proto__",
+        "#compared?table=comparison&sort=<b>",
+        "#a?table=__proto__",
+        "#?",
+        "#%zz?a",
+    ],
 )
 def test_an_address_of_nothing_does_no_harm(page, address):
     page.evaluate("address => { location.hash = address }", address)
@@ -283,6 +329,26 @@ def test_all_images_are_filtered_and_saved(page, results):
     )
     for control in ("folder", "filter"):
         page.locator(f"#all-images-{control}").select_option(index=0)
+
+
+def test_the_gallery_shows_one_folder(page):
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg")
+    names = page.locator(".card .card-name")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.card')].every(card => card.childElementCount)"
+    )
+    everything = names.all_text_contents()
+    found = {}
+    for folder in ("a", "b"):
+        page.locator("#gallery-folder").select_option(label=folder)
+        found[folder] = names.all_text_contents()
+    in_a = {f"{number:04d}.png" for number in range(6)}
+    assert found["a"] == [name for name in everything if name in in_a]
+    assert found["b"] == [name for name in everything if name not in in_a]
+    assert found["a"]
+    assert found["b"]
+    page.get_by_role("button", name="Clear").click()
+    assert names.all_text_contents() == everything
 
 
 def test_an_image_of_the_gallery_opens_from_the_table(page):

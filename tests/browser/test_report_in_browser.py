@@ -1,9 +1,12 @@
 """The report in a real browser, opened from disk with the network off."""
 
+import re
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from audits import tiny_vit
 from browser_numbers import numbers_by_name
@@ -180,6 +183,16 @@ def test_attention_of_every_layer_is_a_grid_to_choose_from(revisit, results):
     for place, values in zip((0, -1), (layers[0, 0], layers[-1, -1]), strict=True):
         painted = cells.nth(place).locator("canvas").evaluate(PAINTED)
         assert max(range(len(painted)), key=painted.__getitem__) == values.argmax()
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Grid as PNG").click()
+    assert saved.value.suggested_filename.endswith("-heads-by-layer-tiny-dinov2_reg-explained.png")
+    grid = np.asarray(Image.open(saved.value.path()).convert("RGB")).astype(int)
+    assert len(grid) == 104 + 70 * layers.shape[0]
+    for layer, head in np.ndindex(*layers.shape[:2]):
+        down, across = 104 + 70 * layer, 44 + 70 * head
+        cell = grid[down : down + 64, across : across + 64].reshape(4, 16, 4, 16, 3)
+        assert (np.ptp(cell, axis=(1, 3)) == 0).all()
+        assert cell[:, 0, :, 0, :2].sum(axis=-1).argmax() == layers[layer, head].argmax()
     page.get_by_role("button", name="Attention of head 2 in layer 1", exact=True).click()
     assert page.locator("#view-map").input_value() == "1.2"
     page.locator("#view-stage").hover(position={"x": 1, "y": 1})
@@ -289,6 +302,28 @@ def test_it_prints_on_white_without_its_controls(revisit):
     assert not page.locator("#gallery-controls").is_visible()
     assert page.locator(".card-verdict").first.is_visible()
     assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_an_open_image_is_printed_alone_with_all_its_maps_and_numbers(revisit):
+    page = revisit(colours="dark").page
+    page.locator("#gallery-model").select_option(label="tiny/dinov2_reg, explained")
+    names_of(page)
+    page.locator(".card").first.click()
+    folded = page.locator("#view details:not([open])")
+    num_folded = folded.count()
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    shown = page.locator("#view-photo img, #view-stage canvas, #view-facts dd, #view-numbers tr")
+    shown = shown.or_(page.locator("#view-maps canvas, #view-heads canvas, #view-grid canvas"))
+    assert shown.count() > 30
+    assert shown.filter(visible=True).count() == shown.count()
+    assert not page.locator("#main, .top").filter(visible=True).count()
+    controls = page.locator("#view :is(button:not(.choice), select, input)")
+    assert not controls.filter(visible=True).count()
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    assert folded.count() == num_folded
+    pages = re.findall(rb"/Type /Page\b", page.pdf(format="A4"))
+    assert len(pages) in {2, 3}
 
 
 def test_spreads_are_shown_of_any_number(revisit, results):

@@ -1,8 +1,10 @@
 """Several audits compared: paired differences from the definitions, and what has no pair."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +14,13 @@ from images import write_images
 from reference_jackknife import busing_interval
 from reference_shares import cka, read_rows, share, sum_terms
 from vitscope import audit
+from vitscope.errors import ResultError
 from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.differences import describe_differences
+from vitscope.figures.differences import describe_differences, find_pairs
 from vitscope.figures.saved import load_results, tell_apart
 from vitscope.metrics.jackknife import block_of
 from vitscope.report.chapters import COMPARED, ReportFigure
+from vitscope.results import records
 from vitscope.results.audit_result import AuditResult
 
 SETTINGS = {"gallery": 0, "dtype": "float64", "num_workers": 0}
@@ -24,13 +28,17 @@ SETTINGS = {"gallery": 0, "dtype": "float64", "num_workers": 0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two models on the same images, in opposite order, and one on others."""
+    """Two models on the same images, in opposite order; one on others, and one on some of both."""
     root = tmp_path_factory.mktemp("compared")
     photos = sorted(write_images(root / "photos", 24).iterdir())
     audit(tiny_vit("dinov2"), photos, out=root / "results" / "a", **SETTINGS)
     audit(tiny_vit(), photos[::-1], out=root / "results" / "b", **SETTINGS)
-    others = write_images(root / "others", 6, start=50)
+    others = sorted(write_images(root / "others", 6, start=50).iterdir())
     audit(tiny_vit(), others, out=root / "others-result", name="others", **SETTINGS)
+    some = [*others, *photos[:2:-1]]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(records, "SHARD_ROWS", 5)
+        audit(tiny_vit(), some, out=root / "some-result", name="some", batch_size=4, **SETTINGS)
     return root
 
 
@@ -38,16 +46,21 @@ def describe(*folders):
     return describe_differences(tell_apart(load_results(list(folders))))
 
 
-def test_differences_are_those_of_the_definition_whatever_the_order_of_images(folder):
-    places = [folder / "results" / name for name in ("a", "b")]
+@pytest.mark.parametrize(("second", "n"), [("results/b", 24), ("some-result", 21)])
+def test_differences_are_those_of_the_definition_whatever_the_order_of_images(folder, second, n):
+    places = [folder / "results" / "a", folder / second]
     found = {point.term: point.number for point in describe(*places).points}
     audits = list(map(AuditResult.load, places))
     ids = [one.images["image_id"].to_pylist() for one in audits]
     assert ids[0] != ids[1]
-    order = [ids[1].index(name) for name in ids[0]]
-    first, second = map(read_rows, audits)
-    second = {name: rows[order] for name, rows in second.items()}
-    blocks, everything = np.array([block_of(name) for name in ids[0]]), np.arange(len(ids[0]))
+    shared = [name for name in ids[0] if name in ids[1]]
+    assert len(shared) == n
+    orders = [[own.index(name) for name in shared] for own in ids]
+    first, second = (
+        {name: rows[order] for name, rows in read_rows(one).items() if name.startswith("term/")}
+        for one, order in zip(audits, orders, strict=True)
+    )
+    blocks, everything = np.array([block_of(name) for name in shared]), np.arange(n)
 
     def of_cka(chosen):
         values = (
@@ -64,10 +77,13 @@ def test_differences_are_those_of_the_definition_whatever_the_order_of_images(fo
     def of_registers(chosen):  # which only the second model has
         return share(second["term/registers"][chosen], sum_terms(second)[chosen])
 
-    masses = [one.images["attention_mass_patches"].to_numpy() for one in audits]
+    masses = [
+        one.images["attention_mass_patches"].to_numpy()[order]
+        for one, order in zip(audits, orders, strict=True)
+    ]
 
     def of_mass(chosen):
-        return (masses[1][order] - masses[0])[chosen].mean()
+        return (masses[1] - masses[0])[chosen].mean()
 
     for name, statistic in (
         ("cka_patches", of_cka),
@@ -80,19 +96,77 @@ def test_differences_are_those_of_the_definition_whatever_the_order_of_images(fo
         # float64 sums in another order, over an estimate that divides by small differences
         assert number.value == pytest.approx(statistic(everything), abs=1e-9), name
         assert (number.low, number.high) == pytest.approx(expected, abs=1e-8), name
+        assert number.n == n
 
 
-def test_only_results_of_the_same_images_are_paired(folder):
-    results = load_results([folder / "results", folder / "others-result"])
-    data = describe_differences(tell_apart(results))
-    assert {(point.model.label, point.panel) for point in data.points} == {
-        (f"tiny/dinov2_reg ({results[1].run})", "tiny/dinov2")
-    }
-    assert data.notes[0].startswith("n = 24 images")
-    (told,) = [note for note in data.notes if note.startswith("Without another result")]
-    assert told == "Without another result of the same images: tiny/dinov2_reg (others)."
-    with pytest.raises(NothingToDrawError, match="no two of the results have the same images"):
-        describe(folder / "results" / "a", folder / "others-result")
+def test_results_are_paired_on_the_images_that_both_have(folder):
+    names = ("results/a", "results/b", "others-result", "some-result")
+    first, second, others, some = results = tell_apart(
+        load_results([folder / name for name in names])
+    )
+    data = describe_differences(results)
+    pairs = {(point.model.label, point.panel): point.number.n for point in data.points}
+    assert pairs == {(second.label, first.label): 24, (some.label, first.label): 21}
+    assert data.notes[0].startswith("n = 21 to 24 images")
+    notes = dict(note.rstrip(".").split(": ", 1) for note in data.notes)
+    label = f"{some.label} less {first.label}"
+    assert notes["Not all images are in both results"] == f"{label} (21 of 27 and 24)"
+    told = f"{others.label} (at most 6)"
+    assert notes["Fewer than 20 images in common with another result"] == told
+    (told,) = [
+        note
+        for note in describe_differences([first, second, others]).notes
+        if note.startswith("Without")
+    ]
+    assert told == f"Without another result of the same images: {others.label}."
+    with pytest.raises(NothingToDrawError, match=r"no two .* the same images, or 20 in common"):
+        describe_differences([others, some])
+
+
+@pytest.mark.parametrize(
+    ("sets", "pairs"),
+    [
+        ([(0, 100), (0, 99), (0, 99)], [(0, 1), (0, 2)]),
+        ([(0, 99), (0, 100), (0, 100)], [(0, 1), (0, 2)]),
+        ([(0, 100), (80, 900), (80, 900)], [(0, 1), (1, 2)]),
+        ([(0, 100), (81, 900), (0, 20), (0, 19)], [(0, 2)]),
+        ([(0, 3), (0, 3), (0, 4)], [(0, 1)]),
+    ],
+)
+def test_one_is_paired_with_the_first_that_shares_nearly_as_many_images_as_any(sets, pairs):
+    found = [(place, SimpleNamespace(ids=range(*ids))) for place, ids in enumerate(sets)]
+    assert [(pair.first[0], pair.other[0]) for pair in find_pairs(found)] == pairs
+
+
+def test_of_a_part_of_the_images_sums_need_features(folder, tmp_path):
+    part = Path(shutil.copytree(folder / "some-result", tmp_path / "part"))
+    (part / "features").rename(tmp_path / "features")  # as if they had been dropped
+    data = describe(folder / "results" / "a", part)
+    terms = {point.term for point in data.points}
+    assert "attention_patches" in terms
+    assert not terms & {"cka_patches", "variance_share_patches"}
+    assert sum("only if features are kept" in note for note in data.notes) == 1
+    shutil.copytree(tmp_path / "features", part / "features")
+    next((part / "features").glob("*/*")).unlink()
+    with pytest.raises(ResultError, match="does not match its features"):
+        describe(folder / "results" / "a", part)
+
+
+def test_results_that_are_the_same_are_said_to_be(folder, tmp_path):
+    again = Path(shutil.copytree(folder / "results" / "b", tmp_path / "again"))
+    provenance = json.loads((again / "provenance.json").read_text())
+    (again / "provenance.json").write_text(
+        json.dumps(provenance | {"finished": "2026-01-02T03:04:05+00:00"})
+    )
+    with pytest.raises(NothingToDrawError) as found:
+        describe(folder / "results" / "b", again)
+    (told,) = [note for note in describe(folder / "results", again).notes if " same as " in note]
+    assert told == f"{found.value}."
+    assert re.fullmatch(
+        r"tiny/dinov2_reg \(2026-01-02\) is the same as tiny/dinov2_reg \(20\d\d-\d\d-\d\d\) on "
+        r"24 images: no number differs by more than 0\.000001\.",
+        told,
+    )
 
 
 def test_the_table_and_the_chart_have_every_difference(folder):

@@ -14,6 +14,8 @@ from vitscope.images.paths import hide_parents
 from vitscope.images.stores import StoredObject
 from vitscope.results.saved_result import SavedResult
 
+MORNING = "2026-01-02T03:04:05+00:00"
+
 
 def label(folder, *runs):
     """Labels of runs of one model, each a model id and the name of the run."""
@@ -39,6 +41,27 @@ def label(folder, *runs):
 )
 def test_results_of_one_model_are_marked_by_what_differs(tmp_path, runs, marks):
     assert label(tmp_path, *runs) == [f"DINOv2 S {mark}".strip() for mark in marks]
+
+
+@pytest.mark.parametrize(
+    ("finished", "marks"),
+    [
+        (["2026-01-02T03:04:05+00:00", "2026-01-02T04:10:00+01:00"], ["03:04 UTC", "03:10 UTC"]),
+        (
+            ["2026-01-02T03:04:05+00:00", "2026-01-02T03:04:06+00:00"],
+            ["03:04:05 UTC", "03:04:06 UTC"],
+        ),
+        (["2026-01-02T03:04:05+00:00", "2026-01-03T03:04:05+00:00"], ["2026-01-02", "2026-01-03"]),
+        (["2026-01-02T03:04:05+00:00"] * 2, ["", "2"]),
+        (["2026-01-02T03:04:05+00:00", "</b>"], ["", "2"]),
+        (["2026-01-02T03:04:05+00:00", 3], ["", "2"]),
+    ],
+)
+def test_runs_of_one_name_are_told_apart_by_when_they_finished(tmp_path, finished, marks):
+    for number, when in enumerate(finished):
+        write_result(tmp_path / str(number), *make_audit(n=30), name="x", finished=when)
+    found = [one.label for one in tell_apart(load_results([tmp_path]))]
+    assert found == [f"DINOv2 S ({mark})".removesuffix(" ()") for mark in marks]
 
 
 def test_results_of_one_size_keep_the_order_in_which_they_are_given(tmp_path):

@@ -1,13 +1,24 @@
-"""Paired differences between audits of the same images."""
+"""Paired differences between audits that share images."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
+import numpy as np
+
+from vitscope.figures.description import (
+    FigureData,
+    NothingToDrawError,
+    Point,
+    select,
+    write_range,
+)
 from vitscope.figures.intervals import Interval, read_estimate, span
 from vitscope.figures.saved import ModelResult
-from vitscope.results.choices import LAYER, RENORMALIZE, count_cls
+from vitscope.results.choices import LAYER, RENORMALIZE, count_cls, enumerate_labels
 from vitscope.results.remedy_text import NUMBERS, name_number
+from vitscope.results.verdict import MIN_IMAGES
 from vitscope.results.vocabulary import SOURCES
 
 if TYPE_CHECKING:
@@ -15,36 +26,108 @@ if TYPE_CHECKING:
 
 Opened = tuple[ModelResult, "ReplicatedAudit"]
 
+_SAME = 1e-6
+"""Numbers that differ by less are the same: sums of float32, in another order."""
+
+
+@dataclass(frozen=True, eq=False)
+class AuditPair:
+    """Two audits, of which images that both have are compared."""
+
+    first: Opened
+    other: Opened
+
+    @property
+    def label(self) -> str:
+        """Which is subtracted from which."""
+        return f"{self.other[0].label} less {self.first[0].label}"
+
+    @cached_property
+    def shared(self) -> frozenset[str]:
+        """Identities of the images of both."""
+        return frozenset(self.first[1].ids).intersection(self.other[1].ids)
+
+    @cached_property
+    def counts(self) -> tuple[int, int]:
+        """Images of each."""
+        return len(self.other[1].ids), len(self.first[1].ids)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether they have no other images."""
+        return max(self.counts) == len(self.shared)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether they can be compared."""
+        return self.is_whole or len(self.shared) >= MIN_IMAGES
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether CKA and variance shares of the shared images are known."""
+        return all(audit.among(self.shared).has_sums for _, audit in (self.first, self.other))
+
+    @cached_property
+    def points(self) -> list[Point]:
+        """The differences."""
+        from vitscope.results.paired_audits import make_changes, pair_audits
+
+        audits = (audit.among(self.shared) for _, audit in (self.first, self.other))
+        changes = make_changes(pair_audits(*audits))
+        return [
+            Point(
+                model=self.other[0],
+                panel=self.first[0].label,
+                term=name,
+                x=name_number(name),
+                number=number,
+            )
+            for name in sorted(changes, key=[*NUMBERS, *changes].index)
+            if (number := read_estimate(changes[name].difference, len(self.shared))) is not None
+        ]
+
+    def tell_same(self, pairs: Iterable["AuditPair"]) -> str:
+        """Which of two results, its own or those of other pairs, has the same numbers; or none."""
+        known = {self.first[0].label: 0 * self._numbers}
+        for pair in pairs:
+            if pair.first == self.first and pair.shared == self.shared:
+                known[pair.other[0].label] = pair._numbers
+        for label, numbers in known.items():
+            if numbers.shape == self._numbers.shape and np.all(
+                abs(self._numbers - numbers) <= _SAME
+            ):
+                return (
+                    f"{self.other[0].label} is the same as {label} on {len(self.shared):,} images: "
+                    f"no number differs by more than {_SAME:.6f}"
+                )
+        return ""
+
+    @property
+    def _numbers(self) -> np.ndarray:
+        found = (point.number for point in self.points)
+        return np.array([(one.value, *one.errors) for one in found])
+
 
 def describe_differences(results: Iterable[ModelResult]) -> FigureData:
-    """Each audit less the first one that has the same images."""
+    """Each audit less an earlier one, over the images that both have."""
     choices = [count_cls(*SOURCES), RENORMALIZE, LAYER]
     selection = select(results, _open, choices=choices)
-    groups: dict[frozenset[str], list[Opened]] = {}
-    for model, audit in selection.found:
-        groups.setdefault(frozenset(audit.ids), []).append((model, audit))
-    points = [
-        point
-        for (first, *others) in groups.values()
-        for other in others
-        for point in _subtract(first, other)
-    ]
-    if not points:
-        raise NothingToDrawError("no two of the results have the same images")
+    pairs = [pair for pair in find_pairs(selection.found) if pair.points]
+    if not pairs:
+        raise NothingToDrawError(
+            f"no two of the results have the same images, or {MIN_IMAGES} in common"
+        )
+    same = {pair: pair.tell_same(pairs[:place]) for place, pair in enumerate(pairs)}
+    differ = [pair for pair, told in same.items() if not told]
+    if not differ:
+        raise NothingToDrawError("; ".join(same.values()))
+    points = [point for pair in differ for point in pair.points]
     # Without registers, all attention on patches and registers is on patches.
-    changed = {point.term for point in points if point.number != Interval(0.0, 0.0, 0.0)}
-    points = [point for point in points if point.term in changed or not changed]
-    counts = ", ".join(f"{len(ids):,}" for ids, group in groups.items() if len(group) > 1)
-    alone = [group[0][0].label for group in groups.values() if len(group) == 1]
-    notes = [
-        f"n = {counts} images, those of both results: paired by image, so that what images have in "
-        "common drops out. 0 is no difference. Bar: 95 % interval."
-    ]
-    if alone:
-        notes.append(f"Without another result of the same images: {', '.join(alone)}.")
+    changed = {point.term for point in points if not _is_nothing(point.number)}
+    points = [point for point in points if point.term in changed]
     return selection.describe(
         points,
-        notes,
+        list(_take_notes(selection.found, same)),
         axis="difference",
         limits=span([point.number for point in points], 0.0),
     )
@@ -60,13 +143,50 @@ def _open(result: ModelResult) -> "ReplicatedAudit":
     return audit
 
 
-def _subtract(first: Opened, other: Opened) -> Iterable[Point]:
-    from vitscope.results.paired_audits import make_changes, pair_audits
+def find_pairs(found: Sequence[Opened]) -> Iterator[AuditPair]:
+    """Each audit with the first before it that shares at least half as many images as any."""
+    for place, other in enumerate(found):
+        pairs = [pair for first in found[:place] if (pair := AuditPair(first, other)).is_enough]
+        most = max((len(pair.shared) for pair in pairs), default=0)
+        yield from [pair for pair in pairs if 2 * len(pair.shared) >= most][:1]
 
-    changes = make_changes(pair_audits(first[1], other[1]))
-    for name in sorted(changes, key=[*NUMBERS, *changes].index):
-        number = read_estimate(changes[name].difference)
-        if number is not None:
-            yield Point(
-                model=other[0], panel=first[0].label, term=name, x=name_number(name), number=number
-            )
+
+def _take_notes(found: Sequence[Opened], same: Mapping[AuditPair, str]) -> Iterator[str]:
+    differ = [pair for pair, told in same.items() if not told]
+    counts = write_range(len(pair.shared) for pair in differ)
+    yield (
+        f"n = {counts} images, those of both results: paired by image, so that what images have in "
+        "common drops out. 0 is no difference. Bar: 95 % interval."
+    )
+    parts = [pair for pair in differ if not pair.is_whole]
+    yield from _list("Not all images are in both results", map(_tell_counts, parts))
+    yield from _list(
+        "Without CKA and variance shares, which a part of the images has only if features are kept",
+        [pair.label for pair in parts if not pair.has_sums],
+    )
+    yield from (f"{told}." for told in same.values() if told)
+    paired = {id(one) for pair in same for one in (pair.first, pair.other)}
+    most = {
+        one[0].label: max(len(AuditPair(one, other).shared) for other in found if other is not one)
+        for one in found
+        if id(one) not in paired
+    }
+    few = [f"{label} (at most {count})" for label, count in most.items() if count]
+    none = [label for label, count in most.items() if not count]
+    yield from _list(f"Fewer than {MIN_IMAGES} images in common with another result", few)
+    yield from _list("Without another result of the same images", none)
+
+
+def _list(what: str, labels: Iterable[str]) -> list[str]:
+    told = enumerate_labels(list(labels))
+    return [f"{what}: {told}."] if told else []
+
+
+def _tell_counts(pair: AuditPair) -> str:
+    other, first = pair.counts
+    return f"{pair.label} ({len(pair.shared):,} of {other:,} and {first:,})"
+
+
+def _is_nothing(number: Interval) -> bool:
+    low, high = number.errors
+    return max(abs(number.value - low), abs(number.value + high)) <= _SAME

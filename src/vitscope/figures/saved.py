@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain, compress, count
 from pathlib import Path
@@ -37,6 +38,7 @@ S = TypeVar("S", bound=Summary)
 _LONGEST, _SHORT = 60, 32
 _SAME_SIZE = 0.06
 """Sizes whose parameters differ by less than 15 % (a power of ten of this) share a label."""
+_TIMES = ("%H:%M UTC", "%H:%M:%S UTC")
 _RECIPES = (
     "DINOv2",
     "DINOv2 with registers",
@@ -168,6 +170,14 @@ class ModelResult:
             return {}
 
     @property
+    def finished(self) -> datetime | None:
+        """When the run finished, in UTC; None if that is not known."""
+        try:
+            return datetime.fromisoformat(self.provenance["finished"]).astimezone(UTC)
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return None
+
+    @property
     def notes(self) -> list[str]:
         """Notes on the model and the images."""
         return list(map(without_folders, (*self.summary.model.notes, *self.summary.data.notes)))
@@ -240,10 +250,10 @@ def _list_left(found: Mapping[Path, ModelResult]) -> set[Path]:
 
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
-    """Mark results of the same name by what differs between them, or by numbers if nothing does."""
+    """Mark results of the same name by what differs; by time or number if nothing else does."""
     counts = Counter[tuple[str, str]]()
     apart = []
-    for result in mark_differences(results):
+    for result in _mark_times(mark_differences(results)):
         counts[result.kind, result.label] += 1
         number = counts[result.kind, result.label]
         mark = result.mark if number == 1 else ", ".join(filter(None, [result.mark, str(number)]))
@@ -268,6 +278,33 @@ def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
         words = compress((result.model_id, result.run, told), differ)
         marked.append(replace(result, mark=", ".join(filter(None, words))))
     return marked
+
+
+def _mark_times(results: Sequence[ModelResult]) -> list[ModelResult]:
+    alike: dict[tuple[str, str], list[ModelResult]] = {}
+    for result in results:
+        alike.setdefault((result.kind, result.label), []).append(result)
+    times = {
+        result.folder: time
+        for group in alike.values()
+        if len(group) > 1
+        for result, time in zip(group, _tell_times(group), strict=True)
+    }
+    marks = [", ".join(filter(None, (one.mark, times.get(one.folder)))) for one in results]
+    return [replace(result, mark=mark) for result, mark in zip(results, marks, strict=True)]
+
+
+def _tell_times(results: Sequence[ModelResult]) -> list[str]:
+    # As short as tells them apart; empty if nothing does.
+    finished = [one.finished for one in results]
+    times = [time for time in finished if time is not None]
+    if len(times) == len(finished):
+        same_day = len({time.date() for time in times}) == 1
+        for form in _TIMES if same_day else ("%Y-%m-%d", *(f"%Y-%m-%d {form}" for form in _TIMES)):
+            told = [time.strftime(form) for time in times]
+            if len({*told}) == len(told):
+                return told
+    return [""] * len(results)
 
 
 def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:

@@ -57,7 +57,7 @@ _SCRIPTS = (
     *("charts.js", "numbers.js", "exports.js", "sorting.js", "maps.js"),
     *("gallery.js", "view.js", "all_images.js", "links.js", "print.js"),
 )
-_OF_REPORT = ("all_images.js", "links.js", "print.js")
+_OF_REPORT = ("all_images.js", "links.js")
 """What only a report has."""
 _CHAPTERS = ("compared", "judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (

@@ -1,15 +1,25 @@
 """Numbers of two audits of the same images, and their paired differences."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
+from dataclasses import replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import torch
 
+from vitscope.errors import ResultError
+from vitscope.files.printable import printable_path
+from vitscope.files.reading import plain_damage
+from vitscope.files.tensor_files import read_tensors
+from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import Replicates, block_of, replicate_mean
+from vitscope.metrics.sums import Batch
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.records import shard_paths
 from vitscope.results.schema_remedies import Change
 
 _MEANS = {
@@ -25,11 +35,16 @@ Pair = tuple[Replicates, Replicates]
 
 
 class ReplicatedAudit:
-    """Numbers of the headline layer of an audit, and the same without each block of images."""
+    """Numbers of an audit's headline layer, and the same without each block of images."""
 
-    def __init__(self, result: AuditResult) -> None:
-        """Files are read when a number is asked for."""
+    def __init__(self, result: AuditResult, only: Set[str] | None = None) -> None:
+        """Files are read when a number is asked for; `only` are the images that count."""
         self._result = result
+        self._only = only
+
+    def among(self, ids: Set[str]) -> "ReplicatedAudit":
+        """The same of those images alone that are among `ids`."""
+        return self if ids >= set(self.ids) else ReplicatedAudit(self._result, ids)
 
     @cached_property
     def ids(self) -> list[str]:
@@ -41,6 +56,11 @@ class ReplicatedAudit:
     def blocks(self) -> list[int]:
         """Block of each image."""
         return list(map(block_of, self.ids))
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether CKA and variance shares are known: of a part of the images, from features."""
+        return self._only is None or bool(self._shards)
 
     def read_column(self, name: str) -> np.ndarray | None:
         """A number of each image; None if the audit does not have it."""
@@ -62,12 +82,46 @@ class ReplicatedAudit:
         return Replicates(0.0, (0.0,) * len(whole.sizes), whole.sizes)
 
     @cached_property
-    def _table(self) -> pa.Table:
+    def _everything(self) -> pa.Table:
         return self._result.images
 
     @cached_property
+    def _counts(self) -> np.ndarray:
+        # Whether each image of the audit counts.
+        ids = self._everything["image_id"].to_pylist()
+        return np.array([self._only is None or one in self._only for one in ids])
+
+    @cached_property
+    def _table(self) -> pa.Table:
+        return self._everything.filter(pa.array(self._counts))
+
+    @property
+    def _shards(self) -> list[Path]:
+        return shard_paths(self._result.folder, self._result.summary.layer)
+
+    @cached_property
     def _sums(self) -> FeatureSums:
-        return self._result.read_sums()[self._result.summary.layer]
+        layer = self._result.summary.layer
+        return self._result.read_sums()[layer] if self._only is None else self._sum_features(layer)
+
+    def _sum_features(self, layer: int) -> FeatureSums:
+        # Saved sums do not say which image is which; kept features are in the table's order.
+        manifest = self._result.manifest
+        plan = _take_residual(manifest.make_plan(layer))
+        sums = FeatureSums(plan, getattr(torch, manifest.dtype))
+        counts, blocks = self._counts, iter(self.blocks)
+        with plain_damage(self._result.folder):
+            for shard in self._shards:
+                rows, _ = read_tensors(shard, plan.kept)
+                here, counts = np.split(counts, [len(rows[plan.kept[0]])])
+                chosen = torch.from_numpy(here.nonzero()[0])
+                if len(chosen):
+                    features = {name: one[chosen] for name, one in rows.items()}
+                    sums.update(Batch(features, list(islice(blocks, len(chosen)))))
+        if sums.num_images != len(self.ids):
+            folder = printable_path(self._result.folder)
+            raise ResultError(f"the table of {folder} does not match its features: audit again")
+        return sums
 
     @property
     def terms(self) -> list[str]:
@@ -76,11 +130,24 @@ class ReplicatedAudit:
         return [term for term in shares if term not in {"bias", "non_patch"}]
 
 
+def _take_residual(plan: FeaturePlan) -> FeaturePlan:
+    # What the paired numbers need.
+    patches = plan.comparisons["residual"]["patches"]
+    return replace(
+        plan,
+        kept=plan.sums["residual/full"],
+        comparisons={"residual": {"patches": patches}},
+        shares={"residual": plan.shares["residual"]},
+        gram={},
+    )
+
+
 def pair_audits(first: ReplicatedAudit, second: ReplicatedAudit) -> dict[str, Pair]:
     """What any two audits of the same images have in common, by name.
 
     A group that one of the models does not have contributes 0 there. Numbers that audits of earlier
-    versions lack are left out.
+    versions lack are left out, and CKA and variance shares of a part of the images whose features
+    were dropped.
     """
     both = (first, second)
     found: dict[str, Pair] = {}
@@ -88,6 +155,8 @@ def pair_audits(first: ReplicatedAudit, second: ReplicatedAudit) -> dict[str, Pa
         values = [audit.read_column(column) for audit in both]
         if any(one is not None for one in values):
             found[number] = (first.replicate(values[0]), second.replicate(values[1]))
+    if not all(audit.has_sums for audit in both):
+        return found
     found["cka_patches"] = (first.replicate_cka(), second.replicate_cka())
     for term in dict.fromkeys(chain(first.terms, second.terms)):
         shares = (first.replicate_share(term), second.replicate_share(term))

@@ -22,14 +22,7 @@ function openTable(table) {
   };
 }
 
-const folderOf = (path) => path.slice(0, Math.max(0, path.lastIndexOf("/")));
 const shownColumns = () => rows.table.columns.filter((name) => columns.get(name).group === rowControl("group").value);
-
-function offerNames(select, names, first) {
-  const kept = select.value;
-  select.replaceChildren(...(first === undefined ? [] : [new Option(first, "")]), ...names.map((name) => new Option(name, name)));
-  if (names.includes(kept)) select.value = kept;
-}
 
 function chooseTable() {
   rows.table = openTable(data.tables[rowControl("model").value]);
@@ -41,9 +34,7 @@ function chooseTable() {
     offer(rowControl(name), rows.table.columns, first);
     rowControl(name).value = has.has(kept) ? kept : "";
   }
-  const folders = [...new Set(rows.table.paths.map(folderOf))].filter(Boolean).sort();
-  offerNames(rowControl("folder"), folders, "any folder");
-  rowControl("folder").disabled = folders.length === 0;
+  offerFolders(rowControl("folder"), rows.table.paths);
   arrangeRows();
 }
 
@@ -57,10 +48,9 @@ function compareRows(a, b) {
 
 function arrangeRows() {
   const { table } = rows;
-  const folder = rowControl("folder").value;
   const keeps = readFilter(rowControl);
   rows.shown = Array.from(table.paths.keys())
-    .filter((row) => (folder === "" || folderOf(table.paths[row]) === folder) && keeps(table.paths[row], (name) => table.numberOf(row, name)))
+    .filter((row) => keeps(table.paths[row], (name) => table.numberOf(row, name)))
     .sort(compareRows);
   rowControl("head").replaceChildren(makeHeading(""), ...shownColumns().map(makeHeading));
   rowControl("rows").replaceChildren();

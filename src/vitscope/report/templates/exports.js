@@ -12,7 +12,8 @@ function save(name, blob) {
 
 async function copy(button, text) {
   const before = button.textContent;
-  const done = await navigator.clipboard.writeText(text).then(() => "Copied", () => "Not copied: the browser refused");
+  const writing = navigator.clipboard?.writeText(text) ?? Promise.reject(); // a page of http has no clipboard
+  const done = await writing.then(() => "Copied", () => "Not copied: the browser refused");
   button.textContent = done;
   setTimeout(() => (button.textContent = before), 1200);
 }

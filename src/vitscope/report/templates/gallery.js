@@ -5,7 +5,7 @@ const termNames = { patches: "patches", registers: "registers", cls: "[CLS] itse
 const shareKinds = ["centred_share_", "share_"];
 const control = (name) => document.getElementById(`gallery-${name}`);
 const cards = control("cards");
-const state = { gallery: null, shown: [], elements: new Map() };
+const state = { gallery: null, root: "", shown: [], elements: new Map() };
 
 function numberOf(gallery, image, name) {
   return image.numbers[gallery.columns.indexOf(name)];
@@ -158,6 +158,8 @@ function makeCard(image, index) {
   return make("li", {}, button);
 }
 
+const withoutRoot = (path) => path.slice(state.root.length);
+
 function chooseGallery(index) {
   comingNear.disconnect();
   state.gallery = data.galleries[index];
@@ -170,6 +172,9 @@ function chooseGallery(index) {
   const filtered = control("filter").value;
   offer(control("filter"), state.gallery.columns, "any number");
   control("filter").value = state.gallery.columns.includes(filtered) ? filtered : "";
+  const paths = state.gallery.images.map(({ path }) => path);
+  state.root = findRoot(paths);
+  offerFolders(control("folder"), paths.map(withoutRoot));
   arrange();
   whenIdle(fillRest);
 }
@@ -181,7 +186,7 @@ function arrange() {
   const keeps = readFilter(control);
   state.shown = gallery.images
     .map((image, index) => ({ image, index, value: numberOf(gallery, image, sort) ?? null }))
-    .filter(({ image }) => keeps(image.path, (name) => numberOf(gallery, image, name)))
+    .filter(({ image }) => keeps(withoutRoot(image.path), (name) => numberOf(gallery, image, name)))
     // Undefined numbers come last in either direction.
     .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
     .map(({ index }) => index);
@@ -226,13 +231,13 @@ function startGallery() {
   if (data.galleries.length === 0) return;
   data.galleries.forEach(({ label }, index) => control("model").append(new Option(label, index)));
   control("model").addEventListener("change", () => chooseGallery(control("model").value));
-  for (const name of ["sort", "order", "filter", "from", "to", "name"]) control(name).addEventListener("input", arrange);
+  for (const name of ["sort", "order", "folder", "filter", "from", "to", "name"]) control(name).addEventListener("input", arrange);
   control("map").addEventListener("change", changeMaps);
   control("mix").addEventListener("input", mixCards);
   control("controls").addEventListener("submit", (event) => event.preventDefault());
   control("controls").addEventListener("reset", (event) => {
     event.preventDefault();
-    for (const name of ["filter", "from", "to", "name"]) control(name).value = "";
+    for (const name of ["folder", "filter", "from", "to", "name"]) control(name).value = "";
     control("sort").value = state.gallery.sort;
     control("order").value = "1";
     arrange();

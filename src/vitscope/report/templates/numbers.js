@@ -37,14 +37,46 @@ function offer(select, names, first) {
   }
 }
 
+// The folder that all paths are in, with its last slash; of the first and the last in order, as no other differs sooner.
+function findRoot(paths) {
+  const sorted = [...paths].sort();
+  const [first, last] = [sorted[0], sorted.at(-1)];
+  let length = 0;
+  while (length < first.length && first[length] === last[length]) length += 1;
+  return first.slice(0, first.slice(0, length).lastIndexOf("/") + 1);
+}
+
+// Folders of paths, and the folders that these are in.
+function listFolders(paths) {
+  const found = new Set();
+  for (const path of paths) {
+    for (let end = path.lastIndexOf("/"); end > 0; end = path.lastIndexOf("/", end - 1)) found.add(path.slice(0, end));
+  }
+  return [...found].sort();
+}
+
+function offerNames(select, names, first) {
+  const kept = select.value;
+  select.replaceChildren(...(first === undefined ? [] : [new Option(first, "")]), ...names.map((name) => new Option(name, name)));
+  if (names.includes(kept)) select.value = kept;
+}
+
+function offerFolders(select, paths) {
+  const folders = listFolders(paths);
+  offerNames(select, folders, "any folder");
+  select.disabled = folders.length === 0;
+}
+
 // Whether an image passes a form's controls; `numberOf` reads one of its numbers by name.
 function readFilter(control) {
   const wanted = control("name").value.trim().toLowerCase();
+  const folder = control("folder").value;
   const name = control("filter").value;
   const from = control("from").value === "" ? -Infinity : Number(control("from").value);
   const to = control("to").value === "" ? Infinity : Number(control("to").value);
   control("from").disabled = control("to").disabled = name === "";
   return (path, numberOf) => {
+    if (folder && !path.startsWith(`${folder}/`)) return false;
     if (wanted && !path.toLowerCase().includes(wanted)) return false;
     if (name === "") return true;
     const value = numberOf(name);
@@ -99,7 +131,7 @@ function startSpread() {
   offer(spread, [...names]);
   const count = (name) => data.distributions.filter(({ bins }) => name in bins).length;
   spread.value = Array.from(spread.options, ({ value }) => value).reduce((a, b) => (count(b) > count(a) ? b : a));
-  spread.addEventListener("change", showSpread);
+  spread.addEventListener("input", showSpread);
   showSpread();
 }
 if (spread) startSpread();

@@ -12,8 +12,7 @@ function compareKeys(a, b) {
   return String(a).localeCompare(String(b), "en", { numeric: true });
 }
 
-function sortTable(table, head) {
-  const order = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+function sortTable(table, head, order) {
   for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", order > 0 ? "ascending" : "descending");
   const rows = Array.from(table.tBodies[0].rows, (row) => ({ row, key: sortKey(row.cells[head.cellIndex]) }));
@@ -25,7 +24,7 @@ function sortTable(table, head) {
 for (const table of document.querySelectorAll("table[data-name]")) {
   for (const head of table.tHead.rows[0].cells) {
     const button = make("button", { type: "button", textContent: head.textContent });
-    button.addEventListener("click", () => sortTable(table, head));
+    button.addEventListener("click", () => sortTable(table, head, head.getAttribute("aria-sort") === "ascending" ? -1 : 1));
     head.replaceChildren(button);
   }
 }

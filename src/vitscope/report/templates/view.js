@@ -22,7 +22,7 @@ function openImage(gallery, at, which = view.which) {
     chooseGallery(gallery);
   }
   if (!state.shown.includes(at)) {
-    for (const name of ["filter", "name"]) control(name).value = "";
+    for (const name of ["folder", "filter", "name"]) control(name).value = "";
     arrange();
   }
   view.which = which;
@@ -123,6 +123,8 @@ function showMap(which) {
   paint(canvas, map);
   part("stage").style.aspectRatio = viewOf(image, which).size.join(" / ");
   part("stage").replaceChildren(makeImage(viewOf(image, which)), canvas);
+  part("photo").style.aspectRatio = part("stage").style.aspectRatio;
+  part("photo").replaceChildren(makeImage(viewOf(image, which)));
   for (const button of view.dialog.querySelectorAll(".choice")) {
     button.setAttribute("aria-pressed", button.dataset.which === which);
   }
@@ -143,6 +145,7 @@ function isSameView(which, other) {
 function showPatch(patch) {
   view.patch = patch;
   part("stage").querySelector(".cursor")?.remove();
+  part("token").classList.toggle("hint", patch === null);
   if (patch === null) {
     part("token").textContent = "Point at a patch, or move over the map with the arrow keys.";
     return;
@@ -168,6 +171,8 @@ function showPatch(patch) {
   part("token").textContent = `Patch in row ${row + 1}, column ${column + 1}: ${told.join("; ")}.`;
 }
 
+const stemOf = ({ name }) => name.replace(/\.[^.]*$/, "").slice(0, 40);
+
 // The shown map, alone or over its image as it is on the page.
 async function saveMap(over) {
   const image = viewOf(currentImage(), view.which);
@@ -185,9 +190,45 @@ async function saveMap(over) {
   paint(patches, map);
   context.imageSmoothingEnabled = false;
   context.drawImage(patches, 0, 0, width, height);
-  const stem = image.name.replace(/\.[^.]*$/, "").slice(0, 40);
-  const words = [stem, map.name, over ? "overlay" : "", state.gallery.label];
+  const words = [stemOf(image), map.name, over ? "overlay" : "", state.gallery.label];
   save(`${nameFile(...words)}.png`, await encodePng(canvas));
+}
+
+const gridCell = 64; // least width of a map in the file, in pixels
+
+// The attention of each head in each layer as one file.
+async function saveGrid() {
+  const image = currentImage();
+  const maps = listLayers(image).map((row) => row.map((which) => openMap(image, which)));
+  const [{ columns: across, rows: down }] = maps[0];
+  const side = Math.ceil(gridCell / across);
+  const [cell, edge, gap] = [{ width: side * across, height: side * down }, 44, 6];
+  const top = edge + 60;
+  const told = [`${image.name} · ${state.gallery.label}`, `${image.layers.title} of each head (across) in each layer (down); each map has its own scale`];
+  const canvas = make("canvas");
+  const context = canvas.getContext("2d");
+  const font = "16px sans-serif";
+  context.font = font;
+  const words = Math.max(...told.map((text) => context.measureText(text).width));
+  canvas.width = Math.max(edge + maps[0].length * (cell.width + gap), Math.ceil(words) + 2 * gap);
+  canvas.height = top + maps.length * (cell.height + gap);
+  context.fillStyle = "#fff";
+  context.fillRect(0, 0, canvas.width, canvas.height);
+  Object.assign(context, { font, fillStyle: "#000", textBaseline: "middle", imageSmoothingEnabled: false });
+  told.forEach((text, line) => context.fillText(text, gap, 18 + 26 * line));
+  context.textAlign = "center";
+  const patches = make("canvas");
+  maps.forEach((row, layer) => {
+    const y = top + layer * (cell.height + gap);
+    context.fillText(layer, edge / 2, y + cell.height / 2);
+    row.forEach((map, head) => {
+      const x = edge + head * (cell.width + gap);
+      if (layer === 0) context.fillText(head, x + cell.width / 2, top - 18);
+      paint(patches, map);
+      context.drawImage(patches, x, y, cell.width, cell.height);
+    });
+  });
+  save(`${nameFile(stemOf(image), "heads by layer", state.gallery.label)}.png`, await encodePng(canvas));
 }
 
 function patchUnder(event) {
@@ -226,7 +267,9 @@ function startView() {
   });
   const exports = { "Map as PNG": () => saveMap(false), "Overlay as PNG": () => saveMap(true) };
   part("mix").closest("p").after(makeButtons("the shown map", exports));
+  part("grid").parentElement.before(makeButtons("attention of each head in each layer", { "Grid as PNG": saveGrid }));
   part("layers").addEventListener("toggle", () => view.dialog.open && fillLayers());
+  part("print").addEventListener("click", () => window.print());
   part("previous").addEventListener("click", () => step(-1));
   part("next").addEventListener("click", () => step(1));
   part("close").addEventListener("click", () => view.dialog.close());
