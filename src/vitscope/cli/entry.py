@@ -17,9 +17,9 @@ from cyclopts import App, CycloptsError, Parameter
 import vitscope
 from vitscope.cli.make_maps import explain, judge
 from vitscope.cli.models import models
-from vitscope.cli.output import add_config
 from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
+from vitscope.cli.run_file import add_config
 from vitscope.cli.run_models import audit, demo, one_shot
 from vitscope.cli.serve import serve
 from vitscope.cli.settings import group_options
