@@ -22,7 +22,7 @@ from vitscope import audit as audit_images
 from vitscope.cli import main
 from vitscope.cli.entry import app
 from vitscope.cli.loggers import open_logger
-from vitscope.cli.run_file import PATHS, add_config, move_options
+from vitscope.cli.run_file import MOVES, add_config, move_options
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.training import list_numbers
 
@@ -199,7 +199,7 @@ def test_every_option_that_is_a_path_is_known():
         if any(option.name == "--config" for option in options):
             paths = [option for option in options if "Path" in str(option.hint)]
             found |= {path.name.lstrip("-").lower() for path in paths}
-    assert {"out", "folder", "masks", "one-shot"} <= found <= PATHS
+    assert {"out", "folder", "masks", "one-shot"} <= found <= MOVES.keys()
 
 
 @pytest.mark.parametrize(

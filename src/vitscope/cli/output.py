@@ -13,6 +13,7 @@ from rich.text import Text
 
 from vitscope.cli.console import make_console
 from vitscope.cli.run_file import save_options
+from vitscope.cli.settings import in_options
 from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable
 from vitscope.files.storage import MARKER
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Output:
+class Terminal:
     """What a command prints, and the options that repeat its run.
 
     Attributes:
@@ -30,17 +31,15 @@ class Output:
             its run. Relative paths in it start at its folder. Options given here as well take
             precedence.
         quiet: Print nothing but errors.
-        json: Print each model's summary as one line of JSON, and nothing else on standard output.
     """
 
     config: Annotated[str, Parameter(metavar="PATH")] = ""
     quiet: bool = False
-    json: bool = False
 
     @cached_property
     def console(self) -> Console:
         """For results, on standard output."""
-        return make_console(quiet=self.quiet or self.json)
+        return make_console(quiet=self.quiet)
 
     @cached_property
     def bars(self) -> Console:
@@ -50,8 +49,24 @@ class Output:
     @staticmethod
     def warn(told: str) -> None:
         """Say on standard error what a result lacks, even if quiet."""
-        text = Text(printable(told), style="yellow")
+        text = Text(printable(in_options(told)), style="yellow")
         Console(stderr=True).print(text, soft_wrap=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output(Terminal):
+    """What a command that saves results prints.
+
+    Attributes:
+        json: Print each model's summary as one line of JSON, and nothing else on standard output.
+    """
+
+    json: bool = False
+
+    @cached_property
+    def console(self) -> Console:
+        """For results, on standard output."""
+        return make_console(quiet=self.quiet or self.json)
 
     def conclude(
         self,

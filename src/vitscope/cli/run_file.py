@@ -30,8 +30,7 @@ _CONFIG = "--config"
 _OF_ONE_RUN = {_CONFIG, "--overwrite", "--resume", "--quiet", "--json"}
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 
-PATHS = {"out", "folder", "masks", "judged", "reference", "one-shot", "imagenet", "checkpoints"}
-"""Options that are paths."""
+_PATHS = {"out", "folder", "masks", "judged", "reference", "one-shot", "imagenet", "checkpoints"}
 _PATTERNS = {"images", "references"}
 _TENSORS = (".safetensors", ".npy", ".pt", ".pth")
 
@@ -56,14 +55,14 @@ def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     config.tokens[:] = [Token(keyword=_CONFIG, value=_tell_options(commands, arguments))]
 
 
-def save_options(text: str, folder: Path) -> None:
-    """Save options in a result, unless it has those of the run that made it."""
+def save_options(text: str, folder: Path, *, replace: bool = False) -> None:
+    """Save options in a result; one that was kept has those of the run that made it."""
     target = folder / RUN_FILE
-    if not text or target.exists():
+    if not text or (target.exists() and not replace):
         return
     head = [line for line in text.splitlines() if line.startswith("#")]
     options = move_options(tomllib.loads(text), Path(), folder)
-    with staged_file(target) as file:
+    with staged_file(target, replaces=lambda _: replace) as file:
         file.write_text(_as_toml(head, options), encoding="utf-8", errors="surrogateescape")
 
 
@@ -123,7 +122,7 @@ def move_options(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, 
 
 
 def _move_option(name: str, value: Any, old: Path, new: Path) -> Any:
-    move = _MOVES.get(name.replace("_", "-"))
+    move = MOVES.get(name.replace("_", "-"))
     return move(value, old, new) if move is not None and isinstance(value, str) else value
 
 
@@ -179,11 +178,12 @@ def _move_after(word: str, value: str, old: Path, new: Path) -> str:
     return word + _move_path(rest, old, new) if rest != value else value
 
 
-_MOVES: Mapping[str, Callable[[str, Path, Path], str]] = {
-    **dict.fromkeys(PATHS, _move_path),
+MOVES: Mapping[str, Callable[[str, Path, Path], str]] = {
+    **dict.fromkeys(_PATHS, _move_path),
     **dict.fromkeys(_PATTERNS, partial(_move_path, wildcards=True)),
     "log": partial(_move_after, "tensorboard:"),
     "model": _move_model,
     "remedy": _move_remedy,
     "target": _move_target,
 }
+"""Options that are paths or may hold one, and how these are moved."""
