@@ -53,9 +53,11 @@ def is_hidden(name: str) -> bool:
 
 def check_folder(folder: Path, shown: str) -> None:
     """Refuse a folder without images; one with images is searched up to the first."""
+    skipped: list[Path] = []
+    closed: dict[Path, OSError] = {}
     kinds = {*image_extensions(), TAR, PARQUET}
-    if not any(_suffix_of(path) in kinds for path in _walk(folder, [], {})):
-        search_folder(folder, shown, [])
+    if not any(_suffix_of(path) in kinds for path in _walk(folder, skipped, closed)):
+        raise _make_error(shown, closed, is_own=folder in skipped)
 
 
 def search_folder(folder: Path, shown: str, skipped: list[Path]) -> list[Path]:
@@ -63,16 +65,19 @@ def search_folder(folder: Path, shown: str, skipped: list[Path]) -> list[Path]:
     closed: dict[Path, OSError] = {}
     found = list(_walk(folder, skipped, closed))
     chosen = choose_kind(sorted(found, key=Path.as_posix), _suffix_of)
-    if closed and not chosen:
-        path, reason = next(iter(closed.items()))
-        raise UsageError(
-            f"{show_name(os.fspath(path))} cannot be searched for images: {reason.strerror}"
-        ) from reason
     if not chosen:
-        own = ", none of which vitscope wrote itself" if folder in skipped else ""
-        raise UsageError(f"{shown} names no image: expected {describe_kinds()}{own}")
+        raise _make_error(shown, closed, is_own=folder in skipped)
     # Reading a folder that could not be searched reports why.
     return sorted([*chosen, *closed], key=Path.as_posix)
+
+
+def _make_error(shown: str, closed: dict[Path, OSError], *, is_own: bool) -> UsageError:
+    if closed:
+        path, reason = next(iter(closed.items()))
+        name = show_name(os.fspath(path))
+        return UsageError(f"{name} cannot be searched for images: {reason.strerror}")
+    own = ", none of which vitscope wrote itself" if is_own else ""
+    return UsageError(f"{shown} names no image: expected {describe_kinds()}{own}")
 
 
 def _walk(folder: Path, skipped: list[Path], closed: dict[Path, OSError]) -> Iterator[Path]:

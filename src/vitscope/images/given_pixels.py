@@ -38,17 +38,16 @@ def check_normalised(found: Sequence[ImageAddress], preprocessing: Preprocessing
     mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
     least, most = 0.0 - float((mean / std).max()), float(((1 - mean) / std).max())
     varied = [one for one in ranges if one[1] - one[0] > 0.5]
-    if lowest >= 0 and highest > max(2 * most, _LEAST_LEVEL):
-        given, own = "255", "1/255"
-    elif least < 0 and len(varied) > 1 and 0 <= lowest < _NEAR and 1 - _NEAR < highest <= 1:
-        given, own = "1", "1"
-    else:
+    are_levels = lowest >= 0 and highest > max(2 * most, _LEAST_LEVEL)
+    are_scaled = 0 <= lowest < _NEAR and 1 - _NEAR < highest <= 1 and len(varied) > 1
+    if not (are_levels or (are_scaled and least < 0)):
         return
+    own = "1" if are_scaled else "1/255" if highest <= 255 else "1/65535"
     raise UsageError(
-        f"the pixels are from 0 to {given}, as before normalisation, with preprocessed=True: "
-        f"expected what the model takes, from {least:.3g} to {most:.3g}; subtract its mean "
-        f"{preprocessing.mean} and divide by its std {preprocessing.std}. If it takes 0 to {given},"
-        f" say so: wrap_model(module, preprocessing=Preprocessing(...)) with mean 0 and std {own}"
+        f"the pixels are from {lowest:.3g} to {highest:.3g}, as before normalisation, with "
+        f"preprocessed=True: expected what the model takes, from {least:.3g} to {most:.3g}; "
+        f"subtract its mean {preprocessing.mean} and divide by its std {preprocessing.std}. If it "
+        f"takes them so, tell wrap_model: preprocessing=Preprocessing(...) of mean 0 and std {own}"
     )
 
 
