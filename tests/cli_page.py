@@ -14,10 +14,11 @@ HEAD = """# Command line
 Made by `python tests/cli_page.py` from the program itself; `vitscope COMMAND --help` says the same.
 
 Progress goes to standard error, results to standard output. [Errors](errors.md) lists exit codes.
-{commands} take `--quiet`, `--json` and `--config`.
+{config} take `--quiet` and `--config`;
+{json} take `--json`.
 """
 _EXAMPLE = re.compile(r"^Example:  (.+(?:\n.+)*)$", re.MULTILINE)
-_REPEATED = re.compile(r"^#+ vitscope ([\w -]+)$(?=(?:(?!^#).*\n)*\* `--config)", re.MULTILINE)
+_HAVING = r"^#+ vitscope ([\w -]+)$(?=(?:(?!^#).*\n)*\* `--%s)"
 _CONTENTS = re.compile(r"^## Table of Contents\n.*?(?=^\*\*Commands)", re.MULTILINE | re.DOTALL)
 
 
@@ -35,8 +36,13 @@ def make_page():
     generated = _EXAMPLE.sub(_quote_example, generated)
     lines = [line.rstrip() for line in generated.strip().splitlines()]
     page = "\n".join([*lines, ""])
-    *most, last = [f"`{name}`" for name in _REPEATED.findall(page)]
-    return HEAD.format(commands=f"{', '.join(most)} and {last}") + "\n" + page
+    named = {option: _name_commands(page, option) for option in ("config", "json")}
+    return HEAD.format(**named) + "\n" + page
+
+
+def _name_commands(page, option):
+    *most, last = [f"`{name}`" for name in re.findall(_HAVING % option, page, re.MULTILINE)]
+    return f"{', '.join(most)} and {last}"
 
 
 if __name__ == "__main__":

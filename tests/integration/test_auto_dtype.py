@@ -41,7 +41,7 @@ def test_images_that_do_not_balance_after_all_are_told_what_was_chosen(images):
     with (
         altered(vit, lambda out: out if len(out) == 8 else out * 1.1),
         pytest.raises(
-            ImbalanceError, match=r"bfloat16, .*chosen by dtype auto.*set dtype to float32"
+            ImbalanceError, match=r"bfloat16, .*chosen by dtype auto.*give dtype='float32'"
         ),
     ):
         audit(vit, images, AUTO)

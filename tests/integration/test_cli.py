@@ -148,6 +148,10 @@ def test_options_reach_the_result(capsys, model_folder, images, tmp_path):
         (["audit", "{images}", "--model", "dinov2-smal", "--out", "{out}"], "dinov2-small"),
         (["audit", "{images}", "--model", "{model}", "--out", "{out}", "--size", "33"], "33"),
         (
+            ["audit", "{images}", "-m", "{model}", "-m", "{model}", "--out", "{out}"],
+            "was given twice: give each model once",
+        ),
+        (
             ["audit", "{images}", "--model", "{model}", "--out", "{out}", "--layers", "7"],
             "layer 7",
         ),
@@ -187,7 +191,7 @@ def test_a_second_run_needs_overwrite(capsys, model_folder, images, tmp_path):
     assert run(capsys, *command)[0] == 0
     code, _, err = run(capsys, *command)
     assert code == 2
-    assert "set overwrite" in one_line(err)
+    assert "give --overwrite" in one_line(err)
     assert run(capsys, *command, "--overwrite")[0] == 0
 
 
@@ -356,6 +360,7 @@ def test_the_demo_runs_twice_and_says_what_it_wrote(capsys, tmp_path):
 def test_the_demo_of_scenes_shows_an_output_that_skips_the_patches(capsys, tmp_path):
     words = ("demo", "--scenes", "--limit", 120, "--no-report", "--out")
     code, printed, _ = run(capsys, *words, tmp_path / "demo")
+    assert "scenes = true" in (tmp_path / "demo/scenes-v1/run.toml").read_text()
     assert code == 0
     assert "of every image it is known where the answer is" in printed
     summary = AuditResult.load(tmp_path / "demo" / "scenes-v1").summary

@@ -4,6 +4,10 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from contextlib import chdir
+from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -16,8 +20,9 @@ from saved_models import save_dinov2
 from vitscope import AuditResult, compare_remedies, explain, judge, one_shot
 from vitscope import audit as audit_images
 from vitscope.cli import main
+from vitscope.cli.entry import app
 from vitscope.cli.loggers import open_logger
-from vitscope.cli.output import add_config
+from vitscope.cli.run_file import MOVES, add_config, move_options
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.training import list_numbers
 
@@ -26,14 +31,15 @@ PHOTOS = 'my "photos" \\ é 😀 \x7f'
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with a model, images, images by class and an audit of them."""
+    """A folder with a model, images, images by class and an audit of them, made from there."""
     folder = tmp_path_factory.mktemp("place")
     save_dinov2(folder / "tiny")
     write_images(folder / PHOTOS, 6)
     write_images(folder / "classes/a", 2)
     write_images(folder / "classes/b", 2, start=2)
     arguments = ["--limit", "5", "--layers", "-1,0", "--verified", "0.5", "--no-report", "-q"]
-    assert main([*audit(folder, "out"), *arguments]) == 0
+    with chdir(folder):
+        assert main([*audit(Path(), "out"), *arguments]) == 0
     return folder
 
 
@@ -65,35 +71,49 @@ def test_other_commands_print_json_and_save_their_options(place, capsys, monkeyp
     (line,) = capsys.readouterr().out.splitlines()
     (saved,) = (place / command[0]).rglob("run.toml")
     assert json.loads(line) == json.loads(saved.with_name("summary.json").read_text())
-    assert 'model = "tiny"' in saved.read_text()
+    options = tomllib.loads(saved.read_text())
+    assert (saved.parent / options["model"]).resolve() == place / "tiny"
+    assert (saved.parent / options["out"]).resolve() == place / command[0]
 
 
-def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(place, capsys):
+def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(
+    place, capsys, monkeypatch, tmp_path
+):
     first = AuditResult.load(place / "out/tiny")
     file = first.folder / "run.toml"
-    repeat = ["audit", "--config", str(file), "-o", str(place / "again"), "--quiet"]
+    monkeypatch.chdir(tmp_path)  # paths in the file start at the file
+    repeat = ["audit", "--config", str(file), "-o", "again", "--quiet"]
     assert main(repeat) == 0
     assert capsys.readouterr() == ("", "")
     assert main(repeat) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("vitscope: ")
-    again = AuditResult.load(place / "again/tiny")
-    assert again.summary == first.summary
+    (folder,) = (path.parent for path in (tmp_path / "again").glob("*/summary.json"))
+    again = AuditResult.load(folder)
+    named = replace(again.summary.model, id=first.summary.model.id)
+    assert replace(again.summary, model=named) == first.summary
     assert again.provenance["config"] == first.provenance["config"]
-    told, repeated = (path.read_text().splitlines() for path in (file, again.folder / "run.toml"))
-    assert told[0].startswith("# vitscope audit, version ")
-    assert [line for line in told if line not in repeated] == [
-        f'out = "{place / "out"}"',
-    ]
-    assert {"limit = 5", 'layers = "-1,0"', "report = false"} <= set(told)
+    told, repeated = (path.read_text() for path in (file, folder / "run.toml"))
+    assert told.startswith("# vitscope audit, version ")
+    assert {"limit = 5", 'layers = "-1,0"', "report = false"} <= set(told.splitlines())
+    assert str(place.parent) not in told + repeated
+    moved = {"images", "model", "out"}
+    options, options_again = tomllib.loads(told), tomllib.loads(repeated)
+    assert options == options_again | {name: options[name] for name in moved}
+    for name in moved - {"out"}:
+        found = [first.folder / options[name], folder / options_again[name]]
+        assert {one.resolve() for one in found} == {
+            place / (PHOTOS if name == "images" else "tiny")
+        }
 
 
-def test_a_result_that_is_kept_keeps_the_options_of_its_run(place):
+def test_a_result_that_is_kept_keeps_the_options_of_its_run(place, monkeypatch):
+    monkeypatch.chdir(place)
     file = place / "out/tiny/run.toml"
     before = file.read_text()
     same = ["--limit", "5", "--layers", "-1,0", "--verified", "0.5", "--no-report", "-q"]
-    assert main([*audit(place, "out"), *same, "--resume", "--name", "another"]) == 0
+    assert main([*audit(Path(), "out"), *same, "--resume", "--name", "another"]) == 0
     assert file.read_text() == before
 
 
@@ -121,11 +141,65 @@ def test_options_are_saved_without_secrets_of_urls(options):
     assert "# URLs" not in options("s3://bucket/a.tar", "a?b=c.png")[1]
 
 
-def test_a_path_that_is_not_utf_8_is_read_as_it_was_saved(options, tmp_path):
+def test_a_path_that_is_not_utf_8_is_read_as_it_was_saved(options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "run.toml"
     images, saved = options("caf\udce9.png")
     file.write_text(saved, encoding="utf-8", errors="surrogateescape")
     assert options("--config", str(file)) == (images, saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "saved"),
+    [
+        ("images", "a.png", "../../a.png"),
+        ("images", "./b/*", "../../b/*"),
+        ("images", "s3://c/d.tar", "s3://c/d.tar"),
+        ("images", "/a.png", "/a.png"),
+        ("references", "[0-9].png", "../../[0-9].png"),
+        ("folder", "../flowers", "../../../flowers"),
+        ("out", ".", "../.."),
+        ("model", "tiny", "../../tiny"),
+        ("model", "dinov2-small", "dinov2-small"),
+        ("model", "../gone", "../../../gone"),
+        ("model", "timm:vit@x.pth", "timm:vit@../../x.pth"),
+        ("model", "timm:vit", "timm:vit"),
+        ("model", "ph-reg:tiny@x.pth", "ph-reg:../../tiny@../../x.pth"),
+        ("remedy", "skip", "skip"),
+        ("remedy", "mean.safetensors", "../../mean.safetensors"),
+        ("target", "image:a.png", "image:../../a.png"),
+        ("target", "text.npy", "../../text.npy"),
+        ("target", "logit:text.npy", "logit:text.npy"),
+        ("log", "tensorboard:runs", "tensorboard:../../runs"),
+        ("log", "wandb:runs", "wandb:runs"),
+        ("name", "tiny", "tiny"),
+        ("limit", 3, 3),
+    ],
+)
+def test_paths_in_a_file_of_options_start_at_its_folder(tmp_path, name, given, saved):
+    start, result, away = (tmp_path / part for part in ("a", "a/results/tiny", "[b]/c"))
+    for folder in (result, away, start / "tiny"):
+        folder.mkdir(parents=True)
+    assert move_options({name: [given]}, start, result) == {name: [saved]}
+    (tmp_path / "link").symlink_to(result)  # what is above is above the folder itself
+    plain = given.removeprefix("./") if isinstance(given, str) else given
+    assert move_options({name: saved}, tmp_path / "link", start) == {name: plain}
+    assert move_options({"images": "~/a.png"}, start, away) == {"images": f"{Path.home()}/a.png"}
+    # From a folder named like a wildcard, which is none.
+    moved = move_options({"images": "*.png", "out": "*"}, away, start)
+    assert moved == {"images": "../[[]b]/c/*.png", "out": "../[b]/c/*"}
+
+
+def test_every_option_that_is_a_path_is_known():
+    commands = [app[name] for name in app if not name.startswith("-")]
+    commands += [app["remedy"][name] for name in app["remedy"] if not name.startswith("-")]
+    found = set()
+    for command in commands:
+        options = command.assemble_argument_collection() if command.default_command else []
+        if any(option.name == "--config" for option in options):
+            paths = [option for option in options if "Path" in str(option.hint)]
+            found |= {path.name.lstrip("-").lower() for path in paths}
+    assert {"out", "folder", "masks", "one-shot"} <= found <= MOVES.keys()
 
 
 @pytest.mark.parametrize(

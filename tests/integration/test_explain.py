@@ -220,7 +220,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     with pytest.raises(UsageError, match="has 3 images, too few for a reference"):
         explain(tiny_vit(), one, reference=few)
     merged = audit(tiny_vit(), write_images(tmp_path / "m", 20), AuditConfig(cls_term="patches"))
-    with pytest.raises(UsageError, match="audit with cls_term own"):
+    with pytest.raises(UsageError, match="audit with cls_term='own'"):
         explain(tiny_vit(), one, reference=merged)
     explanation = explain(tiny_vit(), one, out=tmp_path / "explained")
     with pytest.raises(ResultError, match="kind 'explanation'"):

@@ -37,9 +37,7 @@ def test_an_interrupted_run_resumes_to_the_same_result(vit, photos, tmp_path):
     expected = explain(vit, photos, heads=True)
     with pytest.raises(KeyboardInterrupt) as caught:
         run(on_progress=stop)
-    assert caught.value.__notes__ == [
-        "2 of 4 images are kept: the same call with resume resumes it"
-    ]
+    assert caught.value.__notes__ == ["2 of 4 images are kept: give resume=True to resume"]
     assert [path.name for path in tmp_path.iterdir()] == [".out.run"]
     with pytest.raises(UsageError, match="unfinished run"):
         run()

@@ -76,9 +76,11 @@ def test_names_and_sizes_that_cannot_be_right_are_refused_without_torch(tmp_path
     """Importing it takes seconds, and a mistyped name is what most first runs fail of."""
     (tmp_path / "dinov2-small").mkdir()
     (tmp_path / "dinov2-small/image.png").touch()
+    (tmp_path / "empty/below").mkdir(parents=True)
     there = str(tmp_path)
     wrong = [
         ["audit", "nowhere", "--model", "dinov2-small", "--out", f"{there}/new"],
+        ["audit", f"{there}/empty", "--model", "dinov2-small", "--out", f"{there}/new"],
         ["audit", there, "--model", "dinov2-smal", "--out", f"{there}/new"],
         ["audit", there, "--model", "dinov2-small", "--out", f"{there}/new", "--size", "225"],
         ["audit", there, "--model", "dinov2-small", "--out", there],
@@ -87,6 +89,7 @@ def test_names_and_sizes_that_cannot_be_right_are_refused_without_torch(tmp_path
         ["judge", f"{there}/*.jpg", "--model", "dinov2-small", "--out", f"{there}/new"],
         ["remedy", "find", "nowhere", "-m", "dinov2-small", "--remedy", "skip", "-o", f"{there}/x"],
         ["remedy", "compare", "no", "-m", "dinov2-small", "--remedy", "skip", "-o", f"{there}/x"],
+        ["one-shot", "nowhere", "--model", "dinov2-small", "--out", f"{there}/new"],
         ["one-shot", there, "--model", "dinov2-smal", "--out", f"{there}/new"],
     ]
     code = f"from vitscope.cli import main\nassert [main(a) for a in {wrong}] == [2] * {len(wrong)}"

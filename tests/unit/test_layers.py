@@ -125,7 +125,7 @@ def test_models_stand_below_each_other_with_the_layers_and_sources_that_each_has
     registers = hold_layers(run(0, 11, HOLDS), "DINOv2 with registers", registers=4)
     drawing = draw_figure("sources_by_layer", [plain, hold_audit("iBOT"), registers])
     assert drawing.data.omitted == {
-        "iBOT S": 'only one layer was audited (audit with layers="all")'
+        "iBOT S": "only one layer was audited (audit with layers='all')"
     }
     panels = drawing.figure.axes
     assert [panel.get_title(loc="left") for panel in panels[::3]] == [

@@ -1,4 +1,4 @@
-"""Messages of the library name settings, not options, which only the command line has."""
+"""Messages of the library name settings as Python takes them; the command line, as options."""
 
 import ast
 import re
@@ -6,6 +6,7 @@ import re
 import pytest
 
 from page_blocks import ROOT
+from vitscope.cli.settings import in_options
 
 SOURCE = ROOT / "src" / "vitscope"
 OPTIONS = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "cli.md").read_text("utf-8")))
@@ -28,6 +29,29 @@ def test_no_message_of_the_library_tells_an_option(name):
     tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
     found = {word for text in list_texts(tree) for word in re.findall(r"--[a-z][a-z-]+", text)}
     assert not found & OPTIONS
+    # What is not written as a keyword argument is no option on the command line.
+    loose = r"(?:set|with) (?:overwrite|resume|layers?|size|dtype|cls_term)(?:$|[ ;,)])"
+    assert not [text for text in list_texts(tree) if re.search(rf"\b{loose}", text)]
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("choose another or give overwrite=True", "choose another or give --overwrite"),
+        (
+            "resume=True to resume it, or overwrite=True to",
+            "--resume to resume it, or --overwrite to",
+        ),
+        ("(audit with layers='all')", "(audit with --layers all)"),
+        ("give layer=-1, or", "give --layer -1, or"),
+        ("set size=(16, 40)", "set --size 16x40"),
+        ("audit with cls_term='own'", "audit with --cls-term own"),
+        ("mask:tokens=cls,layers=3 of layers=10+11", None),
+        ("create(size=(3, 4)), or preprocessed=True", None),
+    ],
+)
+def test_the_command_line_tells_options(message, told):
+    assert in_options(message) == (told or message)
 
 
 def test_the_options_are_known():

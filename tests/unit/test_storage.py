@@ -179,7 +179,7 @@ def test_the_old_result_comes_back_when_the_move_fails(tmp_path, monkeypatch):
 
 def test_a_result_is_replaced_only_on_request(tmp_path):
     write_result(tmp_path)
-    with pytest.raises(UsageError, match="set overwrite"), staged_folder(tmp_path):
+    with pytest.raises(UsageError, match="give overwrite=True"), staged_folder(tmp_path):
         pass
 
 

@@ -102,14 +102,27 @@ def check_weights(model_id: str) -> None:
             raise UsageError(
                 f"{checkpoint} is not a file: give the path of a checkpoint (.pth, .safetensors)"
             )
-    entry = CATALOGUE.get(model_id)
-    from vitscope.weights.hub import check_reachable, find_weights  # here: importing it is slow
+    if has_weights(model_id):
+        return
+    from vitscope.weights.hub import check_reachable  # here, because importing it is slow
 
+    entry = CATALOGUE.get(model_id)
     if entry is not None:
-        if find_weights(entry) == "not cached":
-            check_reachable(entry.repository, entry.library)
-    elif not name and find_folder(model_id) is None:
+        check_reachable(entry.repository, entry.library)
+    elif not name:
         check_reachable(model_id, "timm" if model_id.startswith("timm/") else "transformers")
+
+
+def has_weights(model_id: str) -> bool:
+    """Whether the weights are known to be on this machine."""
+    entry = CATALOGUE.get(model_id)
+    if entry is not None:
+        from vitscope.weights.hub import find_weights  # here, because importing it is slow
+
+        return find_weights(entry) != "not cached"
+    library, _, name = model_id.partition(":")
+    has_file = library in LIBRARIES and LIBRARIES[library].takes_file and "@" in name
+    return has_file or find_folder(model_id) is not None
 
 
 def find_entry_point(library: str) -> EntryPoint | None:

@@ -11,14 +11,15 @@ from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
-from vitscope.adapters.model_ids import check_model_id, check_weights
+from vitscope.adapters.model_ids import check_model_id, check_weights, has_weights
 from vitscope.cli.console import make_progress
-from vitscope.cli.output import Output
+from vitscope.cli.output import Terminal
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
     UnknownModelError,
     UnsupportedModelError,
+    UsageError,
     VitscopeError,
 )
 from vitscope.files.printable import printable, printable_path
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from vitscope.results.saved_result import SavedResult
 
 _Result = TypeVar("_Result")
-_LOUD = Output()
+_LOUD = Terminal()
 
 
 def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
@@ -51,7 +52,15 @@ def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
         raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
-def check_all_weights(model_ids: Iterable[str], output: Output = _LOUD) -> None:
+def check_ids(model_ids: Sequence[str]) -> None:
+    """Refuse unknown models, and those named twice; imports no library."""
+    for model_id in model_ids:
+        if model_ids.count(model_id) > 1:
+            raise UsageError(f"model {model_id} was given twice: give each model once")
+        check_model_id(model_id)
+
+
+def check_all_weights(model_ids: Iterable[str], output: Terminal = _LOUD) -> None:
     """Refuse models whose weights can be neither read nor fetched, before any is loaded."""
     if output.quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -63,7 +72,7 @@ def check_all_weights(model_ids: Iterable[str], output: Output = _LOUD) -> None:
 
 
 def find_images(
-    sources: Sequence[str], model_ids: Iterable[str] = (), output: Output = _LOUD
+    sources: Sequence[str], model_ids: Iterable[str] = (), output: Terminal = _LOUD
 ) -> "FoundImages":
     """Find images.
 
@@ -109,15 +118,17 @@ def run_with_bars(
     model_id: str,
     run: Callable[..., _Result],
     *,
-    output: Output = _LOUD,
+    output: Terminal = _LOUD,
     edits: Edits | None = None,
     **later: str,
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
     console = output.bars
-    # No bar of ours: it would hide those of a download.
-    console.print(Text(f"loading {printable(model_id)}"), soft_wrap=True)
-    vit = vitscope.load_model(model_id)
+    told = Text(f"loading {printable(model_id)}")
+    console.print(told, soft_wrap=True)
+    # Nothing else moves then; what downloads has bars of its own, which this would hide.
+    with console.status(told) if has_weights(model_id) else nullcontext():
+        vit = vitscope.load_model(model_id)
     with make_progress(console) as progress:
         bars = {"on_progress": progress.add_task(model_id, total=None)}
         for name, unit in later.items():
@@ -145,8 +156,8 @@ def choose_targets(
     name_target: Callable[[Path, str], Path] = Path.joinpath,
 ) -> dict[str, Path]:
     """Choose each model's folder; unknown models and sizes that do not fit are refused."""
+    check_ids(model_ids)
     for model_id in model_ids:
-        check_model_id(model_id)
         entry = find_entry(model_id)
         if size is not None and entry is not None:
             make_grid(*size, (entry.patch_size, entry.patch_size))
@@ -164,7 +175,7 @@ def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict
     Names of edited models say what the edits are.
     """
     names: dict[str, str] = {}
-    for model_id in dict.fromkeys(model_ids):
+    for model_id in model_ids:
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
         stem = "+".join([stem, *map(_name_remedy, remedies)])
         stem = re.sub(r"[^\w.+=-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"

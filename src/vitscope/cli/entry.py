@@ -17,12 +17,12 @@ from cyclopts import App, CycloptsError, Parameter
 import vitscope
 from vitscope.cli.make_maps import explain, judge
 from vitscope.cli.models import models
-from vitscope.cli.output import add_config
 from vitscope.cli.remedy import remedy
 from vitscope.cli.reproduce import reproduce
+from vitscope.cli.run_file import add_config
 from vitscope.cli.run_models import audit, demo, one_shot
 from vitscope.cli.serve import serve
-from vitscope.cli.settings import group_options
+from vitscope.cli.settings import group_options, in_options
 from vitscope.cli.use_results import cite, figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable
@@ -153,7 +153,7 @@ def _notes_of(error: BaseException) -> list[str]:
 
 
 def _fail(message: str, code: int) -> int:
-    line = f"vitscope: {printable(' '.join(message.split()))}"
+    line = f"vitscope: {printable(in_options(' '.join(message.split())))}"
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")
     return code

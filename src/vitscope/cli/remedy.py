@@ -15,7 +15,7 @@ from vitscope.cli.each_model import (
     run_each,
     run_with_bars,
 )
-from vitscope.cli.output import Output
+from vitscope.cli.output import Output, Terminal
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import check_writable
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vitscope.remedies.remedy import Remedy
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS, _OUTPUT = AuditSettings(), Output()
+_DEFAULTS, _OUTPUT, _TERMINAL = AuditSettings(), Output(), Terminal()
 
 remedy = App(
     name="remedy",
@@ -55,6 +55,7 @@ def find(
     out: Path,
     overwrite: bool = False,
     config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
+    terminal: Annotated[Terminal, Parameter(name="*")] = _TERMINAL,
 ) -> None:
     """Measure on images what a remedy needs, and save it.
 
@@ -75,11 +76,12 @@ def find(
         out: File for what was found, ending in .safetensors.
         overwrite: Replace a saved remedy there.
         config: Settings.
+        terminal: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     check_model_id(model)
     check_writable(out.parent)
-    found = find_images(images, [model])
+    found = find_images(images, [model], terminal)
     from vitscope.remedies.registry import parse_remedy  # here, because importing it is slow
     from vitscope.remedies.remedy_files import check_saved, save_remedy
     from vitscope.runs.model_run import make_image_set
@@ -93,12 +95,11 @@ def find(
         image_set = make_image_set(vit, found, config).without_copies()
         return find_remedy(vit, chosen, image_set, config, on_progress)
 
-    fitted, told = run_with_bars(model, run)
-    console = make_console()
+    fitted, told = run_with_bars(model, run, output=terminal)
     for line in told:
-        console.print(Text(line))
+        terminal.console.print(Text(line))
     save_remedy(fitted, out, overwrite=overwrite)
-    console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
+    terminal.console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
 
 
 def compare(

@@ -11,7 +11,9 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.console import make_console, make_progress
+from vitscope.cli.console import make_progress
+from vitscope.cli.output import Terminal
+from vitscope.cli.run_file import save_options
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from vitscope.reproduction.state import StageOutcome
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS = ReproductionSettings()
+_DEFAULTS, _TERMINAL = ReproductionSettings(), Terminal()
 _ALL_SIZES, _SMOKE_SIZES = "ti,s,b,l,g", "s,l,g"
 _STATUS_STYLES = {"done": "green", "kept": "green", "failed": "bold red"}
 
@@ -38,6 +40,7 @@ def reproduce(
     out: Path = Path("vitscope-reproduction"),
     smoke: bool = False,
     config: Annotated[ReproductionSettings, Parameter(name="*")] = _DEFAULTS,
+    terminal: Annotated[Terminal, Parameter(name="*")] = _TERMINAL,
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 
@@ -59,6 +62,7 @@ def reproduce(
         smoke: Try it on tiny random models and generated images, offline, in under two minutes. Its
             numbers mean nothing.
         config: Settings, including the choices the paper leaves open.
+        terminal: What is printed, and options from a file.
 
     Raises:
         UsageError: If no images are given, or `out` holds something else or results of other
@@ -85,14 +89,15 @@ def reproduce(
         raise UsageError("no images: give --images FOLDER (or try it out with --smoke)")
     config.resolve_device()
     run = Reproduction(models, out, config, images=images, imagenet=imagenet)
-    console = make_console()
+    console = terminal.console
     console.print(_make_plan_table(run))
     try:
-        with make_progress(Console(stderr=True)) as progress:
+        with make_progress(terminal.bars) as progress:
             outcomes = run.execute(partial(_start_bar, progress))
     except KeyboardInterrupt:
         console.print("what is finished is kept: the same command resumes from there")
         raise
+    save_options(terminal.config, out, replace=True)
     console.print(_make_outcome_table(outcomes))
     if not any(run.is_done(name, IMAGES) for name in run.model_names):
         raise VitscopeError("no model could be audited: the table above says why")

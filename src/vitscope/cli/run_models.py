@@ -29,6 +29,7 @@ from vitscope.errors import (
     VitscopeError,
 )
 from vitscope.files.printable import printable_path
+from vitscope.images.paths import check_names
 
 if TYPE_CHECKING:
     from vitscope.engines.local import Engine
@@ -105,6 +106,7 @@ def demo(
     limit: int | None = None,
     overwrite: bool = False,
     report: _Report = True,
+    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
 ) -> None:
     """Audit a DINOv2-small on openly licensed photographs; needs no model hub.
 
@@ -119,10 +121,10 @@ def demo(
         limit: Number of images, drawn at random; all by default.
         overwrite: Replace an earlier demo there.
         report: Write report.html beside the result.
+        output: What is printed, and options from a file.
     """
     config = AuditConfig(limit=limit)
     targets = choose_targets([_SCENES if scenes else "dinov2-small"], out, overwrite=overwrite)
-    output = Output()
     images = out / "images"
     if scenes:
         from vitscope.images.scenes import write_demo_scenes
@@ -173,6 +175,7 @@ def one_shot(
     targets = choose_targets(
         model, out, overwrite=overwrite, remedies=remedy, size=config.input_size
     )
+    check_names([str(folder)])
     from vitscope.images.labels import find_classes  # here, because importing it is slow
 
     find_classes(folder)

@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.adapters.model_ids import check_model_id
 from vitscope.cli.console import make_console
-from vitscope.cli.each_model import check_all_weights
+from vitscope.cli.each_model import check_all_weights, check_ids
 from vitscope.cli.settings import Result
 from vitscope.cli.use_results import find_folders
 from vitscope.config import RunConfig
@@ -44,13 +43,12 @@ def serve(
     Raises:
         UsageError: If neither results nor a model are named.
     """
-    ids = list(dict.fromkeys(model or ()))
+    ids = model or []
     if not results and not ids:
         raise UsageError("neither a result nor a model was given: name results, or give --model")
     for package in ("anyio", "starlette", "uvicorn"):
         require_package(package, "serve", needed_by="vitscope serve")
-    for model_id in ids:
-        check_model_id(model_id)
+    check_ids(ids)
     folders = find_folders(results)
     check_all_weights(ids)
     RunConfig(device=device).resolve_device()

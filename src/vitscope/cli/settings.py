@@ -1,5 +1,6 @@
 """Settings on the command line: parsers, and groups of options."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
@@ -141,6 +142,23 @@ _GROUPS = {
     for number, (name, options) in enumerate(_OPTIONS.items(), 1)
     for option in options.split()
 }
+
+
+_KEYWORD = re.compile(
+    rf"(?<![\w,:+(])({'|'.join(_GROUPS)})="
+    r"(?:(True)\b|'(\w+)'|\((\d+), (\d+)\)|(-?\d+(?:\.\d+)?(?![\w+])))",
+)
+
+
+def in_options(text: str) -> str:
+    """A message whose keyword arguments are options of the command line."""
+    return _KEYWORD.sub(_as_option, text)
+
+
+def _as_option(found: re.Match[str]) -> str:
+    name, _, word, height, width, number = found.groups()
+    value = word or number or (f"{height}x{width}" if height else "")
+    return f"--{name.replace('_', '-')} {value}".rstrip()
 
 
 _SHORT = {"model": "-m", "out": "-o", "quiet": "-q"}

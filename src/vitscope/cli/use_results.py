@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from vitscope.cli.console import make_console
-from vitscope.cli.settings import Result, Width
+from vitscope.cli.settings import Result, Width, in_options
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.images.paths import expand
@@ -122,7 +122,8 @@ def figures(
     for figure in drawn.drawn:
         console.print(Text(f"{figure.name}: {_count(figure.shown, 'result')}"), soft_wrap=True)
         for label, reason in figure.omitted.items():
-            console.print(Text(f"  not shown: {label}: {reason}", style="dim"), soft_wrap=True)
+            why = f"  not shown: {label}: {in_options(reason)}"
+            console.print(Text(why, style="dim"), soft_wrap=True)
     if drawn.skipped:
         why = f"{len(drawn.skipped)} not drawn: {printable_path(out / 'index.md')} says why"
         console.print(Text(why, style="yellow"), soft_wrap=True)

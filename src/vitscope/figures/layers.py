@@ -72,7 +72,7 @@ def choose_ticks(layers: Sequence[LayerSummary]) -> list[int]:
 def _read(result: ModelResult) -> list[Point]:
     layers = result.audit.layers
     if len(layers) == 1:
-        raise NothingToDrawError('only one layer was audited (audit with layers="all")')
+        raise NothingToDrawError("only one layer was audited (audit with layers='all')")
     found = [(layer.index, _read_layer(layer)) for layer in layers]
     points = [
         Point(model=result, panel=key, term=term, x=index, number=number)

@@ -69,8 +69,8 @@ def check_figures_target(target: Path, *, overwrite: bool) -> None:
     """Raise an error if writing figures to a folder would lose other files."""
     if not overwrite and list_own_files(target):
         raise UsageError(
-            f"{printable_path(target)} already holds figures: choose another folder or set "
-            "overwrite"
+            f"{printable_path(target)} already holds figures: choose another folder or give "
+            "overwrite=True"
         )
     check_nothing_else(target)
     check_target(target, is_figures if overwrite else never)

@@ -154,7 +154,9 @@ def check_target(target: Path, replaces: Replaces = never) -> None:
     if not occupied or replaces(target):
         return
     if is_result(target):
-        raise UsageError(f"{target} already holds a result: choose another folder or set overwrite")
+        raise UsageError(
+            f"{target} already holds a result: choose another folder or give overwrite=True"
+        )
     if _has_summary(target):
         other = printable_path(Path(_list_other_files(target)[0]))
         raise UsageError(
@@ -187,8 +189,8 @@ def check_file_target(target: Path, replaces: Replaces) -> None:
         raise UsageError(f"{name} cannot be written to: {error.strerror}") from None
     if refused:
         raise UsageError(
-            f"{name} is already there and is not replaced: choose another file, or set "
-            "overwrite if vitscope wrote it and it has not been changed since"
+            f"{name} is already there and is not replaced: choose another file, or give "
+            "overwrite=True if vitscope wrote it and it has not been changed since"
         )
 
 

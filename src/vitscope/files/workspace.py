@@ -171,7 +171,7 @@ def told_of_kept(workspace: Workspace, total: str, *, leads: bool = True) -> Ite
         yield
     except BaseException as error:
         if (done := len(workspace.find_done())) or not leads:
-            error.add_note(f"{done} of {total} are kept: the same call with resume resumes it")
+            error.add_note(f"{done} of {total} are kept: give resume=True to resume")
         raise
 
 
@@ -232,8 +232,8 @@ def _prepare(
     name = printable_path(target)
     if done and not resume and not overwrite:
         raise UsageError(
-            f"{name} holds an unfinished run (shards done: {done}): set resume to resume it, or "
-            "overwrite to start again"
+            f"{name} holds an unfinished run (shards done: {done}): give resume=True to resume it, "
+            "or overwrite=True to start again"
         )
     if done and resume:
         difference = describe_difference(workspace.read_plan(), plan)
@@ -243,7 +243,7 @@ def _prepare(
         if not overwrite:
             raise UsageError(
                 f"{name} holds a different unfinished run ({difference}): resume with the "
-                "same images and settings, or set overwrite to start again"
+                "same images and settings, or give overwrite=True to start again"
             )
     workspace.clear()  # before the new plan is saved, to which they do not belong
     (workspace.folder / _COPIES).unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from vitscope.errors import ImageReadError
 from vitscope.images.colours import convert_to_rgb, describe_unread_tiff, widen_png_key
+from vitscope.images.folders import FORMATS
 from vitscope.images.pillow_switches import set_for_decoding
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.images.resampling import (
@@ -28,9 +29,6 @@ from vitscope.images.resampling import (
     resample_with_pillow,
     show_levels,
 )
-
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""Formats that are read, by Pillow's names."""
 
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -61,13 +59,6 @@ _PNG_DEPTH_BYTE = 24  # where every PNG file states its bits per sample
 _DRAFT_MARGIN = 2
 """A draft stays at least this many times larger than the resized image, so that the filter still
 averages several pixels."""
-
-
-@cache
-def image_extensions() -> frozenset[str]:
-    """File name extensions of the formats that are read."""
-    known = Image.registered_extensions()
-    return frozenset(extension for extension, name in known.items() if name in FORMATS)
 
 
 def image_id(data: bytes) -> str:

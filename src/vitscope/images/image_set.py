@@ -22,10 +22,11 @@ from vitscope.images.covariates import (
     measure_range,
 )
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
+from vitscope.images.given_pixels import check_normalised, find_pixel_size
 from vitscope.images.handover import PREFETCHED, WorkerStart, fits_shared_memory
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.search import find_images, find_pixel_size
+from vitscope.images.search import find_images
 from vitscope.images.stores import read_file
 
 
@@ -88,8 +89,9 @@ class ImageSet:
             The set, in the order in which the images were found.
 
         Raises:
-            UsageError: If a source is missing or holds no image, the limit or the seed is out of
-                range, or the masks do not match the images.
+            UsageError: If a source is missing or holds no image, preprocessed pixels were never
+                normalised, the limit or the seed is out of range, or the masks do not match the
+                images.
         """
         if limit is not None and limit < 1:
             raise UsageError(f"a limit of {limit} images: expected at least 1")
@@ -97,6 +99,7 @@ class ImageSet:
             raise UsageError(f"seed {seed}: expected 0 or more")
         addresses = find_images(sources, preprocessed=preprocessed)
         if preprocessed:
+            check_normalised(addresses, preprocessing)
             size = find_pixel_size(addresses) or preprocessing.size
             preprocessing = replace(preprocessing, size=size, pipeline="given")
         matched = () if masks is None else find_masks(masks, addresses)

@@ -4,7 +4,7 @@ The range of values is never guessed: floating-point values must be declared pre
 Images are read as bytes, as from a file, so that copies are recognised.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO
@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader
 
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.images.colours import narrow_grey, widen_png_key
-from vitscope.images.decoding import image_extensions, image_id, pack_pixels, turn_upright
+from vitscope.images.decoding import image_id, pack_pixels, turn_upright
+from vitscope.images.folders import image_extensions
+from vitscope.images.loaders import LoadedItems, list_indices
 from vitscope.images.parquet_rows import USUAL_NAMES
 from vitscope.images.stores import read_file
 
@@ -30,6 +32,8 @@ IMAGE_KINDS = (
 )
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """Usual names of image columns in datasets, in order of preference."""
+
+_NUM_STEADY = 4  # more than one, as a random flip may leave one as it is
 
 LABELS = ("label", "labels")
 """Usual names of label columns."""
@@ -136,55 +140,16 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
     return held
 
 
-class _LoadedItems:
-    """The items of a DataLoader's dataset, each collated as a batch of one."""
-
-    def __init__(self, loader: DataLoader[Any]) -> None:
-        self.dataset: Any = loader.dataset
-        self._collate: Callable[[Any], Any] = loader.collate_fn
-        self._batched = loader.batch_sampler is not None
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Any:
-        item = self.dataset[index]
-        return _first(self._collate([item])) if self._batched else self._collate(item)
-
-
-def _first(batch: Any) -> Any:
-    if isinstance(batch, Mapping):
-        return {name: values[0] for name, values in batch.items()}
-    return [values[0] for values in batch] if isinstance(batch, (tuple, list)) else batch[0]
-
-
 def _hold_dataset(source: Any, *, preprocessed: bool) -> list[HeldImage]:
     loaded = isinstance(source, DataLoader)
-    items = _LoadedItems(source) if loaded else source
-    indices = _list_indices(source) if loaded else range(len(source))
+    items = LoadedItems(source) if loaded else source
+    indices = list_indices(source) if loaded else range(len(source))
     name = type(items.dataset if loaded else items).__name__
     held = [HeldImage(items, i, f"{name}[{i}]", preprocessed, True) for i in indices]
     if held:
         _check(held[0])
+        _check_steady(held[:_NUM_STEADY])
     return held
-
-
-def _list_indices(loader: DataLoader[Any]) -> list[int]:
-    # Indices chosen by its sampler, in the dataset's order, without changing the caller's random
-    # state.
-    batches = loader.batch_sampler
-    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
-    found = [getattr(owner, "generator", None) for owner in owners]
-    generators = [one for one in found if isinstance(one, torch.Generator)]
-    states = [one.get_state() for one in generators]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            if batches is None:
-                return sorted(set(loader.sampler))
-            return sorted({index for batch in batches for index in batch})
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
 
 
 def _gives_once(source: object) -> bool:
@@ -267,6 +232,16 @@ def _check(image: HeldImage) -> None:
         check(taken)
     except ImageReadError as error:
         raise UsageError(": ".join((image.name, str(error)))) from None
+
+
+def _check_steady(images: Sequence[HeldImage]) -> None:
+    for image in images:
+        with suppress(ImageReadError):  # it is counted with the unreadable ones
+            if image.read() != image.read():
+                raise UsageError(
+                    f"{image.name} differs between two readings: expected a dataset without "
+                    "random augmentation, or list(dataset), which keeps what it gave once"
+                )
 
 
 def _check_image(image: object) -> None:

@@ -15,9 +15,9 @@ from vitscope.config import check_kind
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.addresses import ImageAddress, Images, printable_address
+from vitscope.images.folders import is_hidden
 from vitscope.images.in_memory import LABELS, HeldImage
 from vitscope.images.search import FoundImages, find_files, find_images
-from vitscope.images.stores import is_hidden
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
 _HIDDEN = -1

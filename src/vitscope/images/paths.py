@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitscope.errors import UsageError
+from vitscope.images.folders import check_folder
 from vitscope.images.urls import is_url, resembles_url, show_name
 
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
@@ -17,12 +18,14 @@ _MAX_RANGE = 10**6
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Refuse the first name that is neither a URL nor there."""
+    """Refuse the first name that is neither a URL nor there, or is a folder without images."""
     for name in names:
         for each in expand(name):
             if not is_url(each):
                 with suppress(OSError):  # the search says why
                     check_exists(each)
+                    if Path(each).is_dir():
+                        check_folder(Path(each), show_name(each))
 
 
 def check_given(*given: Any) -> None:

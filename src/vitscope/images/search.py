@@ -8,24 +8,29 @@ import re
 from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.files.own_files import describe_skipped, find_own
+from vitscope.files.own_files import describe_skipped
 from vitscope.images.addresses import ImageAddress, Images
-from vitscope.images.decoding import image_extensions
-from vitscope.images.in_memory import IMAGE_KINDS, HeldImage, hold_images
+from vitscope.images.folders import (
+    PARQUET,
+    TAR,
+    choose_kind,
+    describe_kinds,
+    image_extensions,
+    search_folder,
+)
+from vitscope.images.in_memory import IMAGE_KINDS, hold_images
 from vitscope.images.masks import note_masks
 from vitscope.images.parquet_rows import list_rows
 from vitscope.images.paths import check_exists, expand
 from vitscope.images.stores import (
     StoredObject,
     check_parts,
-    is_hidden,
     list_objects,
     read_file,
     suffix_of,
@@ -33,11 +38,8 @@ from vitscope.images.stores import (
 from vitscope.images.tar_shards import FoundMembers, list_members
 from vitscope.images.urls import is_url, is_web, resembles_url, show_name, show_url
 
-_TAR, _PARQUET = ".tar", ".parquet"
 _COMPRESSED_TAR = re.compile(r"\.(tar\.\w+|tgz|tbz2|txz)$", re.IGNORECASE)
 _MAX_LIST_BYTES = 2**28
-
-_File = TypeVar("_File", Path, StoredObject)
 
 
 class FoundImages(tuple[ImageAddress, ...]):
@@ -46,16 +48,6 @@ class FoundImages(tuple[ImageAddress, ...]):
     notes: tuple[str, ...] = ()  # remarks about the search
     named: tuple[ImageAddress, ...] = ()  # with repeats, if any were named more than once
     skipped: tuple[Path, ...] = ()  # folders in which vitscope's own files were skipped
-
-
-def find_pixel_size(found: Iterable[ImageAddress]) -> tuple[int, int] | None:
-    """Height and width of preprocessed pixels, from the first image that can be read."""
-    for address in found:
-        if isinstance(address, HeldImage):
-            with suppress(ImageReadError):
-                height, width = address.read().partition(b"\n")[0].split()
-                return int(height), int(width)
-    return None
 
 
 def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
@@ -148,11 +140,11 @@ def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
     # A folder here is one that could not be searched; even checking for it may fail.
     if isinstance(file, Path) and os.path.isdir(file):  # noqa: PTH112
         return [file]
-    if suffix in {_TAR, _PARQUET} and isinstance(file, StoredObject):
+    if suffix in {TAR, PARQUET} and isinstance(file, StoredObject):
         check_parts(file)
-    if suffix == _TAR:
+    if suffix == TAR:
         return list_members(file)
-    return list_rows(file) if suffix == _PARQUET else [file]
+    return list_rows(file) if suffix == PARQUET else [file]
 
 
 def _find(
@@ -179,9 +171,7 @@ def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
     try:
         check_exists(name)
         if path.is_dir():
-            found, expected = _search(path, skipped), _describe_kinds()
-            if path in skipped:
-                expected += ", none of which vitscope wrote itself"
+            found, expected = search_folder(path, shown, skipped), ""
         elif path.suffix.lower() == ".txt":
             found, expected = _read_list(path, shown), "one path per line"
         else:
@@ -210,8 +200,8 @@ def _find_stored(url: str) -> Sequence[StoredObject]:
         raise _UnreachedError(
             f"{name} {error}; give the URL of a folder, an image, a .tar or a .parquet file", place
         ) from error
-    found = objects if [one.below for one in objects] == [""] else _choose_kind(objects)
-    _check_found(name, found, _describe_kinds())
+    found = objects if [one.below for one in objects] == [""] else choose_kind(objects, suffix_of)
+    _check_found(name, found, describe_kinds())
     return found
 
 
@@ -219,7 +209,7 @@ def _is_one_image(place: StoredObject) -> bool:
     # The web has no folders; elsewhere a path without image extension could be a folder of
     # thousands.
     suffix = suffix_of(place)
-    return suffix in image_extensions() or (is_web(place.url) and suffix not in {_TAR, _PARQUET})
+    return suffix in image_extensions() or (is_web(place.url) and suffix not in {TAR, PARQUET})
 
 
 def _check_found(name: str, files: Sequence[Path | StoredObject], expected: str) -> None:
@@ -232,65 +222,6 @@ def _check_found(name: str, files: Sequence[Path | StoredObject], expected: str)
                 f"{name} is a compressed archive, whose members cannot be read one by one: "
                 "decompress it to a .tar file"
             )
-
-
-def _describe_kinds() -> str:
-    extensions = " ".join(sorted(image_extensions()))
-    return f"files ending in {extensions}, or {_TAR}, or {_PARQUET}"
-
-
-def _choose_kind(files: Sequence[_File]) -> list[_File]:
-    # The first kind present wins: tables of captions lie beside archives, and archives beside the
-    # images unpacked from them.
-    for extensions in (image_extensions(), {_TAR}, {_PARQUET}):
-        chosen = [file for file in files if suffix_of(file) in extensions]
-        if chosen:
-            return chosen
-    return []
-
-
-def _search(folder: Path, skipped: list[Path]) -> list[Path]:
-    found: list[Path] = []
-    closed: dict[Path, OSError] = {}
-    seen: set[tuple[int, int]] = set()
-    pending = [folder]
-    while pending:
-        current = pending.pop()
-        try:
-            status = current.stat()
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(current) as entries:
-                visible = [entry for entry in entries if not is_hidden(entry.name)]
-        except OSError as error:
-            closed[current] = error
-            continue
-        if own := find_own(current, {entry.name for entry in visible}):
-            skipped.append(current)
-            visible = [entry for entry in visible if entry.name not in own]
-        # In reverse, because the last folder on the stack is searched first.
-        for entry in sorted(visible, key=lambda entry: entry.name, reverse=True):
-            path = current / entry.name
-            if _is_folder(entry):
-                pending.append(path)
-            else:
-                found.append(path)
-    chosen = _choose_kind(sorted(found, key=Path.as_posix))
-    if closed and not chosen:
-        path, reason = next(iter(closed.items()))
-        raise UsageError(
-            f"{show_name(os.fspath(path))} cannot be searched for images: {reason.strerror}"
-        ) from reason
-    # Reading a folder that could not be searched reports why.
-    return sorted([*chosen, *closed], key=Path.as_posix)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # A circular link, or a target without permission.
-        return False
 
 
 def _read_list(source: Path, shown: str) -> list[Path]:

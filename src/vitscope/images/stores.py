@@ -18,13 +18,11 @@ from fsspec.core import url_to_fs
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.files.printable import printable, printable_path
 from vitscope.images import web
+from vitscope.images.folders import is_hidden
 from vitscope.images.urls import is_web, show_url
 
 MAX_FILE_BYTES = 2**31
 """Largest file that is read: more than the largest decodable image takes uncompressed."""
-
-_MADE_BY_SYSTEMS = {"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information"}
-"""System folders with other versions of the files beside them, or with deleted files."""
 
 _VERSION_KEYS = (
     *("size", "ETag", "etag", "Content-MD5", "Digest", "md5Hash", "generation", "blob_id"),
@@ -77,11 +75,6 @@ Place = Path | StoredObject
 def name_place(place: Place) -> str:
     """A place as printable text."""
     return printable_path(place) if isinstance(place, Path) else place.name
-
-
-def is_hidden(name: str) -> bool:
-    """Whether a file or folder is skipped, with everything below it."""
-    return name.startswith(".") or name in _MADE_BY_SYSTEMS
 
 
 def suffix_of(place: Place) -> str:

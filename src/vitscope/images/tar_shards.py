@@ -15,10 +15,9 @@ from typing import BinaryIO
 
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable
-from vitscope.images.decoding import image_extensions
+from vitscope.images.folders import image_extensions, is_hidden
 from vitscope.images.stores import (
     Place,
-    is_hidden,
     name_place,
     open_place,
     plain_read_errors,

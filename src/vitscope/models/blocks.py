@@ -152,7 +152,7 @@ class BlockRecorder:
         if torch.is_autocast_enabled(stream.device.type) and not self._autocast:
             raise UnsupportedModelError(
                 "the model's own forward switches autocast on, so it does not compute in the "
-                "precision of its weights: take the wrapper off, or set dtype to bfloat16"
+                "precision of its weights: take the wrapper off, or give dtype='bfloat16'"
             )
         if self._picker is not None:
             # Clone, because a block may add to its input in place.

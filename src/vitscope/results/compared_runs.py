@@ -20,5 +20,5 @@ def check_run(comparison: SavedResult, audit: SavedResult) -> None:
         raise ResultError(
             f"{printable_path(audit.folder)} has replaced the audit that "
             f"{printable_path(comparison.folder)} is of: finish the run that replaced it, with "
-            "resume and overwrite, or compare again"
+            "resume=True and overwrite=True, or compare again"
         )

@@ -177,7 +177,7 @@ def audit_as_lead(
     elif earlier is not None and run.unknown:
         raise UsageError(
             f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
-            f"verified, for {run.unknown[0]} is not known; set overwrite to start again"
+            f"verified, for {run.unknown[0]} is not known; give overwrite=True to start again"
         )
     if resume and is_finished(AuditResult, target, run.plan, overwrite=overwrite):
         discard_workspace(target)  # left by a run that was killed at its very end

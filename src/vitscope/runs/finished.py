@@ -30,6 +30,6 @@ def is_finished(kind: type[SavedResult], target: Path, plan: Plan, *, overwrite:
     if difference is not None and not overwrite:
         raise UsageError(
             f"{printable_path(target)} holds a different result ({difference}): choose "
-            "another folder, or set overwrite to replace it"
+            "another folder, or give overwrite=True to replace it"
         )
     return difference is None

@@ -43,15 +43,15 @@ def read_judgement(
     _check_model(judged, wanted, folder)
     if summary.layer != wanted.layer:
         raise UsageError(
-            f"the judgement {folder} is of layer {summary.layer}, not {wanted.layer}: set layer "
-            f"{summary.layer}, or give a judgement of layer {wanted.layer}"
+            f"the judgement {folder} is of layer {summary.layer}, not {wanted.layer}: "
+            f"give layer={summary.layer}, or a judgement of layer {wanted.layer}"
         )
     sizes = summary.preprocessing.size, wanted.preprocessing.size
     if sizes[0] != sizes[1]:
         found, asked = ("{} x {} px".format(*size) for size in sizes)
         raise UsageError(
-            f"the judgement {folder} was made at {found}, the images are prepared at {asked}: set "
-            f"size {'x'.join(map(str, sizes[0]))}"
+            f"the judgement {folder} was made at {found}, the images are prepared at {asked}: give "
+            f"size={sizes[0]}"
         )
     if target is None and is_named(summary.target):
         target = summary.target

@@ -128,7 +128,7 @@ class ModelRun:
             # The first images balanced when auto chose the precision; these do not.
             raise ImbalanceError(
                 f"{error}; or {self.config.dtype}, asked for or chosen by dtype auto on the "
-                "first images, is too coarse for this model: set dtype to float32"
+                "first images, is too coarse for this model: give dtype='float32'"
             ) from None
 
     def _locate_non_finite(self, error: NonFiniteError, batch: ImageBatch) -> VitscopeError:

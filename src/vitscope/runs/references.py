@@ -78,7 +78,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
     if manifest.has_skip and "cls" not in manifest.groups:
         raise UsageError(
             f"the reference {folder} counts [CLS]'s attention to itself among other tokens: audit "
-            "with cls_term own"
+            "with cls_term='own'"
         )
     terms = [*manifest.groups, *(["skip"] if manifest.has_skip else [])]
     means = {name: sums.compute_mean(f"term/{name}") for name in terms}
@@ -206,4 +206,4 @@ def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> s
     if config.draft:
         words.append("--draft")
     told = " ".join([*words, "--out", "DIR"])
-    return f"run `{told}` on 100 images or more, and set reference to DIR"
+    return f"run `{told}` on 100 images or more, and give DIR as reference"

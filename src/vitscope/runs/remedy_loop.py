@@ -183,9 +183,8 @@ class _Comparison:
         except BaseException as error:
             is_passing = isinstance(error, _INTERRUPTIONS)
             if is_passing and self.is_kept and is_result(self.folder / ORIGINAL):
-                again = "the same call" if self.resume else "the same call with resume"
                 where = printable_path(self.folder)
-                error.add_note(f"finished audits are kept in {where}: {again} resumes it")
+                error.add_note(f"finished audits are kept in {where}: give resume=True to resume")
             raise
 
     def _execute(self) -> None:

@@ -297,7 +297,13 @@ class Once(IterableDataset):
         return iter([torch.zeros(3, 32, 32)])
 
 
+class Augmented(Items):
+    def __getitem__(self, index):
+        return super().__getitem__(index)[:, :: (-1) ** self.asked]
+
+
 LEVELS = np.zeros((2, 32, 32, 3), np.uint8)
+SCALED = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32).expand(3, -1, -1, -1)
 PIXELS = torch.zeros(2, 3, 32, 32)
 REFUSED = [
     (
@@ -367,6 +373,20 @@ REFUSED = [
         DataLoader(Items([PIXELS[0]] * 2)),
         False,
         "Items[0]: a tensor of float32 (3, 32, 32): expected levels",
+    ),
+    (SCALED, True, "the pixels are from 0 to 1, as before normalisation, with preprocessed=True"),
+    (Items(SCALED * 255), True, "the pixels are from 0 to 255, as before normalisation"),
+    (
+        Augmented([np.arange(32 * 32 * 3, dtype=np.uint8).reshape(32, 32, 3)] * 30),
+        False,
+        "Augmented[0] differs between two readings: expected a dataset without random",
+    ),
+    (
+        DataLoader(Items([Image.new("RGB", (9, 9))] * 2)),
+        False,
+        "Items[0]: its DataLoader cannot collate it (default_collate: batch must contain tensors, "
+        "numpy arrays, numbers, dicts or lists; found <class 'PIL.Image.Image'>): give the dataset "
+        "itself, loader.dataset",
     ),
     ([], False, "no images were given: expected"),
     (

@@ -1,6 +1,7 @@
 """Images in every form that Python people have them in give the numbers of the same image files."""
 
 from collections import deque
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -100,6 +101,23 @@ def test_half_precision_and_another_size_are_taken(vit):
         audit(vit, prepared, preprocessed=True)
 
 
+def test_pixels_that_may_be_normalised_are_taken(vit):
+    scaled = torch.linspace(0, 1, 3 * 32 * 32).reshape(1, 3, 32, 32).expand(3, -1, -1, -1)
+    mean, std = (torch.tensor(each).view(3, 1, 1) for each in ([0.5] * 3, [0.25] * 3))
+    usual = replace(vit.preprocessing, mean=(0.5,) * 3, std=(0.25,) * 3)
+    unscaled = replace(usual, mean=(0.0,) * 3, std=(1 / 255,) * 3)
+    for pixels, preprocessing in [
+        (scaled, replace(usual, mean=(0.0,) * 3, std=(1.0,) * 3)),  # models that take them so
+        (scaled * 255, unscaled),
+        (scaled[:1], usual),  # one image may happen to be so
+        (torch.stack([scaled[0] * 0, scaled[0] * 0 + 1]), usual),  # plain grey and brighter
+        ((scaled * 0 - mean) / std, usual),  # black
+        ((scaled * 0.5 + 0.5 - mean) / std, usual),  # bright
+        (((scaled + 0.05).clamp(max=1) * 0.25 + 0.5 - mean) / std, usual),  # pale, to 1
+    ]:
+        assert len(ImageSet.from_sources(pixels, preprocessing, preprocessed=True)) == len(pixels)
+
+
 def test_a_prepared_set_of_preprocessed_pixels(vit, pixels, expected):
     images = ImageSet.from_sources(pixels, vit.preprocessing, preprocessed=True)
     assert repr(images) == f"ImageSet({COUNT} images, 32 x 32 px)"
@@ -143,7 +161,7 @@ def test_copies_are_recognised_in_whatever_form(vit, pils, arrays, tensors):
 def test_a_dataset_is_asked_for_an_image_when_its_turn_comes(vit, pils):
     images = Items(pils * 20)
     audit(vit, images, limit=3, gallery=0)
-    assert images.asked < 10
+    assert images.asked < 20
 
 
 def test_what_cannot_be_read_is_counted(vit, pils, pixels):

@@ -107,7 +107,7 @@ def test_without_a_reference_nothing_is_judged(one, config, layer, command):
     assert math.isnan(verdict.share)
     assert verdict.text == (
         f"cannot tell what attention leaves out without a reference: run `vitscope audit IMAGES "
-        f"{command}` on 100 images or more, and set reference to DIR"
+        f"{command}` on 100 images or more, and give DIR as reference"
     )
     assert "raw" in verdict.basis
     assert entry.numbers.centred_share == {}

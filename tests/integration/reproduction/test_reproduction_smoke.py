@@ -17,17 +17,22 @@ def smoke(tmp_path_factory):
     return out
 
 
-def smoke_again(out):
-    arguments = ["reproduce", "--smoke", "--out", str(out), "--draws", "2"]
+def smoke_again(out, *arguments):
+    options = ["--smoke", "--out", str(out), "--draws", "2"]
+    options += ["--families", "dinov2-reg", "--sizes", "s"]
     with blank_figures():
-        return main([*arguments, "--families", "dinov2-reg", "--sizes", "s"])
+        return main(["reproduce", *(arguments or options)])
 
 
 def test_smoke_goes_on_too_and_leaves_its_images_as_they_are(smoke, capsys):
     image = smoke / "smoke-images" / "class-0" / "00.png"
     before = image.stat().st_mtime_ns
-    assert smoke_again(smoke) == 0
+    options = ["--config", str(smoke / "run.toml")]
+    assert smoke_again(smoke, *options) == 0
     assert "kept" in capsys.readouterr().out
+    assert smoke_again(smoke, *options, "--quiet", "--families", "deit3") == 0
+    assert capsys.readouterr() == ("", "")
+    assert 'families = "deit3"' in (smoke / "run.toml").read_text()
     assert image.stat().st_mtime_ns == before
 
 

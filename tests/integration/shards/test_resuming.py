@@ -61,7 +61,7 @@ def unfinished(images, tmp_path):
 
 
 def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(images, unfinished, whole):
-    with pytest.raises(UsageError, match=r"shards done: 2\): set resume to resume it"):
+    with pytest.raises(UsageError, match=r"shards done: 2\): give resume=True to resume it"):
         audit(tiny_vit(), images, CONFIG, out=unfinished)
     other = replace(CONFIG, batch_size=2)
     with pytest.raises(UsageError, match="batch_size was 3 and now is 2"):

@@ -356,6 +356,4 @@ def test_a_rank_that_is_stopped_tells_what_is_kept(images, tmp_path):
     interrupt(images, tmp_path / "r")
     with pytest.raises(KeyboardInterrupt) as stopped:
         audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", engine=InterruptedRank())
-    assert stopped.value.__notes__ == [
-        "2 of 6 shards are kept: the same call with resume resumes it"
-    ]
+    assert stopped.value.__notes__ == ["2 of 6 shards are kept: give resume=True to resume"]

@@ -1,0 +1,189 @@
+"""The file of options that repeats a run: what `--config` names, and run.toml in a result.
+
+Relative paths in it start at its own folder.
+"""
+
+import json
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from glob import escape, has_magic
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, ArgumentCollection, Token
+from cyclopts.argument import Argument
+from cyclopts.config import Dict
+
+import vitscope
+from vitscope.adapters.model_ids import LIBRARIES
+from vitscope.errors import UsageError
+from vitscope.files.printable import printable, printable_path
+from vitscope.files.storage import RUN_FILE, staged_file
+from vitscope.images.urls import is_url, show_url
+from vitscope.weights.catalogue import CATALOGUE
+from vitscope.weights.folders import find_folder
+
+_CONFIG = "--config"
+_OF_ONE_RUN = {_CONFIG, "--overwrite", "--resume", "--quiet", "--json"}
+_WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
+
+_PATHS = {"out", "folder", "masks", "judged", "reference", "one-shot", "imagenet", "checkpoints"}
+_PATTERNS = {"images", "references"}
+_TENSORS = (".safetensors", ".npy", ".pt", ".pth")
+
+
+def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Add the options of the file that --config names; its value becomes all options, as TOML."""
+    config = next((one for one in arguments if one.name == _CONFIG), None)
+    if config is None:
+        return
+    if config.tokens:
+        path = config.tokens[-1].value
+        options = move_options(_read_options(path), Path(path).parent, Path())
+        for argument in arguments:
+            if not argument.name.startswith(("-", "*")):  # has a place instead of a name
+                given = options.pop(argument.name.lower(), [])
+                if not argument.tokens:
+                    values = given if isinstance(given, list) else [given]
+                    argument.tokens += [Token(value=str(value)) for value in values]
+        for command in reversed(commands):  # else an option named as a command is left out
+            options = {command: options}
+        Dict(options, source=path)(app, commands, arguments)
+    config.tokens[:] = [Token(keyword=_CONFIG, value=_tell_options(commands, arguments))]
+
+
+def save_options(text: str, folder: Path, *, replace: bool = False) -> None:
+    """Save options in a result; one that was kept has those of the run that made it."""
+    target = folder / RUN_FILE
+    if not text or (target.exists() and not replace):
+        return
+    head = [line for line in text.splitlines() if line.startswith("#")]
+    options = move_options(tomllib.loads(text), Path(), folder)
+    with staged_file(target, replaces=lambda _: replace) as file:
+        file.write_text(_as_toml(head, options), encoding="utf-8", errors="surrogateescape")
+
+
+def _read_options(path: str) -> dict[str, Any]:
+    try:
+        # As it was written: paths need not be UTF-8.
+        return tomllib.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UsageError(
+            f"{printable_path(Path(path))} cannot be read ({printable(str(reason))}): expected a "
+            'TOML file of options such as model = ["dinov2-small"]'
+        ) from None
+
+
+def _tell_options(commands: Sequence[str], arguments: ArgumentCollection) -> str:
+    head = [f"# vitscope {' '.join(commands)}, version {vitscope.__version__}"]
+    given = [token.value for argument in arguments for token in argument.tokens]
+    if any(_without_secret(value) != value for value in given):
+        head.append("# URLs are shown without user, password and query: give these again.")
+    options: dict[str, Any] = {}
+    for argument in arguments:
+        if argument.tokens and argument.name not in _OF_ONE_RUN:
+            values = [_as_value(argument, token) for token in argument.tokens]
+            name = argument.name.lstrip("-").lower()
+            options[name] = values if len(values) > 1 else values[0]
+    return _as_toml(head, options)
+
+
+def _as_toml(head: Sequence[str], options: Mapping[str, Any]) -> str:
+    # Values are written as JSON, which TOML reads alike but for one character.
+    lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in options.items()]
+    return "\n".join([*head, *lines, ""]).replace("\x7f", r"\u007f")
+
+
+def _as_value(argument: Argument, token: Token) -> bool | int | str:
+    if argument.hint is bool:
+        given = token.implicit_value
+        return given if isinstance(given, bool) else token.value.lower() == "true"
+    if _WHOLE_NUMBER.fullmatch(token.value):
+        return int(token.value)
+    return _without_secret(token.value)
+
+
+def _without_secret(value: str) -> str:
+    return show_url(value) if is_url(value) else value
+
+
+def move_options(options: Mapping[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """Options with relative paths that start at another folder."""
+    return {
+        name: [_move_option(name, each, old, new) for each in value]
+        if isinstance(value, list)
+        else _move_option(name, value, old, new)
+        for name, value in options.items()
+    }
+
+
+def _move_option(name: str, value: Any, old: Path, new: Path) -> Any:
+    move = MOVES.get(name.replace("_", "-"))
+    return move(value, old, new) if move is not None and isinstance(value, str) else value
+
+
+def _move_path(value: str, old: Path, new: Path, *, wildcards: bool = False) -> str:
+    rest = os.path.expanduser(value)  # noqa: PTH111 - which raises where there is no home
+    if not rest or os.path.isabs(rest) or is_url(rest):  # noqa: PTH117 - the text stays as it is
+        return rest
+    base = old.resolve()
+    # ".." is the folder above, also of a link.
+    while (first := rest.partition("/"))[0] in {".", ".."}:
+        base, rest = (base.parent if first[0] == ".." else base), first[2]
+    folder = _find_way(base, new.resolve())
+    if not rest:
+        return folder
+    if wildcards and has_magic(rest) and not os.path.lexists(base / rest):
+        folder = escape(folder)  # in whose name they are none
+    return rest if folder == "." else os.path.join(folder, rest)  # noqa: PTH118 - as above
+
+
+def _find_way(folder: str | Path, start: str | Path) -> str:
+    # What has nothing in common with the start moves without it.
+    try:
+        common = Path(os.path.commonpath([folder, start]))
+    except ValueError:  # another drive
+        return str(folder)
+    return str(folder) if common == common.parent else os.path.relpath(folder, start)
+
+
+def _move_model(value: str, old: Path, new: Path) -> str:
+    library, _, name = value.partition(":")
+    if library in LIBRARIES and LIBRARIES[library].takes_file:
+        base, at, file = name.partition("@")
+        base = _move_model(base, old, new) if library == "ph-reg" else base
+        return f"{library}:{base}{at}{_move_path(file, old, new)}"
+    is_path = value.startswith((".", "~")) or find_folder(str(old / value)) is not None
+    return _move_path(value, old, new) if is_path and value not in CATALOGUE else value
+
+
+def _move_target(value: str, old: Path, new: Path) -> str:
+    word = value.partition(":")[0]
+    if word == "image":
+        return _move_after(f"{word}:", value, old, new)
+    is_file = word != "logit" and value.endswith(_TENSORS)
+    return _move_path(value, old, new) if is_file else value
+
+
+def _move_remedy(value: str, old: Path, new: Path) -> str:
+    return _move_path(value, old, new) if value.endswith(_TENSORS[0]) else value
+
+
+def _move_after(word: str, value: str, old: Path, new: Path) -> str:
+    rest = value.removeprefix(word)
+    return word + _move_path(rest, old, new) if rest != value else value
+
+
+MOVES: Mapping[str, Callable[[str, Path, Path], str]] = {
+    **dict.fromkeys(_PATHS, _move_path),
+    **dict.fromkeys(_PATTERNS, partial(_move_path, wildcards=True)),
+    "log": partial(_move_after, "tensorboard:"),
+    "model": _move_model,
+    "remedy": _move_remedy,
+    "target": _move_target,
+}
+"""Options that are paths or may hold one, and how these are moved."""

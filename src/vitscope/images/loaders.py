@@ -1,0 +1,59 @@
+"""DataLoaders: the items that they would give out, asked for one at a time."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from vitscope.errors import ImageReadError
+
+
+class LoadedItems:
+    """The items of a DataLoader's dataset, each collated as a batch of one."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        """Take them from a loader, which is not iterated over."""
+        self.dataset: Any = loader.dataset
+        self._collate: Callable[[Any], Any] = loader.collate_fn
+        self._batched = loader.batch_sampler is not None
+
+    def __len__(self) -> int:
+        """Number of items of its dataset."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        """Get an item, as a batch of one would hold it."""
+        item = self.dataset[index]
+        try:
+            batch = self._collate([item] if self._batched else item)
+        except TypeError as error:
+            reason = str(error).partition("\n")[0]
+            raise ImageReadError(
+                f"its DataLoader cannot collate it ({reason}): give the dataset itself, "
+                "loader.dataset"
+            ) from None
+        return _first(batch) if self._batched else batch
+
+
+def _first(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return {name: values[0] for name, values in batch.items()}
+    return [values[0] for values in batch] if isinstance(batch, (tuple, list)) else batch[0]
+
+
+def list_indices(loader: DataLoader[Any]) -> list[int]:
+    """Indices chosen by its sampler, in the dataset's order; the caller's random state is kept."""
+    batches = loader.batch_sampler
+    owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
+    found = [getattr(owner, "generator", None) for owner in owners]
+    generators = [one for one in found if isinstance(one, torch.Generator)]
+    states = [one.get_state() for one in generators]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            if batches is None:
+                return sorted(set(loader.sampler))
+            return sorted({index for batch in batches for index in batch})
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
