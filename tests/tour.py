@@ -1,6 +1,7 @@
-"""Generates the outputs shown in the tour and the README by running their commands.
+"""Generates the outputs and images of the tour, the README and the page of figures.
 
-python tests/tour.py    runs the commands of docs/index.md (some minutes) and rewrites docs/tour/
+python tests/tour.py    runs the commands of docs/index.md and those below (some minutes), and
+                        rewrites docs/tour/
 
 Needs real weights from the packages of the demo extra, and chromium for the image of the report.
 """
@@ -14,16 +15,62 @@ import tempfile
 from io import StringIO
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 
 from page_blocks import ROOT, read_blocks
 from vitscope import AuditResult
+from vitscope.figures import plot
+from vitscope.figures.draw import save_figure
+from vitscope.images.scenes import make_scenes
 from vitscope.terminal import make_report
 
 SHOWN = ROOT / "docs" / "tour"
 WIDTH = 84
 FIGURES = ("variance_share", "fig5b_layer_similarity")
-LAYERS = "sources_by_layer"
+DINO, PLANTED = "vitscope-demo/dinov2-small", "scenes/scenes-v1"
+CAT = "vitscope-demo/images/chelsea_whole.jpg"
+OF_DINO, OF_SCENES = ("--model", "dinov2-small"), ("--model", "scenes:v1")
+COMMANDS = (
+    ("demo", "--scenes", "--no-report", "--out", "scenes"),
+    (
+        *("audit", "vitscope-demo/images", *OF_DINO, "--layers", "all", "--trace", "20"),
+        *("--limit", "120", "--gallery", "0", "--no-report", "--out", "layers"),
+    ),
+    ("explain", CAT, *OF_DINO, "--heads", "--out", "heads"),
+    ("judge", "scenes/scenes/images", *OF_SCENES, "--limit", "20", "--out", "judged"),
+    ("one-shot", "classes", *OF_SCENES, "--out", "one-shot"),
+    (
+        *("remedy", "compare", "scenes/scenes/images", *OF_SCENES, "--limit", "200"),
+        *("--remedy", "shuffle", "--remedy", "skip", "--remedy", "attentive-head"),
+        *("--gallery", "0", "--out", "remedies"),
+    ),
+)
+"""What docs/figures.md shows besides the tour's own results."""
+PLOTS = {
+    "patch_share": [PLANTED],
+    "anatomy": [PLANTED],
+    "restricted_cka": [DINO, PLANTED],
+    "one_shot": ["one-shot/scenes-v1"],
+    "norms": [DINO, PLANTED],
+    "residual_cka": [DINO, PLANTED],
+    "attention_mass": [DINO, PLANTED],
+    "sources_by_layer": ["layers/dinov2-small"],
+    "shares_by_depth": ["layers/dinov2-small"],
+    "routes_by_block": ["layers/dinov2-small"],
+    "gram_ledger": [PLANTED],
+    "directions": [PLANTED],
+    "interdependence": [PLANTED],
+    "covariates": [PLANTED],
+    "heads_by_layer": ["heads/dinov2-small"],
+    "high_norm_fraction": [DINO, PLANTED],
+    "high_norm_layers": [DINO],
+    "map_scores": ["judged/scenes-v1"],
+    "map_curves": ["judged/scenes-v1"],
+    "judged_maps": ["judged/scenes-v1"],
+    "remedies": ["remedies/scenes-v1/comparison"],
+}
+"""Figures of docs/figures.md, by the name that `plot` takes, and the results that they are of."""
 
 
 def run(home, *words):
@@ -60,16 +107,35 @@ def draw_demo(home):
 def copy_figures(home):
     for name in FIGURES:
         shutil.copyfile(home / "figures" / f"{name}.svg", SHOWN / f"{name}.svg")
-    image = home / "cat" / "figures" / "chelsea_whole.png"
-    shutil.copyfile(image, SHOWN / "explained.png")
+    shrink(home / "cat" / "figures" / "chelsea_whole.png", SHOWN / "explained.png")
 
 
-def draw_layers(home):
-    """The figure of docs/figures.md."""
-    every = ("--layers", "all", "--limit", "120", "--gallery", "0", "--out", "layers")
-    run(home, "audit", "vitscope-demo/images", "--model", "dinov2-small", *every)
-    run(home, "figures", "layers", "--out", "of-layers", "--format", "svg")
-    shutil.copyfile(home / "of-layers" / f"{LAYERS}.svg", SHOWN / f"{LAYERS}.svg")
+def shrink(image, to):
+    """Half the size, in 256 colours that are close to all of the image's."""
+    half = Image.open(image).convert("RGB").reduce(2)
+    few = half.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(to, optimize=True)
+
+
+def sort_scenes(home):
+    """Scenes in a folder for each class."""
+    scenes = make_scenes("shortcut", 160, seed=20_000, noise=130.0)
+    for number, (pixels, label) in enumerate(zip(scenes.images, scenes.labels, strict=True)):
+        folder = home / "classes" / f"glyph-{label}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+
+
+def run_others(home):
+    sort_scenes(home)
+    for words in COMMANDS:
+        run(home, *words)
+
+
+def draw_plots(home):
+    for name, results in PLOTS.items():
+        save_figure(plot(name, [home / result for result in results]), home / f"{name}.png")
+        shrink(home / f"{name}.png", SHOWN / f"{name}.png")
 
 
 def image_report(home):
@@ -93,7 +159,10 @@ def main():
     SHOWN.mkdir(parents=True)
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        for step in (run_commands, draw_demo, copy_figures, draw_layers, image_report):
+        for step in (
+            *(run_commands, draw_demo, copy_figures, image_report),
+            *(run_others, draw_plots),
+        ):
             step(home)
 
 

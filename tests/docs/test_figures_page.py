@@ -1,4 +1,4 @@
-"""The page of figures explains each as its caption does."""
+"""The page of figures explains each as its caption does, and shows it."""
 
 import re
 
@@ -14,3 +14,11 @@ TEXT = " ".join(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", PAGE).split())
 @pytest.mark.parametrize("figure", read_captions())
 def test_the_caption_of_each_figure_is_on_the_page(figure):
     assert read_captions()[figure] in TEXT
+
+
+def test_each_figure_is_shown_or_the_page_says_why_not():
+    entries = re.split(r"\n(?=\*\*`|## )", PAGE)
+    for entry in (entry for entry in entries if entry.startswith("**`")):
+        images = re.findall(r"!\[[^!]*\]\((tour/[^)]*)\)", entry)
+        assert images or "\nNo image: " in entry, entry
+        assert all((ROOT / "docs" / image).is_file() for image in images), images

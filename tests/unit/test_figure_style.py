@@ -18,7 +18,7 @@ from vitscope.figures.captions import read_captions, write_latex
 from vitscope.figures.questions import draw_figure, open_results, plan_figures
 from vitscope.figures.rendering.style import FigureStyle, drawn_in, read_style
 
-SOME = ("attention_mass", "fig2a_patch_share")
+SOME = ("attention_mass", "variance_share")
 
 
 @pytest.fixture(scope="module")
@@ -72,15 +72,29 @@ def test_notes_are_left_out_of_the_figure_and_stay_in_the_caption(result, tmp_pa
     page = (out / "index.md").read_text(encoding="utf-8")
     assert "Where does \\[CLS\\] look?" in page
     latex = (out / "captions.tex").read_text(encoding="utf-8")
-    assert latex.count(r"\begin{figure}") == latex.count(r"\label{fig:") == len(SOME)
-    assert r"\includegraphics{attention_mass.pdf}" in latex
+    assert latex.count(r"\begin{figure}") == latex.count(r"\end{figure}") == 1
+    assert latex.count(r"\begin{figure*}") == latex.count(r"\end{figure*}") == 1
+    for name, kind in (("attention_mass", "figure"), ("variance_share", "figure*")):
+        float_ = latex[: latex.index(rf"\label{{fig:{name}}}")].rpartition(r"\begin")[2]
+        assert float_.startswith(f"{{{kind}}}")
+        assert rf"\includegraphics[width=\linewidth]{{{name}.pdf}}" in float_
     # An unescaped % would cut the caption.
     assert re.search(r"(?<!\\)%", latex) is None
     assert r"5 to 95 \% of the images" in latex
+    # What stands in the figure is not said again below it.
+    with blank_figures():
+        main(["figures", str(result), "--out", str(out), "--format", "svg", "--overwrite"])
+    latex = (out / "captions.tex").read_text(encoding="utf-8")
+    assert latex.startswith("% The notes stand inside the figures")
+    assert "Where does [CLS] look?" in latex
+    assert "of the images" not in latex
+    assert r"\includesvg[width=\linewidth]{attention_mass.svg}" in latex
 
 
 def test_no_caption_runs_as_latex(tmp_path):
-    told = write_latex("a", [tmp_path / "a.png"], r"\input{x} $a_1$ ^~&# ‖c‖² ± 1° <|>")
+    told = write_latex(
+        "a", [tmp_path / "a.png"], r"\input{x} $a_1$ ^~&# ‖c‖² ± 1° <|>", width_in=3.5
+    )
     assert (
         r"\textbackslash{}input\{x\} \$a\_1\$ \textasciicircum{}\textasciitilde{}\&\# "
         r"$\|$c$\|$$^2$ $\pm$ 1$^\circ$ \textless{}\textbar{}\textgreater{}" in told

@@ -1,12 +1,13 @@
 """What stands below each figure, as text and as LaTeX."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
 from vitscope.figures.description import FigureData
+from vitscope.figures.rendering.style import COLUMN_IN
 from vitscope.files.printable import printable
 
 _LATEX = {
@@ -21,13 +22,18 @@ _LATEX = {
     **{"‖": r"$\|$", "⟨": r"$\langle$", "⟩": r"$\rangle$", "Σ": r"$\Sigma$", "ℓ": r"$\ell$"},
     **{"●": r"$\bullet$", "▲": r"$\triangle$", "◆": r"$\diamond$", "✕": r"$\times$"},
 }
-_FIGURE = r"""\begin{{figure}}
+_FIGURE = r"""\begin{{{float}}}
   \centering
-  \includegraphics{{{file}}}
+  \{include}[width=\linewidth]{{{file}}}
   \caption{{{caption}}}
   \label{{fig:{name}}}
-\end{{figure}}
+\end{{{float}}}
 """
+_INCLUDES = {".pdf": "includegraphics", ".png": "includegraphics", ".svg": "includesvg"}
+"""How LaTeX includes a file, the best first; the last needs the package svg."""
+_SPANS_IN = 1.1 * COLUMN_IN
+"""Figures that are wider stand across both columns of a page."""
+_NOTES_INSIDE = "% The notes stand inside the figures; with --no-caption they are here instead.\n"
 
 
 @cache
@@ -36,13 +42,23 @@ def read_captions() -> Mapping[str, str]:
     return tomllib.loads(files("vitscope.figures").joinpath("captions.toml").read_text("utf-8"))
 
 
-def write_caption(figure: str, data: FigureData) -> str:
+def write_caption(figure: str, data: FigureData, *, with_notes: bool = True) -> str:
     """The caption of a figure: what it asks and shows, and notes on its numbers."""
-    return " ".join([read_captions()[figure], *data.remarks])
+    return " ".join([read_captions()[figure], *(data.remarks if with_notes else ())])
 
 
-def write_latex(name: str, paths: Sequence[Path], caption: str) -> str:
+def write_latex(name: str, paths: Sequence[Path], caption: str, *, width_in: float) -> str:
     """A figure with its caption, to be pasted into a paper."""
-    file = min(paths, key=lambda path: path.suffix != ".pdf").name  # a PDF if there is one
-    told = "".join(_LATEX.get(letter, letter) for letter in printable(caption))
-    return _FIGURE.format(name=name, file=file, caption=told)
+    best = min(paths, key=lambda path: list(_INCLUDES).index(path.suffix))
+    return _FIGURE.format(
+        float="figure*" if width_in > _SPANS_IN else "figure",
+        include=_INCLUDES[best.suffix],
+        file=best.name,
+        caption="".join(_LATEX.get(letter, letter) for letter in printable(caption)),
+        name=name,
+    )
+
+
+def join_latex(figures: Iterable[str], *, notes_inside: bool) -> str:
+    """All figures as one file of LaTeX."""
+    return "\n".join([*([_NOTES_INSIDE] if notes_inside else ()), *figures])

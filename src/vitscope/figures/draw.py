@@ -11,11 +11,17 @@ from matplotlib import rcParams
 from matplotlib.figure import Figure
 
 from vitscope.errors import ResultError, UsageError
-from vitscope.figures.captions import write_caption, write_latex
+from vitscope.figures.captions import join_latex, write_caption, write_latex
 from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
 from vitscope.figures.questions import Drawing, draw_heads, draw_image, open_results, plan_figures
-from vitscope.figures.rendering.style import FigureStyle, drawn_in, in_style, read_style
+from vitscope.figures.rendering.style import (
+    FigureStyle,
+    chosen_style,
+    drawn_in,
+    in_style,
+    read_style,
+)
 from vitscope.figures.saved import ModelResult, load_results, mark_differences, name_apart, slug
 from vitscope.files.csv_files import write_csv
 from vitscope.files.disk_errors import plain_disk_errors
@@ -47,6 +53,7 @@ class DrawnFigure:
     files: tuple[Path, ...]
     table: Path  # its numbers as CSV
     caption: str
+    latex: str  # a figure of LaTeX; its caption has what does not stand in the figure
     shown: tuple[ModelResult, ...]  # results on the figure
     omitted: Mapping[str, str]  # reason for each omitted result, by its label
 
@@ -146,8 +153,8 @@ def draw_figures(
             drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
         write_text(staging / "index.md", _write_page(found))
-        latex = (write_latex(one.name, one.files, one.caption) for one in drawn)
-        write_text(staging / "captions.tex", "\n".join(latex))
+        latex = join_latex((one.latex for one in drawn), notes_inside=caption)
+        write_text(staging / "captions.tex", latex)
         index = {"figures": [one.describe() for one in drawn], "skipped": skipped}
         write_index(staging, {"schema_version": SCHEMA_VERSION, **index})
     return found
@@ -188,17 +195,19 @@ def _write_figure(
 ) -> DrawnFigure:
     # Laid out once, so that all formats look the same.
     _fix_layout(drawing.figure)
-    files = [f"{name}.{kind}" for kind in dict.fromkeys(formats)]
+    files = tuple(target / f"{name}.{kind}" for kind in dict.fromkeys(formats))
     data, table = drawing.data, f"{name}.csv"
+    outside = write_caption(drawing.name, data, with_notes=not chosen_style().has_notes)
     with plain_disk_errors(target):
         for file in files:
-            save_figure(drawing.figure, staging / file)
+            save_figure(drawing.figure, staging / file.name)
         write_csv(staging / table, data.list_rows())
     return DrawnFigure(
         name=name,
-        files=tuple(target / file for file in files),
+        files=files,
         table=target / table,
         caption=write_caption(drawing.name, data),
+        latex=write_latex(name, files, outside, width_in=drawing.figure.get_figwidth()),
         shown=data.shown,
         omitted=dict(data.omitted),
     )

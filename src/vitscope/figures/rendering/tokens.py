@@ -126,4 +126,6 @@ def _name_one(token: str, highlight: str | None) -> str:
 def _shorten(token: str) -> str:
     if token.startswith("register_"):
         return f"reg.\n{token.removeprefix('register_')}"
-    return {"highest_patch": "highest\npatch"}.get(token, name_token(token))
+    return {"highest_patch": "highest\npatch", "patches": "all\npatches"}.get(
+        token, name_token(token)
+    )
