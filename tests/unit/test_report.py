@@ -302,7 +302,7 @@ def test_images_that_do_not_fit_are_left_out_and_counted(tmp_path):
         ("covariate_edge_density", "Image: Edge density"),
         ("covariate_entropy", "Image: Entropy (bits)"),
         ("token_norm_register_2", "Norm: register 2"),
-        ("patch_share", "Attention mass: Patch share"),
+        ("patch_share", "Attention: Patch share"),
         ("something_new", "Other: something new"),
     ],
 )

@@ -76,7 +76,7 @@ def describe_column(name: str) -> Column:
     rest = name.removeprefix(quantity.key).removeprefix("_")
     if not rest:
         is_proof = quantity.key.endswith("_error")
-        group = "Checks" if is_proof else "Image" if name == "level_range" else "Attention mass"
+        group = "Checks" if is_proof else "Image" if name == "level_range" else "Attention"
         return _place(name, group, quantity.name, quantity)
     total = next((total for total in quantity.totals if rest.startswith(f"{total}_")), None)
     term = rest if total is None else rest.removeprefix(f"{total}_")

@@ -78,13 +78,16 @@ def open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -
         if gallery.num_candidates == gallery.num_images
         else (f" (out of {gallery.num_candidates:,} drawn at random)")
     )
-    how = (
-        "those of the original’s gallery."
-        if gallery.images[0].why == "original"
-        else f"in equal parts those with the lowest and the highest “{chosen.group}: "
-        f"{chosen.label}”, those at even steps in between, and some drawn at random."
-    )
-    note = f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}: {how}"
+    if gallery.images[0].why == "original":
+        how = ": those of the original’s gallery"
+    elif len(gallery.images) == gallery.num_images:
+        how = ""
+    else:
+        how = (
+            f": in equal parts those with the lowest and the highest “{chosen.group}: "
+            f"{chosen.label}”, those at even steps in between, and some drawn at random"
+        )
+    note = f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}{how}."
     return Source(result.label, note, numbers, len(gallery.images), read)
 
 
