@@ -101,7 +101,7 @@ function fillCard(button, gallery, image) {
   const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
   const lines = found.kind === null ? [] : [makeShares(found.shares), told];
   if (cosine !== undefined) lines.push(makeLine(gallery, image, cosine));
-  const name = make("span", { className: "card-name", textContent: image.name });
+  const name = make("span", { className: "card-name", textContent: withoutRoot(image.path) });
   button.replaceChildren(tiles, name, ...lines);
   tellSorted(button, gallery, image);
 }
@@ -196,7 +196,7 @@ function arrange() {
     const image = gallery.images[index];
     button.tabIndex = place === 0 ? 0 : -1;
     const told = sort ? `, ${fullName(sort)} ${tell(numberOf(gallery, image, sort))}` : "";
-    button.setAttribute("aria-label", `${image.name}${told}. Open.`);
+    button.setAttribute("aria-label", `${withoutRoot(image.path)}${told}. Open.`);
     if (button.childElementCount === 0) comingNear.observe(button);
     else tellSorted(button, gallery, image);
   });
