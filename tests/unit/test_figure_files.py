@@ -382,7 +382,10 @@ def test_two_runs_of_one_model_are_drawn_under_their_names(tmp_path):
         assert [result.label for result in of_all[name].shown] == labels
         rows = of_all[name].table.read_text(encoding="utf-8").splitlines()
         assert {label in row for row in rows[1:] for label in labels} == {True, False}
-    assert {"directions__DINOv2-S-cats", "directions__DINOv2-S-dogs"} <= of_all.keys()
+    latex = (drawn.folder / "captions.tex").read_text(encoding="utf-8")
+    for label, name in zip(labels, ("cats", "dogs"), strict=True):
+        own = latex[: latex.index(rf"\label{{fig:directions__DINOv2-S-{name}}}")]
+        assert own.rpartition(r"\caption")[2].startswith(f"{{{label}: ")
     index = (drawn.folder / "index.json").read_text()
     assert str(tmp_path) not in index + (drawn.folder / "index.md").read_text()
     write_result(tmp_path / "again", *make_audit("DINOv2", "S", 22.1), name="cats")

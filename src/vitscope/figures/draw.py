@@ -198,6 +198,8 @@ def _write_figure(
     files = tuple(target / f"{name}.{kind}" for kind in dict.fromkeys(formats))
     data, table = drawing.data, f"{name}.csv"
     outside = write_caption(drawing.name, data, with_notes=not chosen_style().has_notes)
+    if name != drawing.name and len(data.shown) == 1:  # there may be one of each model
+        outside = f"{data.shown[0].label}: {outside}"
     with plain_disk_errors(target):
         for file in files:
             save_figure(drawing.figure, staging / file.name)

@@ -1,6 +1,6 @@
 """A block as a linear map of each token, in any library.
 
-Its parts are had by running the block on chosen tensors, so nothing needs to be known of how a
+Its parts are found by running the block on chosen tensors, so nothing needs to be known of how a
 library keeps its weights.
 
 Source: SINDER (Wang et al., ECCV 2024).

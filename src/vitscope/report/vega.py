@@ -1,7 +1,7 @@
 """Vega-Lite specifications of figures, made with Altair; colours are properties of the page."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import altair as alt
@@ -226,11 +226,10 @@ def _plot_lines(
         {**make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
     ]
     series = list(looks)
-    longest = max(map(len, series))
     legend = alt.Legend(
         orient="top",
         title=None,
-        columns=4 if longest <= _SHORT_LETTERS else 2 if longest <= _LONG_LETTERS else 1,
+        columns=_count_columns(series),
         labelLimit=300,
         symbolType="stroke",
         symbolOpacity=1,
@@ -255,6 +254,12 @@ def _plot_lines(
     tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
     layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
     return finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
+
+
+def _count_columns(names: Iterable[str]) -> int:
+    # As many as fit the narrowest screens.
+    longest = max(map(len, names))
+    return 4 if longest <= _SHORT_LETTERS else 2 if longest <= _LONG_LETTERS else 1
 
 
 _ROLES: Mapping[Role, tuple[str, Sequence[int], float, float]] = {
@@ -283,7 +288,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     legend = alt.Legend(
         orient="top",
         title=None,
-        columns=2,
+        columns=_count_columns(looks),
         symbolType="stroke",
         symbolOpacity=1,
         symbolSize=300,
