@@ -29,7 +29,7 @@ from variants import VARIANTS, describe_costs, make_variant
 
 from measuring import run_cell
 
-# Of what an audit, a trace and the like need on one core of a CPU, besides forward passes.
+# For an audit, a trace and the like, besides forward passes, on one core of a CPU.
 _SECONDS_OF_MEASURES = 15
 
 

@@ -43,16 +43,17 @@ def check_normalised(found: Sequence[ImageAddress], preprocessing: Preprocessing
     if not (are_levels or (are_scaled and least < 0)):
         return
     own = "1" if are_scaled else "1/255" if highest <= 255 else "1/65535"
+    steps = f"subtract its mean {preprocessing.mean} and divide by its std {preprocessing.std}"
     raise UsageError(
         f"the pixels are from {lowest:.3g} to {highest:.3g}, as before normalisation, with "
-        f"preprocessed=True: expected what the model takes, from {least:.3g} to {most:.3g}; "
-        f"subtract its mean {preprocessing.mean} and divide by its std {preprocessing.std}. If it "
-        f"takes them so, tell wrap_model: preprocessing=Preprocessing(...) of mean 0 and std {own}"
+        f"preprocessed=True: expected what the model takes, from {least:.3g} to {most:.3g}"
+        f"{f'; {steps}' if least < 0 else ''}. If it takes them so, wrap it with "
+        f"preprocessing=Preprocessing(...) of mean 0 and std {own}"
     )
 
 
 def _find_ranges(found: Sequence[ImageAddress]) -> list[tuple[float, float]]:
-    # Of a few images all over the set.
+    # A few images, spread over the set.
     step = max(1, len(found) // _NUM_LOOKED_AT)
     ranges = []
     for address in found[::step][:_NUM_LOOKED_AT]:

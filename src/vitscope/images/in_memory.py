@@ -33,7 +33,7 @@ IMAGE_KINDS = (
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """Usual names of image columns in datasets, in order of preference."""
 
-_NUM_STEADY = 4  # more than one, as a random flip may leave one as it is
+_NUM_STEADY = 8  # more than one, as a random flip may leave one as it is
 
 LABELS = ("label", "labels")
 """Usual names of label columns."""

@@ -38,8 +38,17 @@ class LoadedItems:
 
 def _first(batch: Any) -> Any:
     if isinstance(batch, Mapping):
-        return {name: values[0] for name, values in batch.items()}
-    return [values[0] for values in batch] if isinstance(batch, (tuple, list)) else batch[0]
+        return {name: _take(values) for name, values in batch.items()}
+    return [_take(values) for values in batch] if isinstance(batch, (tuple, list)) else batch[0]
+
+
+def _take(values: Any) -> Any:
+    if isinstance(values, Mapping):
+        return _first(values)
+    try:
+        return values[0]
+    except (TypeError, IndexError):  # of the batch as a whole
+        return values
 
 
 def list_indices(loader: DataLoader[Any]) -> list[int]:

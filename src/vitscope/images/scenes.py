@@ -105,7 +105,8 @@ def make_scenes(
         grid: Rows and columns of cells.
         noise: Standard deviation of the noise of each pixel and channel, in grey levels.
         unseen: Whether glyphs are 7 others than the usual 8, for classes that a model has not seen.
-            Each is made from 4 usual ones, so features of the usual ones can tell them apart.
+            Each is the majority, pixel by pixel, of three usual ones, so features of the usual
+            ones can tell them apart.
 
     Returns:
         The scenes.
@@ -194,8 +195,8 @@ def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
     while len(row) < CELL_PX**2:
         row = np.block([[row, row], [row, -row]])
     usual = row[1::2]
-    # Each pixel of an unseen glyph is that of most of three usual ones, so that features of the
-    # usual ones can tell them apart. Any two of the seven triples share one glyph.
+    # A majority lies in the span of usual glyphs: half of each of the three, less half of their
+    # product, which is a usual one too. Any two of the seven triples share one glyph.
     triples = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]
     unseen = np.sign(usual[np.array(triples)].sum(1))
     chosen = np.concatenate([usual, unseen]).reshape(-1, CELL_PX, CELL_PX)

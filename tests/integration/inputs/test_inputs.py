@@ -161,7 +161,7 @@ def test_copies_are_recognised_in_whatever_form(vit, pils, arrays, tensors):
 def test_a_dataset_is_asked_for_an_image_when_its_turn_comes(vit, pils):
     images = Items(pils * 20)
     audit(vit, images, limit=3, gallery=0)
-    assert images.asked < 20
+    assert images.asked < 30
 
 
 def test_what_cannot_be_read_is_counted(vit, pils, pixels):
@@ -312,6 +312,19 @@ def test_a_generator_of_the_caller_stays_where_it_is(vit, tensors, how):
 
 def as_it_is(item):
     return item
+
+
+@pytest.mark.parametrize(
+    "collate",
+    [
+        lambda items: {"pixel_values": torch.stack(items), "size": 32},
+        lambda items: (torch.stack(items), None),
+        lambda items: (torch.stack(items), {"label": torch.ones(len(items))}),
+    ],
+)
+def test_what_a_batch_holds_besides_images_is_left_alone(vit, tensors, expected, collate):
+    loader = DataLoader(Items(tensors), 2, collate_fn=collate)
+    assert_same(numbers_of(audit(vit, loader, gallery=0)), expected)
 
 
 def test_processes_that_read_are_given_the_images(vit, paths, pils, tensors, expected):
