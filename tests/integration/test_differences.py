@@ -7,7 +7,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 from audits import tiny_vit
 from images import write_images
@@ -15,13 +17,17 @@ from reference_jackknife import busing_interval
 from reference_shares import cka, read_rows, share, sum_terms
 from vitscope import audit
 from vitscope.errors import ResultError
-from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.differences import describe_differences, find_pairs
+from vitscope.figures import differences
+from vitscope.figures.description import NothingToDrawError, Point
+from vitscope.figures.differences import AuditPair, describe_differences, find_pairs
+from vitscope.figures.intervals import Interval
 from vitscope.figures.saved import load_results, tell_apart
+from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.jackknife import block_of
 from vitscope.report.chapters import COMPARED, ReportFigure
 from vitscope.results import records
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.paired_audits import ReplicatedAudit
 
 SETTINGS = {"gallery": 0, "dtype": "float64", "num_workers": 0}
 
@@ -99,7 +105,7 @@ def test_differences_are_those_of_the_definition_whatever_the_order_of_images(fo
         assert number.n == n
 
 
-def test_results_are_paired_on_the_images_that_both_have(folder):
+def test_results_are_paired_on_the_images_that_both_have(folder, monkeypatch):
     names = ("results/a", "results/b", "others-result", "some-result")
     first, second, others, some = results = tell_apart(
         load_results([folder / name for name in names])
@@ -113,14 +119,21 @@ def test_results_are_paired_on_the_images_that_both_have(folder):
     assert notes["Not all images are in both results"] == f"{label} (21 of 27 and 24)"
     told = f"{others.label} (at most 6)"
     assert notes["Fewer than 20 images in common with another result"] == told
-    (told,) = [
+    (without,) = [
         note
         for note in describe_differences([first, second, others]).notes
         if note.startswith("Without")
     ]
-    assert told == f"Without another result of the same images: {others.label}."
+    assert without == f"Without another result of the same images: {others.label}."
     with pytest.raises(NothingToDrawError, match=r"no two .* the same images, or 20 in common"):
         describe_differences([others, some])
+    monkeypatch.setattr(differences, "MIN_IMAGES", 6)
+    notes = describe_differences(results).notes
+    assert not any(note.startswith("Fewer than") for note in notes)
+    assert notes[-1] == (
+        "Not compared, because every result with 6 or more images in common is compared with "
+        f"another: {told}."
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,13 +159,37 @@ def test_of_a_part_of_the_images_sums_need_features(folder, tmp_path):
     assert "attention_patches" in terms
     assert not terms & {"cka_patches", "variance_share_patches"}
     assert sum("only if features are kept" in note for note in data.notes) == 1
-    shutil.copytree(tmp_path / "features", part / "features")
-    next((part / "features").glob("*/*")).unlink()
-    with pytest.raises(ResultError, match="does not match its features"):
-        describe(folder / "results" / "a", part)
+    first = Path(shutil.copytree(folder / "results" / "a", tmp_path / "first"))
+    for place in (first, part):
+        table = pq.read_table(place / "images.parquet").select(records.IDENTITY)
+        pq.write_table(table, place / "images.parquet")
+    with pytest.raises(NothingToDrawError, match=r"results share, no number is defined$"):
+        describe(first, part)
+    left = "No number is defined on the images of both: "
+    notes = describe(first, folder / "results" / "a", part).notes
+    assert [note for note in notes if note.startswith(left)]
 
 
-def test_results_that_are_the_same_are_said_to_be(folder, tmp_path):
+@pytest.mark.parametrize(
+    ("shard", "longer"), [(1, None), (3, None), (3, "term/"), (0, "term/patches")]
+)
+def test_features_that_do_not_match_the_table_are_refused(folder, tmp_path, shard, longer):
+    """A shard is missing, before or after the last image that counts, or has a row too many."""
+    part = Path(shutil.copytree(folder / "some-result", tmp_path / "part"))
+    result = AuditResult.load(part)
+    path = records.shard_paths(part, result.summary.layer)[shard]
+    tensors, _ = read_tensors(path)
+    path.unlink()
+    if longer is not None:
+        of_terms = {name for name in tensors if name.startswith(longer)}
+        more = {name: torch.cat([tensors[name], tensors[name][:1]]) for name in of_terms}
+        write_tensors(path, tensors | more)
+    ids = result.images["image_id"].to_pylist()
+    with pytest.raises(ResultError, match=r"damaged \(its table does not match its features\)"):
+        ReplicatedAudit(result, {*ids[:10]}).replicate_cka()
+
+
+def test_results_that_agree_are_named(folder, tmp_path):
     again = Path(shutil.copytree(folder / "results" / "b", tmp_path / "again"))
     provenance = json.loads((again / "provenance.json").read_text())
     (again / "provenance.json").write_text(
@@ -160,13 +197,24 @@ def test_results_that_are_the_same_are_said_to_be(folder, tmp_path):
     )
     with pytest.raises(NothingToDrawError) as found:
         describe(folder / "results" / "b", again)
-    (told,) = [note for note in describe(folder / "results", again).notes if " same as " in note]
+    (told,) = [note for note in describe(folder / "results", again).notes if " agrees " in note]
     assert told == f"{found.value}."
     assert re.fullmatch(
-        r"tiny/dinov2_reg \(2026-01-02\) is the same as tiny/dinov2_reg \(20\d\d-\d\d-\d\d\) on "
-        r"24 images: no number differs by more than 0\.000001\.",
+        r"tiny/dinov2_reg \(2026-01-02\) agrees with tiny/dinov2_reg \(20\d\d-\d\d-\d\d\) on "
+        r"24 images: no number of the last audited block differs by more than 0\.000001\.",
         told,
     )
+
+
+@pytest.mark.parametrize(("term", "told"), [("x", "c agrees with b on 30 images"), ("y", "")])
+def test_results_agree_only_in_the_same_numbers(term, told):
+    first, *others = [
+        (SimpleNamespace(label=name), SimpleNamespace(ids=range(30))) for name in "abc"
+    ]
+    pairs = [AuditPair(first, other) for other in others]
+    for pair, name in zip(pairs, ("x", term), strict=True):
+        vars(pair)["points"] = [Point(model=None, term=name, number=Interval(0.5, 0.4, 0.6))]
+    assert pairs[1].tell_same(pairs[:1]).partition(":")[0] == told
 
 
 def test_the_table_and_the_chart_have_every_difference(folder):

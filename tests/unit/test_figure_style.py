@@ -85,7 +85,7 @@ def test_notes_are_left_out_of_the_figure_and_stay_in_the_caption(result, tmp_pa
     with blank_figures():
         main(["figures", str(result), "--out", str(out), "--format", "svg", "--overwrite"])
     latex = (out / "captions.tex").read_text(encoding="utf-8")
-    assert latex.startswith("% The notes stand inside the figures")
+    assert latex.startswith("% Notes on the numbers are in the figures")
     assert "Where does [CLS] look?" in latex
     assert "of the images" not in latex
     assert r"\includesvg[width=\linewidth]{attention_mass.svg}" in latex

@@ -90,17 +90,19 @@ class AuditPair:
         """Which of two results, its own or those of other pairs, has the same numbers; or none."""
         known = {self.first[0].label: 0 * self._numbers}
         for pair in pairs:
-            if pair.first == self.first and pair.shared == self.shared:
+            if (pair.first, pair.shared, pair._terms) == (self.first, self.shared, self._terms):
                 known[pair.other[0].label] = pair._numbers
         for label, numbers in known.items():
-            if numbers.shape == self._numbers.shape and np.all(
-                abs(self._numbers - numbers) <= _SAME
-            ):
+            if np.all(abs(self._numbers - numbers) <= _SAME):
                 return (
-                    f"{self.other[0].label} is the same as {label} on {len(self.shared):,} images: "
-                    f"no number differs by more than {_SAME:.6f}"
+                    f"{self.other[0].label} agrees with {label} on {len(self.shared):,} images: "
+                    f"no number of the last audited block differs by more than {_SAME:.6f}"
                 )
         return ""
+
+    @property
+    def _terms(self) -> list[str]:
+        return [point.term for point in self.points]
 
     @property
     def _numbers(self) -> np.ndarray:
@@ -112,11 +114,14 @@ def describe_differences(results: Iterable[ModelResult]) -> FigureData:
     """Each audit less an earlier one, over the images that both have."""
     choices = [count_cls(*SOURCES), RENORMALIZE, LAYER]
     selection = select(results, _open, choices=choices)
-    pairs = [pair for pair in find_pairs(selection.found) if pair.points]
-    if not pairs:
+    paired = list(find_pairs(selection.found))
+    if not paired:
         raise NothingToDrawError(
             f"no two of the results have the same images, or {MIN_IMAGES} in common"
         )
+    pairs = [pair for pair in paired if pair.points]
+    if not pairs:
+        raise NothingToDrawError("of the images that two results share, no number is defined")
     same = {pair: pair.tell_same(pairs[:place]) for place, pair in enumerate(pairs)}
     differ = [pair for pair, told in same.items() if not told]
     if not differ:
@@ -127,7 +132,7 @@ def describe_differences(results: Iterable[ModelResult]) -> FigureData:
     points = [point for point in points if point.term in changed]
     return selection.describe(
         points,
-        list(_take_notes(selection.found, same)),
+        list(_take_notes(selection.found, paired, same)),
         axis="difference",
         limits=span([point.number for point in points], 0.0),
     )
@@ -151,7 +156,9 @@ def find_pairs(found: Sequence[Opened]) -> Iterator[AuditPair]:
         yield from [pair for pair in pairs if 2 * len(pair.shared) >= most][:1]
 
 
-def _take_notes(found: Sequence[Opened], same: Mapping[AuditPair, str]) -> Iterator[str]:
+def _take_notes(
+    found: Sequence[Opened], pairs: Sequence[AuditPair], same: Mapping[AuditPair, str]
+) -> Iterator[str]:
     differ = [pair for pair, told in same.items() if not told]
     counts = write_range(len(pair.shared) for pair in differ)
     yield (
@@ -165,16 +172,30 @@ def _take_notes(found: Sequence[Opened], same: Mapping[AuditPair, str]) -> Itera
         [pair.label for pair in parts if not pair.has_sums],
     )
     yield from (f"{told}." for told in same.values() if told)
-    paired = {id(one) for pair in same for one in (pair.first, pair.other)}
+    undefined = [pair.label for pair in pairs if pair not in same]
+    yield from _list("No number is defined on the images of both", undefined)
+    yield from _tell_unpaired(found, pairs)
+
+
+def _tell_unpaired(found: Sequence[Opened], pairs: Sequence[AuditPair]) -> Iterator[str]:
+    paired = {id(one) for pair in pairs for one in (pair.first, pair.other)}
     most = {
         one[0].label: max(len(AuditPair(one, other).shared) for other in found if other is not one)
         for one in found
         if id(one) not in paired
     }
-    few = [f"{label} (at most {count})" for label, count in most.items() if count]
-    none = [label for label, count in most.items() if not count]
+    counts = {label: f"{label} (at most {count:,})" for label, count in most.items() if count}
+    few = [told for label, told in counts.items() if most[label] < MIN_IMAGES]
+    many = [told for label, told in counts.items() if most[label] >= MIN_IMAGES]
     yield from _list(f"Fewer than {MIN_IMAGES} images in common with another result", few)
-    yield from _list("Without another result of the same images", none)
+    yield from _list(
+        f"Not compared, because every result with {MIN_IMAGES} or more images in common is "
+        "compared with another",
+        many,
+    )
+    yield from _list(
+        "Without another result of the same images", [one for one in most if not most[one]]
+    )
 
 
 def _list(what: str, labels: Iterable[str]) -> list[str]:

@@ -110,17 +110,22 @@ class ReplicatedAudit:
         plan = _take_residual(manifest.make_plan(layer))
         sums = FeatureSums(plan, getattr(torch, manifest.dtype))
         counts, blocks = self._counts, iter(self.blocks)
+        folder = printable_path(self._result.folder)
+        damage = ResultError(
+            f"{folder} is damaged (its table does not match its features): audit again"
+        )
         with plain_damage(self._result.folder):
             for shard in self._shards:
                 rows, _ = read_tensors(shard, plan.kept)
                 here, counts = np.split(counts, [len(rows[plan.kept[0]])])
+                if any(len(one) != len(here) for one in rows.values()):
+                    raise damage
                 chosen = torch.from_numpy(here.nonzero()[0])
                 if len(chosen):
                     features = {name: one[chosen] for name, one in rows.items()}
                     sums.update(Batch(features, list(islice(blocks, len(chosen)))))
-        if sums.num_images != len(self.ids):
-            folder = printable_path(self._result.folder)
-            raise ResultError(f"the table of {folder} does not match its features: audit again")
+        if len(counts):  # a shard is missing
+            raise damage
         return sums
 
     @property
