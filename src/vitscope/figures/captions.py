@@ -33,7 +33,9 @@ _INCLUDES = {".pdf": "includegraphics", ".png": "includegraphics", ".svg": "incl
 """How LaTeX includes a file, the best first; the last needs the package svg."""
 _SPANS_IN = 1.1 * COLUMN_IN
 """Figures that are wider stand across both columns of a page."""
-_NOTES_INSIDE = "% The notes stand inside the figures. Figures without captions leave them to this file.\n"
+_NOTES_INSIDE = (
+    "% The notes stand inside the figures. Figures without captions leave them to this file.\n"
+)
 
 
 @cache
