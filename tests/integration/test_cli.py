@@ -405,8 +405,10 @@ def test_a_stopped_comparison_is_resumed(model_folder, images, tmp_path, monkeyp
 
     with monkeypatch.context() as patched:
         patched.setattr("vitscope.runs.remedy_loop.fit_remedy", stop)
-        assert main(arguments) == 1
-    assert "finished audits are kept" in capsys.readouterr().err
+        assert main([*arguments, "--resume"]) == 1
+    told = capsys.readouterr().err
+    assert "finished audits are kept in" in told
+    assert told.endswith(": the same call resumes it\n")
     assert main(arguments)
     assert "already holds a result" in capsys.readouterr().err
     assert main([*arguments, "--resume"]) == 0

@@ -131,8 +131,8 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(folder, tmp_path, result
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt) as caught:
-        judge(vit, folder, on_progress=stop, **settings)
-    assert "of 5 images are kept" in "".join(caught.value.__notes__)
+        judge(vit, folder, on_progress=stop, resume=True, **settings)
+    assert "of 5 images are kept: the same call resumes it" in "".join(caught.value.__notes__)
     assert not out.exists()
     with pytest.raises(UsageError, match="unfinished run"):
         judge(vit, folder, **settings)

@@ -116,7 +116,9 @@ def stopped(module, name, *, model=""):
         patched.setattr(module, name, stop)
         with pytest.raises(KeyboardInterrupt) as caught:
             yield
-    assert "finished audits are kept" in caught.value.__notes__[0]
+    (told,) = caught.value.__notes__
+    assert told.startswith("finished audits are kept in ")
+    assert told.endswith(": give resume=True to resume")
 
 
 @pytest.fixture

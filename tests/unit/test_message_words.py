@@ -32,6 +32,11 @@ def test_no_message_of_the_library_tells_an_option(name):
     # What is not written as a keyword argument is no option on the command line.
     loose = r"(?:set|with) (?:overwrite|resume|layers?|size|dtype|cls_term)(?:$|[ ;,)])"
     assert not [text for text in list_texts(tree) if re.search(rf"\b{loose}", text)]
+    # What may be a path is no option either: a keyword argument follows a word of advice.
+    names = "|".join(word[2:].replace("-", "_") for word in OPTIONS)
+    keywords = rf"(\w+) (?:{names})=(?:True|'\w|\(?\d|-\d|$)"
+    before = {word for text in list_texts(tree) for word in re.findall(keywords, text)}
+    assert before <= {"give", "with", "and", "or", "as", "set", "needs"}
 
 
 @pytest.mark.parametrize(
@@ -39,8 +44,8 @@ def test_no_message_of_the_library_tells_an_option(name):
     [
         ("choose another or give overwrite=True", "choose another or give --overwrite"),
         (
-            "resume=True to resume it, or overwrite=True to",
-            "--resume to resume it, or --overwrite to",
+            "give resume=True to resume it, or overwrite=True to",
+            "give --resume to resume it, or --overwrite to",
         ),
         ("(audit with layers='all')", "(audit with --layers all)"),
         ("give layer=-1, or", "give --layer -1, or"),
@@ -48,6 +53,11 @@ def test_no_message_of_the_library_tells_an_option(name):
         ("audit with cls_term='own'", "audit with --cls-term own"),
         ("mask:tokens=cls,layers=3 of layers=10+11", None),
         ("create(size=(3, 4)), or preprocessed=True", None),
+        ("the model's own: give dtype='bfloat16'.", "the model's own: give --dtype bfloat16."),
+        ("'seed=1/gone' does not exist", None),
+        ("'this or seed=1' and \"that's with limit=1\"", None),
+        ("results/seed=1/photos, limit=100, size=3 photo.png", None),
+        ("with seed=1/a, with seed=1.png, with overwrite=True/a, with dtype='auto'/a", None),
     ],
 )
 def test_the_command_line_tells_options(message, told):

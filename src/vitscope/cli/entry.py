@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class _Output:
-    """Standard output that ignores further writes once one has failed, so that the work goes on."""
+    """Standard output that ignores further writes once one has failed: the run continues."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = stream or pathlib.Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - to the end

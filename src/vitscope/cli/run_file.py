@@ -102,7 +102,8 @@ def _as_value(argument: Argument, token: Token) -> bool | int | str:
     if argument.hint is bool:
         given = token.implicit_value
         return given if isinstance(given, bool) else token.value.lower() == "true"
-    if _WHOLE_NUMBER.fullmatch(token.value):
+    is_path = argument.name.lstrip("-").lower() in MOVES
+    if not is_path and _WHOLE_NUMBER.fullmatch(token.value):
         return int(token.value)
     return _without_secret(token.value)
 
@@ -138,7 +139,7 @@ def _move_path(value: str, old: Path, new: Path, *, wildcards: bool = False) -> 
     if not rest:
         return folder
     if wildcards and has_magic(rest) and not os.path.lexists(base / rest):
-        folder = escape(folder)  # in whose name they are none
+        folder = escape(folder)  # its own name is taken literally
     return rest if folder == "." else os.path.join(folder, rest)  # noqa: PTH118 - as above
 
 
@@ -158,7 +159,11 @@ def _move_model(value: str, old: Path, new: Path) -> str:
         base = _move_model(base, old, new) if library == "ph-reg" else base
         return f"{library}:{base}{at}{_move_path(file, old, new)}"
     is_path = value.startswith((".", "~")) or find_folder(str(old / value)) is not None
-    return _move_path(value, old, new) if is_path and value not in CATALOGUE else value
+    if not is_path or value in CATALOGUE:
+        return value
+    moved = _move_path(value, old, new)
+    # Without "./" it could be a name of the catalogue or of a hub.
+    return moved if os.path.isabs(moved) or moved.startswith(".") else f"./{moved}"  # noqa: PTH117
 
 
 def _move_target(value: str, old: Path, new: Path) -> str:

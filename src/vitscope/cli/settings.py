@@ -144,21 +144,24 @@ _GROUPS = {
 }
 
 
+_QUOTED = r"(?<![\w\]])(['\"]).*?\1(?!\w)"
 _KEYWORD = re.compile(
-    rf"(?<![\w,:+(])({'|'.join(_GROUPS)})="
-    r"(?:(True)\b|'(\w+)'|\((\d+), (\d+)\)|(-?\d+(?:\.\d+)?(?![\w+])))",
+    rf"{_QUOTED}|\b(give|with|and|or|as|set|needs) ({'|'.join(_GROUPS)})="
+    r"(?:True|'(\w+)'|\((\d+), (\d+)\)|(-?\d+(?:\.\d+)?))(?![\w+/]|\.\w)"
 )
 
 
 def in_options(text: str) -> str:
-    """A message whose keyword arguments are options of the command line."""
+    """A message whose keyword arguments, but no paths, are options of the command line."""
     return _KEYWORD.sub(_as_option, text)
 
 
 def _as_option(found: re.Match[str]) -> str:
-    name, _, word, height, width, number = found.groups()
+    _, before, name, word, height, width, number = found.groups()
+    if not name:
+        return found[0]
     value = word or number or (f"{height}x{width}" if height else "")
-    return f"--{name.replace('_', '-')} {value}".rstrip()
+    return f"{before} --{name.replace('_', '-')} {value}".rstrip()
 
 
 _SHORT = {"model": "-m", "out": "-o", "quiet": "-q"}

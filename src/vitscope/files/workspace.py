@@ -164,15 +164,22 @@ def open_workspace(
 
 
 @contextmanager
-def told_of_kept(workspace: Workspace, total: str, *, leads: bool = True) -> Iterator[None]:
+def told_of_kept(
+    workspace: Workspace, total: str, *, resume: bool, leads: bool = True
+) -> Iterator[None]:
     """Add to an error how many of all parts, such as "49 shards", are kept."""
     # If no part is finished, the leading process alone removes the workspace.
     try:
         yield
     except BaseException as error:
         if (done := len(workspace.find_done())) or not leads:
-            error.add_note(f"{done} of {total} are kept: give resume=True to resume")
+            error.add_note(f"{done} of {total} are kept: {how_to_resume(resume=resume)}")
         raise
+
+
+def how_to_resume(*, resume: bool) -> str:
+    """Say how to resume a run that was called with `resume`."""
+    return "the same call resumes it" if resume else "give resume=True to resume"
 
 
 @contextmanager

@@ -65,11 +65,13 @@ def run_stage(
     """Run a stage of one model."""
     shared = {field.name: getattr(config, field.name) for field in fields(RunConfig)}
     shared["size"] = choose_size(vit, config)
+    # The caller has removed unfinished runs of other images or weights.
+    again: dict[str, Any] = {"overwrite": True, "resume": True, "on_progress": on_progress}
     if stage == MAPS:
         # Maps are per token, so settings of restricted outputs and groups do not apply.
         plain = RunConfig(**{k: v for k, v in shared.items() if k not in _OF_RESTRICTIONS})
         examples = sets.draw_examples(config.examples, config.seed)
-        explain(vit, examples, plain, reference=reference, out=out, on_progress=on_progress)
+        explain(vit, examples, plain, reference=reference, out=out, **again)
         return
     source = sets.images if stage == IMAGES else sets.imagenet
     assert source is not None
@@ -83,8 +85,7 @@ def run_stage(
         layers=config.layers,
         masks=config.masks if stage == IMAGES else None,
     )
-    # The caller has removed unfinished runs of other images or weights.
-    audit(vit, source, settings, out=out, overwrite=True, resume=True, on_progress=on_progress)
+    audit(vit, source, settings, out=out, **again)
 
 
 def find_damage(stage: str, folder: Path, record: StageRecord) -> str:

@@ -117,7 +117,7 @@ def audit(
 
     if target is not None:
         if not engine.is_lead:
-            return _audit_beside_lead(target, make_run, engine)
+            return _audit_beside_lead(target, make_run, engine, resume=resume)
         return audit_as_lead(
             target,
             make_run,
@@ -187,7 +187,7 @@ def audit_as_lead(
     check_target(target, replaces)
     with (
         open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{len(run.shards)} shards"),
+        told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume),
     ):
         _check_before(run, workspace)
         engine.barrier()
@@ -197,7 +197,9 @@ def audit_as_lead(
     return AuditResult(target)
 
 
-def _audit_beside_lead(target: Path, make_run: MakeRun, engine: Engine) -> AuditResult:
+def _audit_beside_lead(
+    target: Path, make_run: MakeRun, engine: Engine, *, resume: bool
+) -> AuditResult:
     engine.barrier()
     workspace = Workspace(place_of(target))
     plan = workspace.read_plan()
@@ -208,7 +210,7 @@ def _audit_beside_lead(target: Path, make_run: MakeRun, engine: Engine) -> Audit
                 f"this process differs from the leading one ({difference}): give all of "
                 "them the same images, model, versions and kind of device"
             )
-        with told_of_kept(workspace, f"{len(run.shards)} shards", leads=False):
+        with told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume, leads=False):
             _make_all_parts(run, workspace, engine, None)
             engine.barrier()
     return AuditResult(target)

@@ -190,7 +190,7 @@ def _execute(
     check_target(folder, replaces)
     with (
         open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{run.num_images} images"),
+        told_of_kept(workspace, f"{run.num_images} images", resume=resume),
         staged_folder(folder, replaces=replaces, rescued=True) as staging,
     ):
         run.execute(staging, workspace, on_progress)

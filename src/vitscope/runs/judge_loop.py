@@ -125,7 +125,7 @@ def judge(
     check_target(folder, replaces)
     with (
         open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{run.num_images} images"),
+        told_of_kept(workspace, f"{run.num_images} images", resume=resume),
         staged_folder(folder, replaces=replaces) as staging,
     ):
         run.execute(staging, workspace, on_progress, on_passes)

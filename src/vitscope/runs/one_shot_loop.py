@@ -123,7 +123,7 @@ def one_shot(
     """
     config = combine(OneShotConfig, config, settings)
     if config.classifier != "nearest":
-        require_package("sklearn", "scikit-learn", needed_by=f"classifier={config.classifier!r}")
+        require_package("sklearn", "scikit-learn", needed_by=f"classifier {config.classifier!r}")
     target = as_folder(out)
     if target is not None:
         check_target(target, is_result if overwrite or resume else never)

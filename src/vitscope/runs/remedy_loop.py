@@ -25,7 +25,7 @@ from vitscope.files.storage import (
     scratch_folder,
     staged_folder,
 )
-from vitscope.files.workspace import Plan
+from vitscope.files.workspace import Plan, how_to_resume
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.images.paths import check_given
@@ -184,7 +184,8 @@ class _Comparison:
             is_passing = isinstance(error, _INTERRUPTIONS)
             if is_passing and self.is_kept and is_result(self.folder / ORIGINAL):
                 where = printable_path(self.folder)
-                error.add_note(f"finished audits are kept in {where}: give resume=True to resume")
+                advice = how_to_resume(resume=self.resume)
+                error.add_note(f"finished audits are kept in {where}: {advice}")
             raise
 
     def _execute(self) -> None:

@@ -268,6 +268,24 @@ def test_finished_shards_are_gone_on_with_if_they_are_of_the_same(
     assert min(done for stage, done, _ in seen if stage == "images") == (3 if exchanged else 6)
 
 
+def test_maps_that_were_interrupted_are_resumed(out, sets):
+    shutil.rmtree(out / "results" / NAME / "maps")
+    seen = []
+
+    def interrupt(*_stage):
+        def advance(*progress):
+            seen.append(progress)
+            if len(seen) == 2:
+                raise KeyboardInterrupt
+
+        return advance
+
+    config = replace(CONFIG, examples=3)
+    with pytest.raises(KeyboardInterrupt):
+        start(out, sets, config).execute(interrupt)
+    assert statuses(out, sets, config)["maps"] == "done"
+
+
 def test_remains_of_a_killed_run_are_removed(out, sets):
     home = out / "results" / NAME
     shutil.rmtree(home / "maps")

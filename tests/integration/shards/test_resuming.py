@@ -26,10 +26,12 @@ from vitscope.images.image_set import ImageSet
 @pytest.mark.parametrize("after", [5, 9, 21])
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), VitscopeError("no disk")])
 def test_an_interrupted_audit_goes_on_to_the_same_bits(images, whole, tmp_path, after, error):
-    out, seen = tmp_path / "r", SeenProgress()
+    out, seen, resume = tmp_path / "r", SeenProgress(), after > 5
+    stop = stop_after(after, error)
     with pytest.raises(type(error)) as stopped:
-        audit(tiny_vit(), images, CONFIG, out=out, on_progress=stop_after(after, error))
-    assert f"{after // 4} of 6 shards are kept" in stopped.value.__notes__[-1]
+        audit(tiny_vit(), images, CONFIG, out=out, resume=resume, on_progress=stop)
+    advice = "the same call resumes it" if resume else "give resume=True to resume"
+    assert stopped.value.__notes__[-1] == f"{after // 4} of 6 shards are kept: {advice}"
     assert not out.exists()
     resumed = audit(
         tiny_vit(),

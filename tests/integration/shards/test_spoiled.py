@@ -353,7 +353,10 @@ class InterruptedRank:
 
 
 def test_a_rank_that_is_stopped_tells_what_is_kept(images, tmp_path):
-    interrupt(images, tmp_path / "r")
-    with pytest.raises(KeyboardInterrupt) as stopped:
-        audit(tiny_vit(), images, CONFIG, out=tmp_path / "r", engine=InterruptedRank())
-    assert stopped.value.__notes__ == ["2 of 6 shards are kept: give resume=True to resume"]
+    out, rank = tmp_path / "r", InterruptedRank()
+    interrupt(images, out)
+    for resume in (False, True):
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            audit(tiny_vit(), images, CONFIG, out=out, engine=rank, resume=resume)
+        advice = "the same call resumes it" if resume else "give resume=True to resume"
+        assert stopped.value.__notes__ == [f"2 of 6 shards are kept: {advice}"]
