@@ -103,7 +103,7 @@ def test_audits_that_replaced_the_compared_ones_are_not_taken_for_them(photos, t
 
 
 @contextmanager
-def stopped(module, name, *, model=""):
+def stopped(module, name, *, model="", resume=False):
     """Interrupts where a function of a module is called with this model."""
     own = getattr(module, name)
 
@@ -118,7 +118,7 @@ def stopped(module, name, *, model=""):
             yield
     (told,) = caught.value.__notes__
     assert told.startswith("finished audits are kept in ")
-    assert told.endswith(": give resume=True to resume")
+    assert told.endswith(": the same call resumes it" if resume else ": give resume=True to resume")
 
 
 @pytest.fixture
@@ -139,11 +139,11 @@ def test_a_resumed_comparison_measures_nothing_again(photos, tmp_path, measured)
     with stopped(remedy_loop, "AuditRun", model="+mean"):
         compare_remedies(tiny_vit(), photos, ["mean"], **settings)
     assert load_remedy(tmp_path / "01-mean.safetensors").label == "mean"
-    with stopped(remedy_loop, "_time_passes"):
+    with stopped(remedy_loop, "_time_passes", resume=True):
         compare_remedies(tiny_vit(), photos, ["mean"], resume=True, **settings)
     assert measured == ["mean"]
     given = ReplaceTokens(by="mean").fitted(tiny_vit(), lambda: [torch.randn(2, 3, 32, 32)])
-    with stopped(remedy_loop, "AuditRun", model="+mean"):
+    with stopped(remedy_loop, "AuditRun", model="+mean", resume=True):
         compare_remedies(tiny_vit(), photos, [given], resume=True, **settings)
     assert load_remedy(tmp_path / "01-mean.safetensors").describe() == given.describe()
     measured.clear()

@@ -126,13 +126,18 @@ def _differentiate(function: Function, x: Tensor) -> Tensor:
 
 
 def find_secant(function: Function, x: Pair) -> Tensor:
-    """(φ(x) − φ(x')) / (x − x'), or φ' at the midpoint where the two are too close."""
+    """(φ(x) − φ(x')) / (x − x'), or φ' at the midpoint where the two are too close.
+
+    Hardswish bends at ±3 as well: there, of two inputs within 6e-6, the derivative is an estimate.
+    """
     # In place: it takes longer to allocate numbers of all pairs of tokens than to subtract them.
     middle = _differentiate(function, (x.image + x.reference).div_(2))
     if x.image is x.reference:
         return middle
     difference = x.image - x.reference
     small = _has_no_slope(difference)
+    if function is not torch.exp:  # ReLU has no derivative between two signs, however close
+        small &= (x.image < 0) == (x.reference < 0)
     rise = function(x.image).sub_(function(x.reference))
     return torch.where(small, middle, rise.div_(difference.masked_fill_(small, 1)))
 
