@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, replace
@@ -101,16 +102,18 @@ def _describe_plan(
     preset: Preset, cells: Sequence[Cell], missing: Sequence[Cell], device: str, jobs: int
 ) -> str:
     lines = [f"{len(cells)} models, {len(missing)} of them to train, on {device}:"]
-    base = 0
-    for variant in sorted({cell.variant for cell in cells}):
-        depth = preset.middle[0]
-        model = make_variant(variant, depth=depth, width=preset.width, heads=preset.heads)
-        parameters, flops = describe_costs(model)
-        base = base or flops
-        count = sum(cell.variant == variant for cell in cells)
+    lines += [f"  {variant:5} {VARIANTS[variant]}" for variant in (*preset.main, *preset.others)]
+    lines.append("Parameters and operations of an image, and how they differ from V0's:")
+    counts = Counter((cell.depth, cell.variant) for cell in cells)
+    for (depth, variant), count in sorted(counts.items()):
+        costs, base = (
+            describe_costs(make_variant(name, depth=depth, width=preset.width, heads=preset.heads))
+            for name in (variant, "V0")
+        )
         lines.append(
-            f"  {variant:5} {count:3} models, {parameters:,} parameters and {flops / 1e6:,.1f} "
-            f"MFLOP ({flops / base:.0%}) per image at depth {depth}: {VARIANTS[variant]}"
+            f"  {depth:2} blocks, {variant:5} {count:3} models: {costs.parameters:,} "
+            f"({costs.parameters / base.parameters - 1:+.1%}), {costs.flops / 1e6:,.1f} MFLOP "
+            f"({costs.flops / base.flops - 1:+.1%})"
         )
     if missing:
         minutes = _estimate_seconds(preset, missing, device) / min(jobs, len(missing)) / 60

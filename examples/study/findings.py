@@ -17,7 +17,7 @@ from scipy.stats import spearmanr, t
 from vitscope import AuditResult, JudgeResult, OneShotResult
 from vitscope.images.scenes import NUM_GLYPHS, NUM_UNSEEN_GLYPHS
 
-FREE = ("V0", "V0+4", "V1", "V6")
+FREE = ("V0", "V0+2", "V1", "V6")
 """Variants whose output may come from elsewhere than their patches."""
 
 MATCHED = (("V2", "V0"), ("V4", "V1"), ("V5", "V0"))

@@ -7,7 +7,8 @@ from itertools import product
 MAIN = ("V0", "V1", "V2", "V4")
 """The trade-off: free to decouple (V0, V1) against forced to use patches (V2, V4)."""
 
-OTHERS = ("V0+4", "V3", "V5", "V6")
+OTHERS = ("V0+2", "V3", "V5", "V6")
+"""The control of the number of tokens, and what separates the paths. V5 is only matched if deep."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class Preset:
     Attributes:
         task, noise: Of the scenes.
         depths, sizes: Depths and numbers of training images, which the variants of `MAIN` have all
-            of. The others have `middle` = (depth, size) alone.
+            of. The others have `middle` = (depth, size) alone, V5 the greatest depth and that size.
         batch_size, steps: Of training.
         precision: Lightning's name of the precision.
         audits: Audits during training, besides the one before it.
         callback_images, audit_images, traced_images, judged_images: Test scenes that are audited
             during training, audited afterwards, traced, and whose maps are judged. Maps are judged
-            in cells of the middle and of the first seed.
+            in one cell of each variant.
         classified_images: Test scenes of the accuracies; the others are the first of them.
     """
 
@@ -76,12 +77,18 @@ class Preset:
         for seed, variant, depth, size in product(self.seeds, self.main, self.depths, self.sizes):
             yield Cell(variant, depth, self.width, size, seed, self.task)
         for seed, variant in product(self.seeds, self.others):
-            yield Cell(variant, self.middle[0], self.width, self.middle[1], seed, self.task)
+            depth, size = self._find_middle(variant)
+            yield Cell(variant, depth, self.width, size, seed, self.task)
+
+    def _find_middle(self, variant: str) -> tuple[int, int]:
+        # The fewer its blocks, the fewer operations V5 has for its parameters.
+        depth, size = self.middle
+        return (max(self.depths) if variant == "V5" else depth), size
 
     def judges(self, cell: Cell) -> bool:
-        """Whether maps of this cell are judged."""
-        middle = (cell.depth, cell.num_images) == self.middle and cell.seed == self.seeds[0]
-        return middle and self.judged_images > 0
+        """Whether maps of this cell are judged: of its variant's middle, and of the first seed."""
+        middle = (cell.depth, cell.num_images) == self._find_middle(cell.variant)
+        return middle and cell.seed == self.seeds[0] and self.judged_images > 0
 
 
 _CPU = Preset(

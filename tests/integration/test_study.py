@@ -1,6 +1,7 @@
 """The study, from training to its verdicts, on models that are too small to mean anything."""
 
 import json
+import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -18,12 +19,23 @@ def main():
     return module.main
 
 
+def interrupt(*arguments, **settings):
+    """Press Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 def test_one_command_trains_audits_and_judges_and_resumes(main, tmp_path, capsys, monkeypatch):
     command = ["--preset", "smoke", "--out", str(tmp_path), "--jobs", "1", "--device", "cpu"]
+    with monkeypatch.context() as patch:
+        patch.setattr("measuring.one_shot", interrupt)  # after the first model's audit
+        with pytest.raises(KeyboardInterrupt):
+            main(command)
+    assert [path.name for path in tmp_path.glob("cells/*/audit")] == ["audit"]
+    capsys.readouterr()
     main(command)
     told = capsys.readouterr().out
     assert "2 models, 2 of them to train, on cpu" in told
-    assert "parameters and" in told
+    assert re.search(r"2 blocks, V4 +1 models: [\d,]+ \(\+\d\.\d%\), \d+\.\d MFLOP", told)
     assert "| V4 | 2 | 64 | 100 | 100 | 0 | 0 | 100 | 2 |" in told  # patches alone, by design
     assert "Maps of V1-depth2-width24-shortcut-64-seed0: cannot tell which map to publish" in told
     assert told.count("**H") == 14

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from plan import PRESETS
 from torch import nn
 from torch.testing import assert_close
 from variants import VARIANTS, describe_costs, make_variant
@@ -13,7 +14,7 @@ from vitscope.maps.token_maps import map_tokens
 from vitscope.testing import check_adapter, randomize
 from vitscope.training import TrainingAudit
 
-OF_REGISTERS = ("V0+4", "V1", "V4", "V6")
+OF_REGISTERS = ("V0+2", "V1", "V4", "V6")
 PREPROCESSING = Preprocessing(size=(32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
 
 
@@ -71,7 +72,7 @@ def test_the_ledger_of_every_layer_balances(name):
     assert max(check_adapter(vit, draw_pixels()).values()) < 1e-10
     assert sorted(vit.blocks) == {"V2": [1], "V5": [2]}.get(name, [0, 1])
     layout = vit.make_layout(32, 32)
-    assert len(layout.groups.get("registers", ())) == (4 if name in OF_REGISTERS else 0)
+    assert len(layout.groups.get("registers", ())) == (2 if name in OF_REGISTERS else 0)
 
 
 @pytest.mark.parametrize("name", ["V2", "V3", "V4"])
@@ -80,7 +81,7 @@ def test_the_ledger_of_the_last_row_is_that_of_a_loop_over_tokens(name):
     model, pixels = make(name), draw_pixels()
     block = model.blocks[-1]
     tokens, feature = read_input(block, model, pixels)
-    first_patch = 5 if name == "V4" else 1
+    first_patch = 3 if name == "V4" else 1
     seen = [0, *range(first_patch, tokens.shape[1])]
     written, masses = attend_by_loop(block, tokens, seen)
     ledger = decompose(wrap_model(model), pixels)
@@ -133,10 +134,10 @@ def test_cls_of_v2_is_the_same_for_all_images_and_read_by_none_before_the_last_b
     assert torch.equal(tokens[0, 0], tokens[1, 0])
 
 
-@pytest.mark.parametrize(("name", "is_read"), [("V0+4", False), ("V1", True), ("V4", False)])
+@pytest.mark.parametrize(("name", "is_read"), [("V0+2", False), ("V1", True), ("V4", False)])
 def test_registers_are_read_at_the_last_block_or_not(name, is_read):
     def change(tokens):
-        tokens[:, 1:5] += 1
+        tokens[:, 1:3] += 1
         return tokens
 
     model, pixels = make(name), draw_pixels()
@@ -147,8 +148,8 @@ def test_registers_are_read_at_the_last_block_or_not(name, is_read):
 
 @torch.no_grad()
 def test_v0_with_tokens_that_nobody_reads_is_v0():
-    plain, more, pixels = make("V0"), make("V0+4"), draw_pixels()
-    positions = more.pos_embed[:, [0, *range(5, more.pos_embed.shape[1])]]
+    plain, more, pixels = make("V0"), make("V0+2"), draw_pixels()
+    positions = more.pos_embed[:, [0, *range(3, more.pos_embed.shape[1])]]
     others = {name: w for name, w in more.state_dict().items() if name != "reg_token"}
     plain.load_state_dict(others | {"pos_embed": positions})
     assert_close(more(pixels), plain(pixels))
@@ -187,9 +188,25 @@ def test_variants_cost_the_same():
     assert costs["V0"].flops == 2 * products
     for name, cost in costs.items():
         assert cost.parameters == pytest.approx(costs["V0"].parameters, rel=0.01)
-        same = "V0+4" if name in OF_REGISTERS else "V0"
+        same = "V0+2" if name in OF_REGISTERS else "V0"
         assert cost.flops == pytest.approx(costs[same].flops, rel=0.05 if name == "V5" else 0)
-    assert costs["V0+4"].flops / costs["V0"].flops == pytest.approx(1.068, abs=1e-3)
+    assert costs["V0+2"].flops / costs["V0"].flops == pytest.approx(1.034, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "smoke"])
+def test_all_models_of_a_preset_are_matched(name):
+    preset = PRESETS[name]
+    with torch.device("meta"):
+        costs = {
+            key: describe_costs(
+                make_variant(key[0], depth=key[1], width=preset.width, heads=preset.heads)
+            )
+            for key in {(cell.variant, cell.depth) for cell in preset.list_cells()}
+        }
+    for (_, depth), cost in costs.items():
+        base = costs["V0", depth]
+        assert cost.parameters == pytest.approx(base.parameters, rel=0.01)
+        assert cost.flops == pytest.approx(base.flops, rel=0.05)
 
 
 @pytest.mark.parametrize("name", ["V2", "V5"])
@@ -213,9 +230,9 @@ def test_every_parameter_is_trained_in_mixed_precision(name):
     with torch.autocast("cpu", torch.bfloat16):
         model(draw_pixels(4).float()).square().sum().backward()
     still = {n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()}
-    assert still == ({"reg_token"} if name == "V0+4" else set())
+    assert still == ({"reg_token"} if name == "V0+2" else set())
 
 
 def test_a_variant_that_there_is_not_is_refused():
-    with pytest.raises(ValueError, match=r"variant 'V7': expected one of V0, V0\+4, V1"):
+    with pytest.raises(ValueError, match=r"variant 'V7': expected one of V0, V0\+2, V1"):
         make_variant("V7", depth=2)
