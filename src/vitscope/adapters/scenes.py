@@ -13,7 +13,7 @@ _NAME, _SIZE = "v1", 32
 
 
 def load_scenes(name: str) -> ViTAdapter:
-    """Load V1 of examples/study: trained on planted scenes, with 4 registers."""
+    """Load V1 of examples/study: trained on planted scenes, with 2 registers."""
     if name != _NAME:
         raise UnknownModelError(f"unknown model scenes:{name}: expected scenes:{_NAME}")
     from timm.models.vision_transformer import VisionTransformer  # here: importing it is slow
@@ -25,7 +25,7 @@ def load_scenes(name: str) -> ViTAdapter:
         depth=3,
         num_heads=3,
         num_classes=0,
-        reg_tokens=4,
+        reg_tokens=2,
     )
     with as_file(files("vitscope.weights") / "scenes_v1.safetensors") as path:
         module.load_state_dict(load_file(path))
