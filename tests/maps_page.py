@@ -12,8 +12,8 @@ from vitscope.runs.judge_run import ALWAYS
 from vitscope.runs.judge_run import DEFAULT_MAPS as JUDGED
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes" / "maps.md"
-HEAD = """| name | what it is | default | signed | target | references | forward passes | source |
-|---|---|---|---|---|---|---|---|
+HEAD = """| name | what it is | default | signed | needs | passes | source |
+|---|---|---|---|---|---|---|
 """
 _DEFAULTS = {"explain": DEFAULT_MAPS, "judge": (*ALWAYS, *JUDGED)}
 _TABLE = re.compile(r"^\| name \| what it is .*\n(\|.*\n)*", re.MULTILINE)
@@ -24,10 +24,12 @@ def make_table():
 
 
 def _make_row(method):
-    flags = (method.signed, method.targeted, method.compares)
-    told = ("yes" if flag else "" for flag in flags)
     used = ", ".join(command for command, names in _DEFAULTS.items() if method.name in names)
-    cells = (f"`{method.name}`", method.title, used, *told, method.cost, method.source)
+    signed = "yes" if method.signed else ""
+    needed = {"target": method.targeted, "references": method.compares}
+    needs = ", ".join(what for what, is_needed in needed.items() if is_needed)
+    passes = method.cost.removeprefix("about ")
+    cells = (f"`{method.name}`", method.title, used, signed, needs, passes, method.source)
     return f"| {' | '.join(cells)} |\n"
 
 
