@@ -11,13 +11,12 @@ from vitscope.weights.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 HEAD = """# Models with built-in names
 
-Made by `python tests/catalogue_page.py`; tests compare every line with the model that the installed
-library builds. `vitscope models` shows which weights are on your machine. No model is gated.
+Made by `python tests/catalogue_page.py`; tests compare every line with the model that is built.
+`vitscope models` shows which weights are on your machine. No model is gated.
 
-Parameters are those of the analysed vision tower, tokens those at the model's own input size,
-[CLS] and registers included. The download is the whole file in float32, with CLIP's text tower and
-DeiT III's classifier. `reproduce --families` takes the names in brackets, `--sizes` the classes by
-number of parameters: {classes}.
+Parameters are those of the vision tower, tokens those at the model's own input size, with [CLS] and
+registers. The download is the whole file in float32. `reproduce --families` takes the names in
+brackets, `--sizes` the classes by number of parameters: {classes}.
 """
 COLUMNS = """
 | name | parameters | width | blocks | patch | tokens | download | source |
