@@ -22,8 +22,8 @@ Parameters are those of the vision tower, tokens those at the model's own input 
 registers. The download is the whole file in float32. `reproduce --sizes` takes classes by number of
 parameters: {classes}.
 
-| name | parameters | width | blocks | patch | tokens | download | source |
-|---|---|---|---|---|---|---|---|
+| name | parameters | width × blocks | patch | tokens | download | source |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -53,8 +53,7 @@ def make_row(entry):
     cells = (
         f"`{entry.name}`",
         shorten(entry.num_params),
-        str(entry.width),
-        str(entry.depth),
+        f"{entry.width} × {entry.depth}",
         str(entry.patch_size),
         str(entry.layout.num_tokens),
         entry.download,

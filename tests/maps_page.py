@@ -12,11 +12,11 @@ from vitscope.runs.judge_run import ALWAYS
 from vitscope.runs.judge_run import DEFAULT_MAPS as JUDGED
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes" / "maps.md"
-HEAD = """| name | what it is | default | signed | needs | passes | source |
-|---|---|---|---|---|---|---|
+HEAD = """| map | default | kind | passes | source |
+|---|---|---|---|---|
 """
 _DEFAULTS = {"explain": DEFAULT_MAPS, "judge": (*ALWAYS, *JUDGED)}
-_TABLE = re.compile(r"^\| name \| what it is .*\n(\|.*\n)*", re.MULTILINE)
+_TABLE = re.compile(r"^\| map \| default .*\n(\|.*\n)*", re.MULTILINE)
 
 
 def make_table():
@@ -25,11 +25,10 @@ def make_table():
 
 def _make_row(method):
     used = ", ".join(command for command, names in _DEFAULTS.items() if method.name in names)
-    signed = "yes" if method.signed else ""
-    needed = {"target": method.targeted, "references": method.compares}
-    needs = ", ".join(what for what, is_needed in needed.items() if is_needed)
+    flags = {"signed": method.signed, "target": method.targeted, "references": method.compares}
+    kind = ", ".join(word for word, is_so in flags.items() if is_so)
     passes = method.cost.removeprefix("about ")
-    cells = (f"`{method.name}`", method.title, used, signed, needs, passes, method.source)
+    cells = (f"`{method.name}`<br>{method.title}", used, kind, passes, method.source)
     return f"| {' | '.join(cells)} |\n"
 
 
