@@ -11,17 +11,19 @@ from vitscope.weights.catalogue import CATALOGUE, FAMILIES, SIZE_CLASSES
 PAGE = Path(__file__).parent.parent / "docs" / "catalogue.md"
 HEAD = """# Models with built-in names
 
-Made by `python tests/catalogue_page.py`; tests compare every line with the model that the installed
-library builds. `vitscope models` shows which weights are on your machine. No model is gated.
+Made by `python tests/catalogue_page.py`; tests compare every line with the model that is built.
+`vitscope models` shows which weights are on your machine. No model is gated.
 
-Parameters are those of the analysed vision tower, tokens those at the model's own input size,
-[CLS] and registers included. The download is the whole file in float32, with CLIP's text tower and
-DeiT III's classifier. `reproduce --families` takes the names in brackets, `--sizes` the classes by
-number of parameters: {classes}.
+| family | `--families` | licence | registers | note |
+|---|---|---|---|---|
 """
 COLUMNS = """
-| name | parameters | width | blocks | patch | tokens | download | source |
-|---|---|---|---|---|---|---|---|
+Parameters are those of the vision tower, tokens those at the model's own input size, with [CLS] and
+registers. The download is the whole file in float32. `reproduce --sizes` takes classes by number of
+parameters: {classes}.
+
+| name | parameters | width × blocks | patch | tokens | download | source |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -29,28 +31,29 @@ def make_page():
     limits = [f"{name} below {limit / 1e6:.0f}M" for name, limit in SIZE_CLASSES.items()]
     classes = ", ".join([*limits[:-1], f"{list(SIZE_CLASSES)[-1]} above"])
     families = groupby(CATALOGUE.values(), key=lambda entry: entry.family_key)
-    return HEAD.format(classes=classes) + "".join(make_family(list(e)) for _, e in families)
+    rows = "".join(make_family(list(entries)) for _, entries in families)
+    return (
+        HEAD + rows + COLUMNS.format(classes=classes) + "".join(map(make_row, CATALOGUE.values()))
+    )
 
 
 def make_family(entries):
     first = entries[0]
-    heading = f"\n## {FAMILIES[first.family_key]} (`{first.family_key}`)\n\n"
-    heading += f"Licence: {first.licence}.\n"
-    if first.num_registers:
-        heading += f"Registers: {first.num_registers}.\n"
+    notes = []
     for note in dict.fromkeys(entry.note for entry in entries if entry.note):
-        named = [entry.name for entry in entries if entry.note == note]
-        whose = "Note" if len(named) == len(entries) else f"Note of {', '.join(named)}"
-        heading += f"{whose}: {note}.\n"
-    return heading + COLUMNS + "".join(make_row(entry) for entry in entries)
+        named = [f"`{entry.name}`" for entry in entries if entry.note == note]
+        notes.append(note if len(named) == len(entries) else f"{', '.join(named)}: {note}")
+    registers = str(first.num_registers or "")
+    key = f"`{first.family_key}`"
+    cells = (FAMILIES[first.family_key], key, first.licence, registers, ". ".join(notes))
+    return f"| {' | '.join(cells)} |\n"
 
 
 def make_row(entry):
     cells = (
         f"`{entry.name}`",
         shorten(entry.num_params),
-        str(entry.width),
-        str(entry.depth),
+        f"{entry.width} × {entry.depth}",
         str(entry.patch_size),
         str(entry.layout.num_tokens),
         entry.download,

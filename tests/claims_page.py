@@ -11,18 +11,16 @@ from vitscope.reproduction.paper_claims import list_claims
 PAGE = Path(__file__).parent.parent / "docs" / "claims.md"
 HEAD = """# The paper's claims and when a measurement agrees
 
-Made by `python tests/claims_page.py`. `vitscope reproduce` ends with a table that compares each
-claim of the paper (Lappe & Giese, NeurIPS 2025, arXiv 2505.05892) with what was measured, by the
-criteria below. The paper states most claims in words; the thresholds are ours. [The
-method](method.md) defines each number.
+Made by `python tests/claims_page.py`. `vitscope reproduce` compares each claim of the paper
+(Lappe & Giese, NeurIPS 2025, arXiv 2505.05892) with what was measured, by these criteria. The paper
+states most claims in words; the thresholds are ours. [The method](method.md) defines each number.
 
 ## The three answers
 
 A claim **agrees** if the whole 95 % interval of its number is on the criterion's side, and
-**disagrees** if the whole interval is on the other side. Otherwise the answer is **cannot tell**:
-the interval contains the threshold or is missing, the number is undefined, there are fewer than
-100 images, or a model was not measured. If a claim has several criteria, it disagrees if one fails
-and agrees only if all are met.
+**disagrees** if the whole interval is on the other side. Otherwise, with fewer than 100 images, or
+without a number or interval, the answer is **cannot tell**. A claim with several criteria agrees if
+all are met, and disagrees if one fails.
 
 | number | its 95 % interval |
 |---|---|
@@ -33,20 +31,17 @@ and agrees only if all are met.
 | one-shot accuracy | over draws, as in the summary; the part kept as a ratio of two means |
 | quantiles, activations | none: the number itself is compared |
 
-CKA is the unbiased estimate. A claim about CKA may agree although the
-[verdict](method.md#the-verdict) is "broken": CKA ignores how much a source contributes. Two numbers
-count as different only if their intervals do not overlap ("intervals apart").
+CKA is the unbiased estimate, which ignores how much a source contributes: a claim about it may
+agree although the [verdict](method.md#the-verdict) is "broken". *Intervals apart* means that they
+do not overlap.
 
-**Rises with size** means that the interval of the largest size lies above that of the smallest,
-and that among all pairs of sizes whose intervals do not overlap more rise than fall; *falls* is
-the reverse. Sizes are ordered by parameters. In brackets are the recipes judged, with the sizes
-that must have been measured. Other sizes may be missing, but one whose number cannot be judged
-leaves the trend open.
+**Rises with size**: the interval of the largest size lies above that of the smallest, and of all
+pairs of sizes whose intervals are apart more rise than fall; *falls* is the reverse. In brackets
+are the recipes judged, with the sizes that must have been measured. Others may be missing, but one
+whose number cannot be judged leaves the trend open.
 
-## The images
-
-You supply the images. Tables call the main set COCO, as in the paper. The claims of Fig. 3a are
-judged a second time on ImageNet, that of Fig. 3b on one-shot draws.
+You supply the images; COCO is the main set. The claims of Fig. 3a are judged a second time on
+ImageNet, that of Fig. 3b on one-shot draws.
 
 ## The claims
 
@@ -76,6 +71,9 @@ def split_recipe(claim):
         criterion, sizes = trend.groups()
         recipe, statement = claim.statement.split(": ")
         return (statement, criterion, sources), f"{recipe} {sizes}"
+    if larger := re.fullmatch(r"(the larger) (.*) (models .*)", claim.statement):
+        who, recipe, does = larger.groups()
+        return (f"{who} {does}", claim.criterion, sources), recipe
     return (claim.statement, claim.criterion, sources), None
 
 

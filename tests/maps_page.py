@@ -12,11 +12,11 @@ from vitscope.runs.judge_run import ALWAYS
 from vitscope.runs.judge_run import DEFAULT_MAPS as JUDGED
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipes" / "maps.md"
-HEAD = """| name | what it is | default | signed | target | references | forward passes | source |
-|---|---|---|---|---|---|---|---|
+HEAD = """| map | default | kind | passes | source |
+|---|---|---|---|---|
 """
 _DEFAULTS = {"explain": DEFAULT_MAPS, "judge": (*ALWAYS, *JUDGED)}
-_TABLE = re.compile(r"^\| name \| what it is .*\n(\|.*\n)*", re.MULTILINE)
+_TABLE = re.compile(r"^\| map \| default .*\n(\|.*\n)*", re.MULTILINE)
 
 
 def make_table():
@@ -24,10 +24,11 @@ def make_table():
 
 
 def _make_row(method):
-    flags = (method.signed, method.targeted, method.compares)
-    told = ("yes" if flag else "" for flag in flags)
     used = ", ".join(command for command, names in _DEFAULTS.items() if method.name in names)
-    cells = (f"`{method.name}`", method.title, used, *told, method.cost, method.source)
+    flags = {"signed": method.signed, "target": method.targeted, "references": method.compares}
+    kind = ", ".join(word for word, is_so in flags.items() if is_so)
+    passes = method.cost.removeprefix("about ")
+    cells = (f"`{method.name}`<br>{method.title}", used, kind, passes, method.source)
     return f"| {' | '.join(cells)} |\n"
 
 
