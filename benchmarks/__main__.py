@@ -1,4 +1,4 @@
-"""Everything in one command: `python -m benchmarks --out docs/benchmarks.md`."""
+"""Everything in one command: `python -m benchmarks --out benchmarks.md`."""
 
 import os
 import shlex

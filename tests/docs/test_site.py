@@ -96,7 +96,7 @@ def test_every_formula_is_set_without_a_network(site, chromium):
     page = context.new_page()
     wrong = []
     page.on("pageerror", lambda error: wrong.append(str(error)))
-    for name, least in (("method", 120), ("derivation", 50)):
+    for name, least in (("method", 120), ("derivation", 40)):
         page.goto((site / f"{name}.html").as_uri())
         assert wrong == []
         assert page.locator(".arithmatex .katex").count() >= least
