@@ -1,8 +1,9 @@
-"""Optional packages: whether they are there, and files of those that are read as data."""
+"""Installed packages: whether they are there and fit each other, and files read as data."""
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import walk_tb
 
 from vitscope.errors import UsageError
 
@@ -14,6 +15,41 @@ def require_package(module: str, extra: str, *, needed_by: str) -> None:
             f"{needed_by} needs the package {module}, which is not installed: "
             f"pip install 'vitscope[{extra}]'"
         )
+
+
+def tell_unexpected(error: BaseException) -> str:
+    """What is said of an error that nobody expected: which package cannot be imported, if any."""
+    failed = find_failed_import(error)
+    return failed or f"unexpected error, {type(error).__name__}: {error}"
+
+
+def find_failed_import(error: BaseException) -> str | None:
+    """What is said of an error if it comes from the import of another package."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    running = [one.f_globals["__name__"] for one in frames if one.f_code.co_name == "<module>"]
+    named = [error.name or ""] if isinstance(error, ImportError) else []
+    roots = [name.partition(".")[0] for name in (*running[-1:], *named)]
+    module = next((root for root in roots if root not in {"", "__main__", "vitscope"}), None)
+    if module is None:
+        return None
+    package = packages_distributions().get(module, [module])[0]
+    again = ["torch", package] if package == "torchvision" else [package]
+    told = " and ".join(map(_tell_version, again))
+    fault = "do not fit each other" if len(again) > 1 else "cannot be imported"
+    return (
+        f"{told} {fault} ({type(error).__name__}: {error}): install "
+        f"{'both' if len(again) > 1 else 'it'} again, pip install --force-reinstall "
+        f"{' '.join(again)}"
+    )
+
+
+def _tell_version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
 
 
 def find_package_path(package: str, relative: str) -> Path:
