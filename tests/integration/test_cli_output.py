@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from cyclopts import App
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -22,8 +24,10 @@ from vitscope import audit as audit_images
 from vitscope.cli import main
 from vitscope.cli.entry import app
 from vitscope.cli.loggers import open_logger
+from vitscope.cli.output import Output
 from vitscope.cli.run_file import MOVES, add_config, move_options
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.results.repeats import tell_changes
 from vitscope.training import list_numbers
 
 PHOTOS = 'my "photos" \\ é 😀 \x7f'
@@ -106,6 +110,28 @@ def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(
         assert {one.resolve() for one in found} == {
             place / (PHOTOS if name == "images" else "tiny")
         }
+    output = Output(
+        config=app.parse_args(repeat, exit_on_error=False)[1].arguments["output"].config
+    )
+    output.conclude(again, lambda _: "")
+    same = f"model, images and versions are the same as in {first.folder}"
+    assert capsys.readouterr().out.split("\n")[1] == same
+
+
+def test_what_has_changed_since_a_run_is_said(place, tmp_path):
+    now = AuditResult.load(place / "out/tiny")
+    then = now.save(tmp_path / "then")
+    file = then.folder / "provenance.json"
+    changed = now.provenance | {"weights_hash": "0", "preprocessing": {}}
+    file.write_text(json.dumps(changed | {"versions": now.provenance["versions"] | {"numpy": "1"}}))
+    pq.write_table(then.images.slice(2), then.folder / "images.parquet")
+    assert tell_changes(then, now) == (
+        f"changed since {then.folder}: the weights; the preprocessing; images (3 of 5 were among "
+        f"the 3 then); numpy (1, now {np.__version__})"
+    )
+    file.write_text("{}")  # damaged
+    assert tell_changes(then, now) == ""
+    assert tell_changes(now, replace(now, folder=tmp_path)) == ""
 
 
 def test_a_result_that_is_kept_keeps_the_options_of_its_run(place, monkeypatch):

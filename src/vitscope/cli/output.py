@@ -5,14 +5,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from vitscope.cli.console import make_console
-from vitscope.cli.run_file import save_options
+from vitscope.cli.run_file import NO_OPTIONS, Config
 from vitscope.cli.settings import in_options
 from vitscope.files.json_files import read_json
 from vitscope.files.printable import printable
@@ -33,7 +32,7 @@ class Terminal:
         quiet: Print nothing but errors.
     """
 
-    config: Annotated[str, Parameter(metavar="PATH")] = ""
+    config: Config = NO_OPTIONS
     quiet: bool = False
 
     @cached_property
@@ -76,7 +75,9 @@ class Output(Terminal):
         soft_wrap: bool = False,
     ) -> None:
         """Print a result, and save the options of its run with it."""
-        save_options(self.config, result.folder)
+        self.config.save(result.folder)
         if self.json:
             sys.stdout.write(json.dumps(read_json(result.folder / MARKER)) + "\n")
         self.console.print(make(result.summary), soft_wrap=soft_wrap)
+        if told := self.config.tell_changes(result):
+            self.console.print(Text(told, style="dim"), soft_wrap=True)

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from vitscope.cli.console import make_progress
 from vitscope.cli.output import Terminal
-from vitscope.cli.run_file import save_options
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
@@ -97,7 +96,7 @@ def reproduce(
     except KeyboardInterrupt:
         console.print("what is finished is kept: the same command resumes from there")
         raise
-    save_options(terminal.config, out, replace=True)
+    terminal.config.save(out, replace=True)
     console.print(_make_outcome_table(outcomes))
     if not any(run.is_done(name, IMAGES) for name in run.model_names):
         raise VitscopeError("no model could be audited: the table above says why")

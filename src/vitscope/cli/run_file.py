@@ -8,12 +8,13 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from glob import escape, has_magic
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, ArgumentCollection, Token
+from cyclopts import App, ArgumentCollection, Parameter, Token
 from cyclopts.argument import Argument
 from cyclopts.config import Dict
 
@@ -26,6 +27,9 @@ from vitscope.images.urls import is_url, show_url
 from vitscope.weights.catalogue import CATALOGUE
 from vitscope.weights.folders import find_folder
 
+if TYPE_CHECKING:
+    from vitscope.results.saved_result import SavedResult
+
 _CONFIG = "--config"
 _OF_ONE_RUN = {_CONFIG, "--overwrite", "--resume", "--quiet", "--json"}
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
@@ -35,13 +39,59 @@ _PATTERNS = {"images", "references"}
 _TENSORS = (".safetensors", ".npy", ".pt", ".pth")
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """All options of a run, as TOML, and the file that --config named."""
+
+    text: str = ""
+    source: str = ""
+
+    def save(self, folder: Path, *, replace: bool = False) -> None:
+        """Save them in a result; one that was kept has those of the run that made it."""
+        target = folder / RUN_FILE
+        if not self.text or (target.exists() and not replace):
+            return
+        head = [line for line in self.text.splitlines() if line.startswith("#")]
+        options = move_options(tomllib.loads(self.text), Path(), folder)
+        with staged_file(target, replaces=lambda _: replace) as file:
+            file.write_text(_as_toml(head, options), encoding="utf-8", errors="surrogateescape")
+
+    def tell_changes(self, result: "SavedResult") -> str:
+        """What differs from the result that the file came from; empty if that cannot be told."""
+        if not self.source:
+            return ""
+        from vitscope.results.repeats import tell_changes
+
+        folder = Path(self.source).parent
+        places = [folder.parent / result.folder.name]
+        if isinstance(tomllib.loads(self.text).get("model"), str):
+            places.append(folder)  # a model's folder may be named from elsewhere
+        there = [one for one in places if one.resolve() != result.folder.resolve()]
+        return next(filter(None, (tell_changes(type(result)(one), result) for one in there)), "")
+
+
+NO_OPTIONS = RunOptions()
+
+
+def _take_options(_: object, tokens: Sequence[Token]) -> RunOptions:
+    return RunOptions(tokens[-1].value, tokens[-1].source)
+
+
+Config = Annotated[
+    RunOptions,
+    Parameter(
+        converter=_take_options, n_tokens=1, accepts_keys=False, show_default=False, metavar="PATH"
+    ),
+]
+
+
 def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Add the options of the file that --config names; its value becomes all options, as TOML."""
     config = next((one for one in arguments if one.name == _CONFIG), None)
     if config is None:
         return
-    if config.tokens:
-        path = config.tokens[-1].value
+    path = config.tokens[-1].value if config.tokens else ""
+    if path:
         options = move_options(_read_options(path), Path(path).parent, Path())
         for argument in arguments:
             if not argument.name.startswith(("-", "*")):  # has a place instead of a name
@@ -52,18 +102,9 @@ def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         for command in reversed(commands):  # else an option named as a command is left out
             options = {command: options}
         Dict(options, source=path)(app, commands, arguments)
-    config.tokens[:] = [Token(keyword=_CONFIG, value=_tell_options(commands, arguments))]
-
-
-def save_options(text: str, folder: Path, *, replace: bool = False) -> None:
-    """Save options in a result; one that was kept has those of the run that made it."""
-    target = folder / RUN_FILE
-    if not text or (target.exists() and not replace):
-        return
-    head = [line for line in text.splitlines() if line.startswith("#")]
-    options = move_options(tomllib.loads(text), Path(), folder)
-    with staged_file(target, replaces=lambda _: replace) as file:
-        file.write_text(_as_toml(head, options), encoding="utf-8", errors="surrogateescape")
+    config.tokens[:] = [
+        Token(keyword=_CONFIG, value=_tell_options(commands, arguments), source=path)
+    ]
 
 
 def _read_options(path: str) -> dict[str, Any]:
