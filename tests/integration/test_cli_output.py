@@ -180,6 +180,8 @@ def test_a_path_that_is_not_utf_8_is_read_as_it_was_saved(options, tmp_path, mon
     [
         ("images", "a.png", "../../a.png"),
         ("images", "./b/*", "../../b/*"),
+        ("images", "./~root/*", "../../~root/*"),
+        ("model", "./~tiny", "../../~tiny"),
         ("images", "s3://c/d.tar", "s3://c/d.tar"),
         ("images", "/a.png", "/a.png"),
         ("references", "[0-9].png", "../../[0-9].png"),
@@ -209,7 +211,7 @@ def test_paths_in_a_file_of_options_start_at_its_folder(tmp_path, name, given, s
         folder.mkdir(parents=True)
     assert move_options({name: [given]}, start, result) == {name: [saved]}
     (tmp_path / "link").symlink_to(result)  # what is above is above the folder itself
-    again = given.removeprefix("./") if name == "images" else given
+    again = given.removeprefix("./") if name == "images" and "~" not in given else given
     assert move_options({name: saved}, tmp_path / "link", start) == {name: again}
     assert move_options({"images": "~/a.png"}, start, away) == {"images": f"{Path.home()}/a.png"}
     # From a folder named like a wildcard, which is none.
@@ -235,6 +237,8 @@ def test_every_option_that_is_a_path_is_known():
         (None, "cannot be read (No such file or directory): expected a TOML file of options such"),
         ("model =", "cannot be read (Invalid value (at end of document)): expected a TOML file"),
         ('modell = "x"', 'Unknown option: "[modell]" from'),
+        ('# vitscope audit, version 1\nmodell = "x"', 'Unknown option: "[modell]" from'),
+        ("# vitscope judge, version 1\nsanity = true", "has options of vitscope judge: run "),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line(tmp_path, capsys, content, message):
