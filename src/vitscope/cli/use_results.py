@@ -78,6 +78,7 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
 def figures(
     *results: Result,
     out: Path,
+    only: list[str] | None = None,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     readout: Literal["attention", "values"] = "attention",
     style: str | None = None,
@@ -95,6 +96,7 @@ def figures(
     Args:
         results: Results, or folders containing results.
         out: Folder for the figures.
+        only: Draw only figures with this in their name, such as variance_share; once per name.
         format: File format, once per format; png and pdf by default.
         readout: Readout of Fig. 3: attention is after the output projection, values before it,
             where the paper's equations stop.
@@ -111,12 +113,14 @@ def figures(
     drawn = draw_figures(
         folders,
         out,
+        only=only or (),
         formats=format or ("png", "pdf"),
         readout=readout,
         style=style,
         width=width,
         caption=caption,
         overwrite=overwrite,
+        tell=in_options,
     )
     console = make_console()
     for figure in drawn.drawn:
