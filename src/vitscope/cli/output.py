@@ -26,9 +26,8 @@ class Terminal:
     """What a command prints, and the options that repeat its run.
 
     Attributes:
-        config: TOML file with options of this command, such as run.toml in a result, which repeats
-            its run. Relative paths in it start at its folder. Options given here as well take
-            precedence.
+        config: TOML file of options, with paths from its folder; run.toml in a result repeats its
+            run.
         quiet: Print nothing but errors.
     """
 
@@ -57,7 +56,7 @@ class Output(Terminal):
     """What a command that saves results prints.
 
     Attributes:
-        json: Print each model's summary as one line of JSON, and nothing else on standard output.
+        json: Print nothing but each model's summary, as a line of JSON.
     """
 
     json: bool = False

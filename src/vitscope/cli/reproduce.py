@@ -50,16 +50,14 @@ def reproduce(
 
     Args:
         images: Main set of images; the paper's is MS COCO.
-        imagenet: Second set; with one subfolder per class, it is also used for one-shot
-            classification.
+        imagenet: Second set; with one subfolder per class, also for one-shot classification.
         families: Training recipes, separated by commas; `vitscope models` lists them.
         sizes: Sizes, separated by commas: ti, s, b, l, g (all larger ones); all by default, with
             --smoke s, l and g.
-        checkpoints: Folder of weights downloaded by hand (iBOT's), each named after its model:
+        checkpoints: Folder of weights downloaded by hand, each named after its model:
             ibot-small.pth.
         out: Folder for all results.
-        smoke: Try it on tiny random models and generated images, offline, in under two minutes. Its
-            numbers mean nothing.
+        smoke: Try it on tiny random models and generated images, offline; its numbers mean nothing.
         config: Settings, including the choices the paper leaves open.
         terminal: What is printed, and options from a file.
 
