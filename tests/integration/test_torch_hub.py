@@ -318,7 +318,7 @@ def test_no_network_is_one_line(hub, error):
 def test_the_network_is_not_blamed_for_a_failed_import(hub):
     hub.answer = RuntimeError("no such operator")
     hub.answer.__cause__ = ImportError("no such operator", name="torchvision.ops")
-    with pytest.raises(RuntimeError, match="^no such operator$"):
+    with pytest.raises(RuntimeError, match=r"^no such operator$"):
         load_hub("dinov2_vitb14")
 
 

@@ -22,7 +22,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
-from vitscope.files.printable import printable, printable_path
+from vitscope.files.printable import printable
 from vitscope.files.storage import check_target, check_writable, is_result, never
 from vitscope.images.paths import check_names
 from vitscope.layout import make_grid
@@ -31,7 +31,6 @@ from vitscope.weights.catalogue import find_entry
 if TYPE_CHECKING:
     from vitscope.images.search import FoundImages
     from vitscope.models.base import ViTAdapter
-    from vitscope.results.saved_result import SavedResult
 
 _Result = TypeVar("_Result")
 _LOUD = Terminal()
@@ -139,11 +138,6 @@ def run_with_bars(
 
         with nullcontext(vit) if edits is None else edits.applied(vit) as ready:
             return run(ready, **{name: partial(advance, bar) for name, bar in bars.items()})
-
-
-def tell_place(result: "SavedResult") -> Text:
-    """Where a result is, and the name of its run."""
-    return Text(f"“{printable(result.name)}” written to {printable_path(result.folder)}\n")
 
 
 def choose_targets(

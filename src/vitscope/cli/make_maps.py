@@ -17,7 +17,6 @@ from vitscope.cli.each_model import (
     name_folders,
     run_each,
     run_with_bars,
-    tell_place,
 )
 from vitscope.cli.output import Output
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
@@ -149,7 +148,6 @@ def judge(
         )
         result = run_with_bars(model_id, work, edits=edits, output=output, on_passes="passes")
         output.conclude(result, make_judge_report)
-        output.console.print(tell_place(result), soft_wrap=True)
 
     run_each(folders, run)
 
@@ -279,7 +277,6 @@ def explain(
         output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
         for path, reason in explained[-1].failures:
             output.warn(f"not readable: {path}: {reason}")
-        console.print(tell_place(explained[-1]), soft_wrap=True)
         if overlays:
             where = printable_path(painted[model_id])
             console.print(Text(f"overlays written to {where}\n"), soft_wrap=True)

@@ -14,7 +14,7 @@ from vitscope.cli.console import make_console
 from vitscope.cli.run_file import NO_OPTIONS, Config
 from vitscope.cli.settings import in_options
 from vitscope.files.json_files import read_json
-from vitscope.files.printable import printable
+from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER
 
 if TYPE_CHECKING:
@@ -71,12 +71,16 @@ class Output(Terminal):
         result: "SavedResult",
         make: Callable[[Any], RenderableType],
         *,
+        place: str = "",
         soft_wrap: bool = False,
     ) -> None:
-        """Print a result, and save the options of its run with it."""
+        """Print a result and where it is, and save the options of its run with it."""
         self.config.save(result.folder)
         if self.json:
             sys.stdout.write(json.dumps(read_json(result.folder / MARKER)) + "\n")
         self.console.print(make(result.summary), soft_wrap=soft_wrap)
         if told := self.config.tell_changes(result):
             self.console.print(Text(told, style="dim"), soft_wrap=True)
+        place = place or printable_path(result.folder)
+        text = Text(f"“{printable(result.name)}” written to {place}\n")
+        self.console.print(text, soft_wrap=True)

@@ -17,7 +17,7 @@ from vitscope.cli.each_model import (
 )
 from vitscope.cli.output import Output, Terminal
 from vitscope.cli.settings import AuditSettings, Source, group_options
-from vitscope.files.printable import printable, printable_path
+from vitscope.files.printable import printable_path
 from vitscope.files.storage import check_writable
 
 if TYPE_CHECKING:
@@ -172,10 +172,9 @@ def compare(
             ),
             output=output,
         )
-        output.conclude(result, make_remedy_report)
-        name, where = printable(result.name), printable_path(result.folder.parent)
-        told = f"“{name}” written to {where}; vitscope report {where} shows it\n"
-        output.console.print(Text(told))
+        where = printable_path(result.folder.parent)
+        place = f"{where}; vitscope report {where} shows it"
+        output.conclude(result, make_remedy_report, place=place)
 
     run_each(targets, run)
 

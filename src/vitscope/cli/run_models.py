@@ -18,7 +18,6 @@ from vitscope.cli.each_model import (
     find_images,
     run_each,
     run_with_bars,
-    tell_place,
 )
 from vitscope.cli.loggers import Logger, open_logger
 from vitscope.cli.output import Output
@@ -191,7 +190,6 @@ def one_shot(
         from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
 
         output.conclude(result, make_one_shot_report)
-        output.console.print(tell_place(result), soft_wrap=True)
 
     run_each(targets, run)
 
@@ -220,7 +218,6 @@ def _audit_all(
         summaries.append(result.summary)
         done.append(target)
         output.conclude(result, make_report)
-        console.print(tell_place(result), soft_wrap=True)
         for logger in loggers:
             try:
                 logger.log(result, f"{target.name}, {result.name}")
