@@ -14,6 +14,7 @@ from vitscope.cli.each_model import (
     check_remedies,
     choose_targets,
     find_images,
+    measure_each,
     name_folders,
     run_each,
     run_with_bars,
@@ -135,21 +136,16 @@ def judge(
     edits = Edits(check_remedies(remedy), found, config)
     from vitscope.terminal import make_judge_report  # here, because importing it is slow
 
-    def run(model_id: str) -> None:
-        work = partial(
-            vitscope.judge,
-            images=found,
-            config=config,
-            target=explained,
-            references=compared,
-            out=folders[model_id],
-            overwrite=overwrite,
-            resume=resume,
-        )
-        result = run_with_bars(model_id, work, edits=edits, output=output, on_passes="passes")
-        output.conclude(result, make_judge_report)
-
-    run_each(folders, run)
+    work = partial(
+        vitscope.judge,
+        images=found,
+        config=config,
+        target=explained,
+        references=compared,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    measure_each(folders, work, make_judge_report, output=output, edits=edits, on_passes="passes")
 
 
 def explain(

@@ -16,6 +16,7 @@ from vitscope.cli.each_model import (
     check_remedies,
     choose_targets,
     find_images,
+    measure_each,
     run_each,
     run_with_bars,
 )
@@ -23,10 +24,7 @@ from vitscope.cli.loggers import Logger, open_logger
 from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
-from vitscope.errors import (
-    UsageError,
-    VitscopeError,
-)
+from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
 from vitscope.images.paths import check_names
 
@@ -177,21 +175,10 @@ def one_shot(
     check_all_weights(model, output)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
+    from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
 
-    def run(model_id: str) -> None:
-        work = partial(
-            vitscope.one_shot,
-            images=folder,
-            config=config,
-            out=targets[model_id],
-            overwrite=overwrite,
-        )
-        result = run_with_bars(model_id, work, edits=edits, output=output, on_draw="draws")
-        from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
-
-        output.conclude(result, make_one_shot_report)
-
-    run_each(targets, run)
+    work = partial(vitscope.one_shot, images=folder, config=config, overwrite=overwrite)
+    measure_each(targets, work, make_one_shot_report, output=output, edits=edits, on_draw="draws")
 
 
 def _audit_all(
