@@ -5,6 +5,7 @@ python tests/cli_page.py    rewrites the page
 
 import re
 from collections import Counter
+from functools import cache
 from pathlib import Path
 
 from vitscope.cli.entry import app
@@ -29,6 +30,7 @@ def _quote_example(found):
     return f"```console\n$ {' '.join(found[1].split())}\n```"
 
 
+@cache
 def list_commands():
     """The introduction, and a section of each command with all that it takes."""
     # What commands of commands inherit, the generator does not know.

@@ -3,9 +3,13 @@
 from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from sys import stdlib_module_names
 from traceback import walk_tb
+from types import FrameType
 
 from vitscope.errors import UsageError
+
+_NO_PACKAGES = {"", "__main__", "vitscope", *stdlib_module_names}
 
 
 def require_package(module: str, extra: str, *, needed_by: str) -> None:
@@ -28,21 +32,24 @@ def find_failed_import(error: BaseException) -> str | None:
     while error.__cause__ is not None:
         error = error.__cause__
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    running = [one.f_globals["__name__"] for one in frames if one.f_code.co_name == "<module>"]
+    running = [one.f_globals.get("__name__", "") for one in frames if _is_module(one)]
     named = [error.name or ""] if isinstance(error, ImportError) else []
     roots = [name.partition(".")[0] for name in (*running[-1:], *named)]
-    module = next((root for root in roots if root not in {"", "__main__", "vitscope"}), None)
+    module = next((root for root in roots if root not in _NO_PACKAGES), None)
     if module is None:
         return None
     package = packages_distributions().get(module, [module])[0]
-    again = ["torch", package] if package == "torchvision" else [package]
-    told = " and ".join(map(_tell_version, again))
-    fault = "do not fit each other" if len(again) > 1 else "cannot be imported"
+    again, fault, both = [package], "cannot be imported", "it"
+    if package == "torchvision":
+        again, fault, both = ["torch", package], "do not fit each other", "both"
     return (
-        f"{told} {fault} ({type(error).__name__}: {error}): install "
-        f"{'both' if len(again) > 1 else 'it'} again, pip install --force-reinstall "
-        f"{' '.join(again)}"
+        f"{' and '.join(map(_tell_version, again))} {fault} ({type(error).__name__}: {error}): "
+        f"install {both} again, pip install --force-reinstall {' '.join(again)}"
     )
+
+
+def _is_module(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>"
 
 
 def _tell_version(package: str) -> str:

@@ -46,6 +46,7 @@ def test_what_needs_a_missing_package_is_refused_in_one_line() -> None:
         ("vitscope.x", "from sklearn import no", r"scikit-learn \S+ cannot .* scikit-learn"),
         ("vitscope.x", "import not_there", r"not_there cannot be imported .* not_there"),
         ("vitscope.x", "import vitscope.no", "unexpected error, ImportError: no such class"),
+        ("lzma", "from json import no", "unexpected error, ImportError: no such class"),
         ("vitscope.x", "1 / 0", "unexpected error, ImportError: no such class"),
     ],
 )
