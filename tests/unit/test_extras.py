@@ -43,7 +43,7 @@ def test_what_needs_a_missing_package_is_refused_in_one_line() -> None:
             r"exist\): install both again, pip install --force-reinstall torch torchvision",
         ),
         ("timm.layers", "import PIL.no", r"timm \S+ cannot be imported .* timm"),
-        ("vitscope.x", "from sklearn import no", r"scikit-learn \S+ cannot .* scikit-learn"),
+        ("vitscope.x", "from PIL import no", r"pillow \S+ cannot be imported .* pillow"),
         ("vitscope.x", "import not_there", r"not_there cannot be imported .* not_there"),
         ("vitscope.x", "import vitscope.no", "unexpected error, ImportError: no such class"),
         ("lzma", "from json import no", "unexpected error, ImportError: no such class"),
