@@ -44,23 +44,16 @@ class RunConfig:
     """Settings that every run of a model over images has.
 
     Attributes:
-        batch_size: Images per batch; auto chooses by device and memory. A batch that does not fit
-            into memory is halved. Except for rounding, numbers do not depend on it.
-        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
-        dtype: Precision of the model; sums are always float64. auto uses bfloat16 if the hardware
-            supports it and the ledger still balances, otherwise float32.
-        size: Input size in pixels, or height and width as in 224x336; the model's own by default.
-        num_workers: Worker processes that decode images; 0 decodes in the main process, as auto
-            does on a CPU.
-        draft: Decode large JPEG files at a fraction of their size. Faster, but pixels change
-            visibly.
+        batch_size: Images per batch; auto chooses by device and memory.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
+        dtype: Precision of the model; auto is bfloat16 where that is exact enough, else float32.
+        size: Input size in pixels; the model's own by default.
+        num_workers: Processes that decode images; 0 is this one.
+        draft: Decode large JPEG files at a smaller size: faster, but pixels change visibly.
         seed: Seed of all random draws.
-        renormalize: Divide restricted outputs by the kept attention mass, as if the softmax ran
-            over the kept tokens only; the paper does not.
-        cls_term: Group that [CLS]'s attention to itself is counted in, which the paper leaves open:
-            own, registers (if the model has any) or patches.
-        name: Name of the run in reports and figures, such as a data set or a checkpoint; by default
-            the folder of the images and the date.
+        renormalize: Divide restricted outputs by the kept attention mass, unlike the paper.
+        cls_term: Group that [CLS]'s attention to itself is counted in.
+        name: Name of the run; by default the folder of the images and the date.
     """
 
     batch_size: int | Auto = "auto"
@@ -137,26 +130,20 @@ class AuditConfig(RunConfig):
 
     Attributes:
         limit: Number of images, drawn at random; all by default.
-        masks: Folder of panoptic masks (PNG files named like the images, segment id = R + 256 G +
-            65536 B); their segments become covariates of the images.
-        layers: Layers to audit: last, all, or block numbers such as 3,7: 0 is the first, -1 the
-            last.
-        features: Save every image's features, or drop them and with them the per-image centred
-            numbers.
-        gallery: Number of images saved with their maps, for the report; 0 for none.
+        masks: Folder of panoptic masks, for covariates (PNG files named like the images, segment id
+            = R + 256 G + 65536 B).
+        layers: Layers to audit: last, all, or block numbers; 0 is the first, -1 the last.
+        features: Whether every image's features are saved; the per-image centred numbers need them.
+        gallery: Number of images saved with their maps, for the report.
         maps: Maps of these images, by name (docs/recipes/maps.md); attention, contribution_norm and
-            share by default. Maps that compare images compare those of the gallery.
-        verified: Fraction of batches, besides the first, in which the last block runs for all
-            tokens and is verified too; in the others it runs for the [CLS] row only. 1 verifies
-            every image.
-        shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
-            combines the results.
-        metrics: Metrics of other installed packages to measure as well, by name.
-        trace: Number of images, drawn at random, whose output is traced back through all blocks:
-            shares of patches, registers and [CLS] at every depth; 0 for none. An image takes about
-            ten forward passes, in float32 or float64 (which auto then chooses).
-        shard_size: Images per shard, the unit that is saved for --resume and given to a process;
-            auto is 32 batches, at least 512 images.
+            share by default.
+        verified: Fraction of batches, besides the first, whose last block is verified in all
+            tokens.
+        shard: One part of the images, such as 3/16, for `vitscope merge`.
+        metrics: Metrics of other packages to measure as well, by name.
+        trace: Number of images traced back through all blocks; each takes about ten forward passes.
+        shard_size: Images per shard, the unit that --resume keeps; auto is 32 batches, at least
+            512.
     """
 
     limit: int | None = None
@@ -258,17 +245,13 @@ class ReproductionConfig(OneShotConfig):
 
     Attributes:
         num_images: Number of images of each set, drawn at random; all by default.
-        limit: Number of classes for one-shot classification (images: num_images), drawn at random;
-            all by default.
-        masks: Folder of panoptic masks of the main set (PNG files named like the images, segment
-            id = R + 256 G + 65536 B); their segments become covariates of the images.
-        layers: Layers to audit: last, all (to correlate shares over layers), or block
-            numbers such as 3,7: 0 is the first, -1 the last.
+        limit: Number of classes for one-shot classification, drawn at random; all by default.
+        masks: Folder of panoptic masks of the main set, as of an audit.
+        layers: Layers to audit: last, block numbers, or all, to correlate shares over layers.
         examples: Number of images, drawn at random, whose maps are shown (Fig. 4).
         readout: Readout for the claims of Fig. 3: attention is after the output projection, values
-            before it, where the paper's equations stop.
-        size: Input size in pixels, or HEIGHTxWIDTH, rounded to whole patches; the model's own by
-            default, and for models of a fixed size.
+            before it.
+        size: Input size in pixels, rounded to whole patches; the model's own by default.
     """
 
     num_images: int | None = None

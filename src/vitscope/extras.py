@@ -1,10 +1,15 @@
-"""Optional packages: whether they are there, and files of those that are read as data."""
+"""Installed packages: whether they are there and fit each other, and files read as data."""
 
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
+from sys import stdlib_module_names
+from traceback import walk_tb
+from types import FrameType
 
 from vitscope.errors import UsageError
+
+_NO_PACKAGES = {"", "__main__", "vitscope", *stdlib_module_names}
 
 
 def require_package(module: str, extra: str, *, needed_by: str) -> None:
@@ -14,6 +19,44 @@ def require_package(module: str, extra: str, *, needed_by: str) -> None:
             f"{needed_by} needs the package {module}, which is not installed: "
             f"pip install 'vitscope[{extra}]'"
         )
+
+
+def tell_unexpected(error: BaseException) -> str:
+    """What is said of an error that nobody expected: which package cannot be imported, if any."""
+    failed = find_failed_import(error)
+    return failed or f"unexpected error, {type(error).__name__}: {error}"
+
+
+def find_failed_import(error: BaseException) -> str | None:
+    """What is said of an error if it comes from the import of another package."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    running = [one.f_globals.get("__name__", "") for one in frames if _is_module(one)]
+    named = [error.name or ""] if isinstance(error, ImportError) else []
+    roots = [name.partition(".")[0] for name in (*running[-1:], *named)]
+    module = next((root for root in roots if root not in _NO_PACKAGES), None)
+    if module is None:
+        return None
+    package = packages_distributions().get(module, [module])[0]
+    again, fault, both = [package], "cannot be imported", "it"
+    if package == "torchvision":
+        again, fault, both = ["torch", package], "do not fit each other", "both"
+    return (
+        f"{' and '.join(map(_tell_version, again))} {fault} ({type(error).__name__}: {error}): "
+        f"install {both} again, pip install --force-reinstall {' '.join(again)}"
+    )
+
+
+def _is_module(frame: FrameType) -> bool:
+    return frame.f_code.co_name == "<module>"
+
+
+def _tell_version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return package
 
 
 def find_package_path(package: str, relative: str) -> Path:

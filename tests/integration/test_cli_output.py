@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from cyclopts import App
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -22,8 +24,10 @@ from vitscope import audit as audit_images
 from vitscope.cli import main
 from vitscope.cli.entry import app
 from vitscope.cli.loggers import open_logger
+from vitscope.cli.output import Output
 from vitscope.cli.run_file import MOVES, add_config, move_options
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.results.repeats import tell_changes
 from vitscope.training import list_numbers
 
 PHOTOS = 'my "photos" \\ é 😀 \x7f'
@@ -106,6 +110,28 @@ def test_a_run_is_repeated_by_the_file_in_its_result_and_quiet_is_quiet(
         assert {one.resolve() for one in found} == {
             place / (PHOTOS if name == "images" else "tiny")
         }
+    output = Output(
+        config=app.parse_args(repeat, exit_on_error=False)[1].arguments["output"].config
+    )
+    output.conclude(again, lambda _: "")
+    same = f"model, images and versions are the same as in {first.folder}"
+    assert capsys.readouterr().out.split("\n")[1] == same
+
+
+def test_what_has_changed_since_a_run_is_said(place, tmp_path):
+    now = AuditResult.load(place / "out/tiny")
+    then = now.save(tmp_path / "then")
+    file = then.folder / "provenance.json"
+    changed = now.provenance | {"weights_hash": "0", "preprocessing": {}}
+    file.write_text(json.dumps(changed | {"versions": now.provenance["versions"] | {"numpy": "1"}}))
+    pq.write_table(then.images.slice(2), then.folder / "images.parquet")
+    assert tell_changes(then, now) == (
+        f"changed since {then.folder}: the weights; the preprocessing; images (3 of 5 were among "
+        f"the 3 then); numpy (1, now {np.__version__})"
+    )
+    file.write_text("{}")  # damaged
+    assert tell_changes(then, now) == ""
+    assert tell_changes(now, replace(now, folder=tmp_path)) == ""
 
 
 def test_a_result_that_is_kept_keeps_the_options_of_its_run(place, monkeypatch):
@@ -154,6 +180,8 @@ def test_a_path_that_is_not_utf_8_is_read_as_it_was_saved(options, tmp_path, mon
     [
         ("images", "a.png", "../../a.png"),
         ("images", "./b/*", "../../b/*"),
+        ("images", "./~root/*", "../../~root/*"),
+        ("model", "./~tiny", "../../~tiny"),
         ("images", "s3://c/d.tar", "s3://c/d.tar"),
         ("images", "/a.png", "/a.png"),
         ("references", "[0-9].png", "../../[0-9].png"),
@@ -183,7 +211,7 @@ def test_paths_in_a_file_of_options_start_at_its_folder(tmp_path, name, given, s
         folder.mkdir(parents=True)
     assert move_options({name: [given]}, start, result) == {name: [saved]}
     (tmp_path / "link").symlink_to(result)  # what is above is above the folder itself
-    again = given.removeprefix("./") if name == "images" else given
+    again = given.removeprefix("./") if name == "images" and "~" not in given else given
     assert move_options({name: saved}, tmp_path / "link", start) == {name: again}
     assert move_options({"images": "~/a.png"}, start, away) == {"images": f"{Path.home()}/a.png"}
     # From a folder named like a wildcard, which is none.
@@ -209,6 +237,8 @@ def test_every_option_that_is_a_path_is_known():
         (None, "cannot be read (No such file or directory): expected a TOML file of options such"),
         ("model =", "cannot be read (Invalid value (at end of document)): expected a TOML file"),
         ('modell = "x"', 'Unknown option: "[modell]" from'),
+        ('# vitscope audit, version 1\nmodell = "x"', 'Unknown option: "[modell]" from'),
+        ("# vitscope judge, version 1\nsanity = true", "has options of vitscope judge: run "),
     ],
 )
 def test_a_file_that_does_not_fit_is_one_line(tmp_path, capsys, content, message):

@@ -5,7 +5,6 @@ import os
 import shutil
 
 import pytest
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
 from audits import tiny_vit
 from images import write_classes, write_images
@@ -19,7 +18,6 @@ from vitscope.errors import (
     VitscopeError,
 )
 from vitscope.results.schema import OneShotData
-from vitscope.testing import randomize
 
 
 @pytest.fixture(scope="module")
@@ -201,21 +199,6 @@ def test_hostile_class_names_are_printed_harmlessly(model_folder, tmp_path, caps
     text = (folder / "summary.json").read_text("utf-8")
     dropped = json.loads(text, parse_constant=pytest.fail)["data"]["dropped_classes"]
     assert dropped == ["\\xff[red]<b>\\x1b[2J too"]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory):
-    config = Dinov2WithRegistersConfig(
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        num_register_tokens=2,
-    )
-    folder = tmp_path_factory.mktemp("model")
-    randomize(Dinov2WithRegistersModel(config)).save_pretrained(folder)
-    return folder
 
 
 def test_the_command_prints_a_table_and_what_it_means(model_folder, messy, tmp_path, capsys):

@@ -315,6 +315,13 @@ def test_no_network_is_one_line(hub, error):
     assert "\n" not in str(caught.value)
 
 
+def test_the_network_is_not_blamed_for_a_failed_import(hub):
+    hub.answer = RuntimeError("no such operator")
+    hub.answer.__cause__ = ImportError("no such operator", name="torchvision.ops")
+    with pytest.raises(RuntimeError, match=r"^no such operator$"):
+        load_hub("dinov2_vitb14")
+
+
 def test_missing_package_of_the_publishers_code(hub):
     hub.answer = ModuleNotFoundError("No module named 'omegaconf'", name="omegaconf")
     with pytest.raises(VitscopeError, match="pip install omegaconf"):

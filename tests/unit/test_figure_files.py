@@ -461,6 +461,18 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
     assert main(arguments) == 2
     assert "already holds figures" in capsys.readouterr().err
     assert main([*arguments, "--overwrite"]) == 0
+    one = [*arguments, "--overwrite", "--only", "fig2a", "--only", "nearest_top5"]
+    assert main(one) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.svg")} == {
+        "fig3b_one_shot_nearest_top5.svg"
+    }
+    assert "1 not drawn" in capsys.readouterr().out.splitlines()[-2]
+    assert main([*one, "--only", "fig99"]) == 2
+    assert "no figure has 'fig99' in its name: expected part of fig2a_" in capsys.readouterr().err
+    layers = [str(few), "--out", str(tmp_path / "layers"), "--only", "sources_by_layer"]
+    assert main(["figures", *layers]) == 0
+    page = (tmp_path / "layers" / "index.md").read_text(encoding="utf-8")
+    assert "only one layer was audited (audit with --layers all)" in page
     assert main(["figures", "--out", str(tmp_path / "other")]) == 2
     assert "RESULTS requires an argument" in capsys.readouterr().err
 

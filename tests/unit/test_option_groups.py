@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from cli_page import make_page
+from cli_page import list_commands, make_page
 from vitscope.cli.settings import _GROUPS
 
-COMMANDS = dict(re.findall(r"^## vitscope ([\w-]+)\n(.*?)(?=^## |\Z)", make_page(), re.M | re.S))
+PAGE = "".join(list_commands())
+COMMANDS = dict(re.findall(r"^## vitscope ([\w-]+)\n(.*?)(?=^## |\Z)", PAGE, re.M | re.S))
 GROUPED = ("audit", "demo", "explain", "one-shot", "reproduce", "figures")
 
 
@@ -39,3 +40,13 @@ def test_models_and_folders_have_short_names():
     for command in ("audit", "judge", "explain", "one-shot"):
         assert "`--model, -m" in COMMANDS[command]
         assert "`--out, -o" in COMMANDS[command]
+
+
+def test_the_page_tells_every_option_where_it_is_or_once_above():
+    page = make_page()
+    for one in re.split(r"^(?=##+ vitscope )", PAGE, flags=re.M)[1:]:
+        title, taken = one.partition("\n")[0], re.findall(r"^\* `([^`, ]+)", one, re.M)
+        section = page.partition(f"\n{title}\n")[2].partition("\n##")[0]
+        assert {*taken} <= {*re.findall(r"(?<=`)[\w-]+(?=[`, ])", section)}
+    told = re.findall(r"^\* `([^`, ]+).*`: (?!\[see)", page.partition("## vitscope")[0], re.M)
+    assert len({*told}) == len(told) > 20

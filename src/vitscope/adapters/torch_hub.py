@@ -27,6 +27,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
+from vitscope.extras import find_failed_import
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ViTAdapter
@@ -178,7 +179,7 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
                 skip_validation=True,
                 pretrained=pretrained,
             )
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise VitscopeError(
             f"the code of {repository} needs the package {error.name}, which is not installed: "
             f"pip install {error.name}"
@@ -188,6 +189,8 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
             f"the weights of torchhub:{name} hold more than tensors, and code is never executed"
         ) from None
     except (OSError, RuntimeError) as error:
+        if find_failed_import(error):
+            raise
         reason = str(error).partition("\n")[0]
         raise ModelUnreachableError(
             f"torchhub:{name} is not cached and cannot be fetched ({reason}): connect to the "

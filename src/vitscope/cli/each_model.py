@@ -1,19 +1,20 @@
 """Running a command for each of several models."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from rich.console import RenderableType
 from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id, check_weights, has_weights
 from vitscope.cli.console import make_progress
-from vitscope.cli.output import Terminal
+from vitscope.cli.output import Output, Terminal
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -22,7 +23,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
-from vitscope.files.printable import printable, printable_path
+from vitscope.files.printable import printable
 from vitscope.files.storage import check_target, check_writable, is_result, never
 from vitscope.images.paths import check_names
 from vitscope.layout import make_grid
@@ -141,9 +142,22 @@ def run_with_bars(
             return run(ready, **{name: partial(advance, bar) for name, bar in bars.items()})
 
 
-def tell_place(result: "SavedResult") -> Text:
-    """Where a result is, and the name of its run."""
-    return Text(f"“{printable(result.name)}” written to {printable_path(result.folder)}\n")
+def measure_each(
+    targets: Mapping[str, Path],
+    measure: Callable[..., "SavedResult"],
+    make: Callable[[Any], RenderableType],
+    *,
+    output: Output,
+    edits: Edits,
+    **later: str,
+) -> None:
+    """Measure the models one by one, and print each result as `make` renders it."""
+
+    def run(model_id: str) -> None:
+        work = partial(measure, out=targets[model_id])
+        output.conclude(run_with_bars(model_id, work, output=output, edits=edits, **later), make)
+
+    run_each(targets, run)
 
 
 def choose_targets(

@@ -25,6 +25,7 @@ from vitscope.cli.serve import serve
 from vitscope.cli.settings import group_options, in_options
 from vitscope.cli.use_results import cite, figures, merge, report
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.extras import tell_unexpected
 from vitscope.files.printable import printable
 
 
@@ -141,9 +142,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise
-        reason = f"{type(error).__name__}: {error}"
-        told = [f"unexpected error, {reason} (set {_DEBUG}=1 to see where)", *_notes_of(error)]
-        return _fail("; ".join(told), 1)
+        told = f"{tell_unexpected(error)} (set {_DEBUG}=1 to see where)"
+        return _fail("; ".join([told, *_notes_of(error)]), 1)
     return 0
 
 

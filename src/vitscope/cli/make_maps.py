@@ -14,10 +14,10 @@ from vitscope.cli.each_model import (
     check_remedies,
     choose_targets,
     find_images,
+    measure_each,
     name_folders,
     run_each,
     run_with_bars,
-    tell_place,
 )
 from vitscope.cli.output import Output
 from vitscope.cli.settings import Folder, Names, Shard, Size, Source
@@ -63,48 +63,39 @@ def judge(
 ) -> None:
     """Judge maps: which one shows what the output depends on.
 
-    Removes patches from the most and from the least important of each map and measures what the
-    output loses; no labels are needed. Prints a table of all maps, beside random orders, the
-    distance from the centre, edges, and the order by single deletions (the oracle), and one
-    sentence: which map to publish for this model.
+    Removes the most and the least important patches of each map and measures what the output loses,
+    beside random orders, distance from the centre, edges and an oracle.
 
     Example:  vitscope judge photos/ --model dinov2-small --removals shuffle,drop --out judged
 
     Args:
-        images: Folders (searched recursively), images, text files (.txt) of paths, tar shards,
-            Parquet files, or URLs (s3://, gs://, hf://, https://) of any of these except text
-            files.
-        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
-            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
+            files, or URLs (s3://, gs://, hf://, https://).
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
-        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
-            mask:tokens=cls; once per edit, in order. It is measured on the images.
-        references: Images to compare with, as for images, once per place; by default the judged
-            images themselves.
-        maps: Maps to judge, by name; by default all that exist for the model and take few passes.
-            attention, centre and edges are always among them.
-        target: What the maps explain: self, the image's own feature less the mean of the
-            references; cosine; logit, of the class that an image gets; logit:CLASS, by number or
-            name; image:PATH, a second image; or a file (.safetensors, .npy, .pt) with a vector,
-            such as a text's.
-        removals: Ways to remove patches: shuffle (the default), drop, mean, blur, black, linear.
-            The first decides.
-        masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
-            scores of plausibility.
+        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
+            in order.
+        references: Images to compare with, as for IMAGES; by default the judged ones.
+        maps: Maps to judge, by name, besides attention, centre and edges; by default all that take
+            few passes.
+        target: What the maps explain: self (the image's own feature less the mean of the
+            references), cosine, logit, logit:CLASS, image:PATH, or a file with a vector
+            (.safetensors, .npy, .pt).
+        removals: Ways to remove patches, of which the first decides: shuffle (the default), drop,
+            mean, blur, black, linear.
+        masks: Folder of object masks (PNG files named like the images, 0 outside the object).
         limit: Number of images, drawn at random.
-        layer: Block that the maps of one attention row are of: 0 is the first, -1 the last, as by
-            default.
-        sanity: Also compare maps with those of random weights and of another target, and under
-            noise; takes many more passes.
-        shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
-            combines the results.
+        layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
+        sanity: Also compare maps with those of random weights, of another target and under noise;
+            many more passes.
+        shard: One part of the images, such as 3/16, for `vitscope merge`.
         seed: Seed of all random draws.
-        name: Name of the run in reports and figures, such as a data set or a checkpoint; by default
-            the folder of the images and the date.
-        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        name: Name of the run; by default the folder of the images and the date.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
         dtype: Precision of the model.
-        size: Input size in pixels, such as 518, or HEIGHTxWIDTH; the model's own by default.
-        overwrite: Replace earlier results there.
+        size: Input size in pixels; the model's own by default.
+        overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         output: What is printed, and options from a file.
     """
@@ -145,22 +136,16 @@ def judge(
     edits = Edits(check_remedies(remedy), found, config)
     from vitscope.terminal import make_judge_report  # here, because importing it is slow
 
-    def run(model_id: str) -> None:
-        work = partial(
-            vitscope.judge,
-            images=found,
-            config=config,
-            target=explained,
-            references=compared,
-            out=folders[model_id],
-            overwrite=overwrite,
-            resume=resume,
-        )
-        result = run_with_bars(model_id, work, edits=edits, output=output, on_passes="passes")
-        output.conclude(result, make_judge_report)
-        output.console.print(tell_place(result), soft_wrap=True)
-
-    run_each(folders, run)
+    work = partial(
+        vitscope.judge,
+        images=found,
+        config=config,
+        target=explained,
+        references=compared,
+        overwrite=overwrite,
+        resume=resume,
+    )
+    measure_each(folders, work, make_judge_report, output=output, edits=edits, on_passes="passes")
 
 
 def explain(
@@ -188,47 +173,40 @@ def explain(
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
-    Draws the attention map, the norm of each patch's contribution, its signed share of the output,
-    or any other maps by name, what went elsewhere, and a verdict: can this map be read? The verdict
-    needs a reference, the means over an audit's images; those for the demo's dinov2-small come with
-    vitscope.
+    Draws maps and what went elsewhere, and says whether they can be read. That needs a reference,
+    the means over an audit's images; those of dinov2-small come with vitscope.
 
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
-        images: Images, folders (searched recursively), text files of paths, tar shards, Parquet
+        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
             files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
-            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model, and for figures/, one figure per image.
-            Audits found there are kept.
-        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
-            mask:tokens=cls; once per edit, in order. It is measured on the
-            references, or else on the images.
+        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
+            in order.
         layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
-            default, and with --judged attention and the map that was judged best.
-        target: What maps that depend on it explain: self, cosine, logit (of the class that an image
-            gets), logit:CLASS (by number or name), image:PATH (a second image), or a file with one
-            vector (.safetensors, .npy, .pt); self if there are references, else cosine.
+            default, with --judged attention and the best.
+        target: What maps that depend on it explain, as of `vitscope judge`; self if there are
+            references, else cosine.
         references: Images that maps compare with, as for IMAGES; 20 or more like yours.
-        score: Measure how faithful each map is on each image, by removing patches as `vitscope
-            judge` does; takes hundreds of passes an image.
-        judged: Judgement of the same model, or the --out folder of one; once per model, in the same
-            order. Chooses the map and the size, and scores maps (--score). If it cannot tell which
-            map is best, the one that comes first is drawn, and that is said.
-        reference: Audit of the same model, or the --out folder of one; once per model, in the same
-            order. By default an audit in OUT, or the means that come with vitscope.
-        heads: Also draw the maps of each head, and the attention of every head in every layer.
+        score: Measure how faithful each map is, as `vitscope judge` does; takes hundreds of passes
+            an image.
+        judged: Judgement of the same model, or the --out folder of one, once per model: chooses the
+            map and the size, and scores maps.
+        reference: Audit of the same model, or the --out folder of one, once per model; by default
+            an audit in OUT, or the means that come with vitscope.
+        heads: Also draw the maps of each head, and the attention of all layers.
         overlays: Also write each map and its overlay on the image as PNG, into OUT/overlays/.
         format: File format of the figures, once per format; png by default.
-        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
         dtype: Precision of the model.
-        size: Pixels of the shorter side, such as 518, or HEIGHTxWIDTH to crop to that; the model's
-            own, or that of the judgement, by default.
-        name: Name of the run in reports and figures; by default the folder of the images and the
-            date.
-        overwrite: Replace earlier results and figures there.
+        size: Pixels of the shorter side, or HEIGHTxWIDTH to crop to; the judgement's or the model's
+            own by default.
+        name: Name of the run; by default the folder of the images and the date.
+        overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         output: What is printed, and options from a file.
     """
@@ -295,7 +273,6 @@ def explain(
         output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
         for path, reason in explained[-1].failures:
             output.warn(f"not readable: {path}: {reason}")
-        console.print(tell_place(explained[-1]), soft_wrap=True)
         if overlays:
             where = printable_path(painted[model_id])
             console.print(Text(f"overlays written to {where}\n"), soft_wrap=True)

@@ -5,17 +5,16 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
 from rich.console import Console, RenderableType
 from rich.text import Text
 
 from vitscope.cli.console import make_console
-from vitscope.cli.run_file import save_options
+from vitscope.cli.run_file import NO_OPTIONS, Config
 from vitscope.cli.settings import in_options
 from vitscope.files.json_files import read_json
-from vitscope.files.printable import printable
+from vitscope.files.printable import printable, printable_path
 from vitscope.files.storage import MARKER
 
 if TYPE_CHECKING:
@@ -27,13 +26,12 @@ class Terminal:
     """What a command prints, and the options that repeat its run.
 
     Attributes:
-        config: TOML file with options of this command, such as run.toml in a result, which repeats
-            its run. Relative paths in it start at its folder. Options given here as well take
-            precedence.
+        config: TOML file of options, with paths from its folder; run.toml in a result repeats its
+            run.
         quiet: Print nothing but errors.
     """
 
-    config: Annotated[str, Parameter(metavar="PATH")] = ""
+    config: Config = NO_OPTIONS
     quiet: bool = False
 
     @cached_property
@@ -58,7 +56,7 @@ class Output(Terminal):
     """What a command that saves results prints.
 
     Attributes:
-        json: Print each model's summary as one line of JSON, and nothing else on standard output.
+        json: Print nothing but each model's summary, as a line of JSON.
     """
 
     json: bool = False
@@ -73,10 +71,16 @@ class Output(Terminal):
         result: "SavedResult",
         make: Callable[[Any], RenderableType],
         *,
+        place: str = "",
         soft_wrap: bool = False,
     ) -> None:
-        """Print a result, and save the options of its run with it."""
-        save_options(self.config, result.folder)
+        """Print a result and where it is, and save the options of its run with it."""
+        self.config.save(result.folder)
         if self.json:
             sys.stdout.write(json.dumps(read_json(result.folder / MARKER)) + "\n")
         self.console.print(make(result.summary), soft_wrap=soft_wrap)
+        if told := self.config.tell_changes(result):
+            self.console.print(Text(told, style="dim"), soft_wrap=True)
+        place = place or printable_path(result.folder)
+        text = Text(f"“{printable(result.name)}” written to {place}\n")
+        self.console.print(text, soft_wrap=True)

@@ -17,7 +17,7 @@ from vitscope.cli.each_model import (
 )
 from vitscope.cli.output import Output, Terminal
 from vitscope.cli.settings import AuditSettings, Source, group_options
-from vitscope.files.printable import printable, printable_path
+from vitscope.files.printable import printable_path
 from vitscope.files.storage import check_writable
 
 if TYPE_CHECKING:
@@ -59,10 +59,8 @@ def find(
 ) -> None:
     """Measure on images what a remedy needs, and save it.
 
-    Prints what was found: the neurons that write high-norm patches, or with
-    test-time-registers:at=registers the model's own registers; the kinds of sinks; how far the
-    directions of project-direction are from measured high-norm patches. The file takes the place of
-    the remedy's name in --remedy, for the same model alone.
+    Prints what was found, such as the neurons that write high-norm patches. The file takes the
+    place of the remedy's name in --remedy, for the same model alone.
 
     Example:  vitscope remedy find photos/ --model dinov2-small --remedy mean:tokens=cls --out
     mean.safetensors
@@ -71,8 +69,7 @@ def find(
         images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
             files, or URLs (s3://, gs://, hf://, https://).
         model: Model id, as in `vitscope audit`.
-        remedy: A name of `vitscope remedy list`, with settings as in
-            test-time-registers:depth=23,threshold=150,highest=17,top=50.
+        remedy: Remedy, with settings as in test-time-registers:depth=23,top=50.
         out: File for what was found, ending in .safetensors.
         overwrite: Replace a saved remedy there.
         config: Settings.
@@ -116,8 +113,7 @@ def compare(
 ) -> None:
     """Audit models and edits of them on the same images, and compare them.
 
-    Prints, for each edit, what changed with 95 % intervals, paired by image. The audits are kept
-    beside the comparison: `vitscope report` shows them with their maps.
+    Prints what changed, paired by image. `vitscope report` shows it with the audits and their maps.
 
     Example:  vitscope remedy compare photos/ --model dinov2-small --remedy skip --remedy
     mean:tokens=cls --out remedies
@@ -125,14 +121,13 @@ def compare(
     Args:
         images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
             files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model, as in `vitscope audit`.
-        remedy: Remedy, once each: a name of `vitscope remedy list`, with settings as in
-            mask:tokens=registers,layers=10+11.
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        remedy: Remedy, once each, with settings as in mask:tokens=registers,layers=10+11.
         out: Folder for the results, one folder per model.
-        one_shot: Folder with one subfolder per class: also classify its images from one example per
-            class, before and after, by the global feature and by that of patches alone.
-        judge: Number of images, drawn at random, on which maps are also judged before and after,
-            such as 50; 0 for none. An image takes hundreds of passes of each model.
+        one_shot: Folder with one subfolder per class, to also classify from one example per class.
+        judge: Number of images on which maps are also judged before and after; each takes hundreds
+            of passes.
         overwrite: Replace an earlier comparison there with all of its results, finished or not.
         resume: Resume an interrupted run with the same settings; finished audits are kept.
         config: Settings.
@@ -177,10 +172,9 @@ def compare(
             ),
             output=output,
         )
-        output.conclude(result, make_remedy_report)
-        name, where = printable(result.name), printable_path(result.folder.parent)
-        told = f"“{name}” written to {where}; vitscope report {where} shows it\n"
-        output.console.print(Text(told))
+        where = printable_path(result.folder.parent)
+        place = f"{where}; vitscope report {where} shows it"
+        output.conclude(result, make_remedy_report, place=place)
 
     run_each(targets, run)
 

@@ -13,7 +13,6 @@ from rich.text import Text
 
 from vitscope.cli.console import make_progress
 from vitscope.cli.output import Terminal
-from vitscope.cli.run_file import save_options
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
@@ -51,16 +50,14 @@ def reproduce(
 
     Args:
         images: Main set of images; the paper's is MS COCO.
-        imagenet: Second set; with one subfolder per class, it is also used for one-shot
-            classification.
+        imagenet: Second set; with one subfolder per class, also for one-shot classification.
         families: Training recipes, separated by commas; `vitscope models` lists them.
         sizes: Sizes, separated by commas: ti, s, b, l, g (all larger ones); all by default, with
             --smoke s, l and g.
-        checkpoints: Folder of weights downloaded by hand (iBOT's), each named after its model:
+        checkpoints: Folder of weights downloaded by hand, each named after its model:
             ibot-small.pth.
         out: Folder for all results.
-        smoke: Try it on tiny random models and generated images, offline, in under two minutes. Its
-            numbers mean nothing.
+        smoke: Try it on tiny random models and generated images, offline; its numbers mean nothing.
         config: Settings, including the choices the paper leaves open.
         terminal: What is printed, and options from a file.
 
@@ -97,7 +94,7 @@ def reproduce(
     except KeyboardInterrupt:
         console.print("what is finished is kept: the same command resumes from there")
         raise
-    save_options(terminal.config, out, replace=True)
+    terminal.config.save(out, replace=True)
     console.print(_make_outcome_table(outcomes))
     if not any(run.is_done(name, IMAGES) for name in run.model_names):
         raise VitscopeError("no model could be audited: the table above says why")

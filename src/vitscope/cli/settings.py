@@ -126,7 +126,7 @@ Command = TypeVar("Command", bound=Callable[..., None])
 _WHAT = """
 folder images model layer layers size imagenet smoke families sizes checkpoints masks reference
 cls_term renormalize classifier readout metrics maps target removals references judged remedy
-one_shot scenes
+one_shot scenes only
 """
 _OPTIONS = {
     "What": _WHAT,

@@ -35,8 +35,7 @@ def find_folders(given: Iterable[Path]) -> list[Path]:
 def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     """Merge audits or judgements of different images, such as those of --shard 1/16 to 16/16.
 
-    The results must be of the same model, weights and settings, and share no image. The numbers are
-    those of one run over all the images.
+    They must be of the same model, weights and settings, and share no image.
 
     Example:  vitscope merge results-a/dinov2-small results-b/dinov2-small --out merged
 
@@ -78,6 +77,7 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
 def figures(
     *results: Result,
     out: Path,
+    only: list[str] | None = None,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     readout: Literal["attention", "values"] = "attention",
     style: str | None = None,
@@ -87,22 +87,20 @@ def figures(
 ) -> None:
     """Draw every figure that saved results have the numbers for.
 
-    No model is loaded. index.md beside the figures lists what is drawn, with its caption, from
-    which results, and what is not and why. captions.tex has each as a figure of LaTeX.
+    index.md lists them with captions, and what is not drawn and why; captions.tex is for LaTeX.
 
     Example:  vitscope figures results --out figures --format pdf
 
     Args:
         results: Results, or folders containing results.
         out: Folder for the figures.
+        only: Draw only figures with this in their name, such as variance_share; once per name.
         format: File format, once per format; png and pdf by default.
-        readout: Readout of Fig. 3: attention is after the output projection, values before it,
-            where the paper's equations stop.
-        style: Style of matplotlib, by its name or file, such as ggplot, for fonts, lines and grids;
-            text keeps its size, tokens and families their colours.
-        width: Width of every figure with its unit, such as 3.5in or 9cm; text keeps its size. A
-            column (3.5in) or a page (7.2in) by default.
-        caption: Write captions under the figures; --no-caption leaves them to your paper.
+        readout: Readout of Fig. 3: attention is after the output projection, values before it.
+        style: Style of matplotlib for fonts, lines and grids, by its name or file, such as ggplot.
+        width: Width of every figure, such as 3.5in or 9cm; a column (3.5in) or a page (7.2in) by
+            default.
+        caption: Write captions under the figures.
         overwrite: Replace earlier figures there.
     """
     folders = find_folders(results)
@@ -111,12 +109,14 @@ def figures(
     drawn = draw_figures(
         folders,
         out,
+        only=only or (),
         formats=format or ("png", "pdf"),
         readout=readout,
         style=style,
         width=width,
         caption=caption,
         overwrite=overwrite,
+        tell=in_options,
     )
     console = make_console()
     for figure in drawn.drawn:
@@ -138,7 +138,7 @@ def _count(items: tuple[object, ...], name: str) -> str:
 def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = False) -> None:
     """Write saved results as one HTML file without external resources.
 
-    Verdicts, charts side by side and a gallery of images with their maps. No model is loaded.
+    Verdicts, charts side by side and a gallery of images with their maps.
 
     Example:  vitscope report results --out report.html
 
@@ -159,8 +159,7 @@ def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = 
 def cite(result: Path, /) -> None:
     """Print how a verdict is cited: one sentence, BibTeX, and a table for a model card.
 
-    They have all that the verdict rests on: model and weights, images, settings, version. No model
-    is loaded.
+    They have all that the verdict rests on: model and weights, images, settings, version.
 
     Example:  vitscope cite results-a/dinov2-small
 

@@ -1,7 +1,7 @@
 """Figures as files: all that results have numbers for, or those of explained images."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,14 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.figures.captions import join_latex, write_caption, write_latex
 from vitscope.figures.contributions import READOUTS, Readout
 from vitscope.figures.description import NothingToDrawError
-from vitscope.figures.questions import Drawing, draw_heads, draw_image, open_results, plan_figures
+from vitscope.figures.questions import (
+    Drawing,
+    Plan,
+    draw_heads,
+    draw_image,
+    open_results,
+    plan_figures,
+)
 from vitscope.figures.rendering.style import (
     FigureStyle,
     chosen_style,
@@ -98,18 +105,21 @@ def draw_figures(
     folders: Sequence[str | Path],
     out: str | Path,
     *,
+    only: Sequence[str] = (),
     formats: Sequence[Format] = ("png", "pdf"),
     readout: Readout = "attention",
     style: str | Path | None = None,
     width: float | None = None,
     caption: bool = True,
     overwrite: bool = False,
+    tell: Callable[[str], str] = str,
 ) -> FigureFolder:
     """Draw every figure that saved results have numbers for.
 
     Args:
         folders: Results, or folders containing results.
         out: Folder for the figures.
+        only: Parts of names, to draw only figures with one of these in their name.
         formats: "png", "pdf" or "svg", or several of them.
         readout: Readout of Fig. 3, "attention" or "values".
         style: A style of matplotlib, by its name or file, for fonts, lines and grids; sizes of
@@ -117,13 +127,14 @@ def draw_figures(
         width: Width of every figure in inches; a column or a page by default.
         caption: Whether captions are written under the figures.
         overwrite: Whether earlier figures there are replaced.
+        tell: Changes the wording of index.md and captions.tex, as the command line does.
 
     Returns:
         The figures, with their captions, and those that could not be drawn.
 
     Raises:
-        UsageError: If a setting is not known, two results are of one model, or something else is
-            at `out`.
+        UsageError: If a setting or part of a name is not known, two results are of one model, or
+            something else is at `out`.
         ResultError: If a result is damaged.
     """
     unknown = [name for name in formats if name not in FORMATS]
@@ -136,6 +147,7 @@ def draw_figures(
     look = FigureStyle(read_style(style), width, caption)
     results = mark_differences(load_results([Path(folder) for folder in folders]))
     _check_different(results)
+    plans = _choose_plans(plan_figures(results, readout), only)
     target = Path(out)
     _check_place(target, overwrite=overwrite)
     drawn: list[DrawnFigure] = []
@@ -144,7 +156,7 @@ def draw_figures(
         staged_folder(target, replaces=is_figures if overwrite else never) as staging,
         drawn_in(look),
     ):
-        for name, draw in plan_figures(results, readout):
+        for name, draw in plans:
             try:
                 drawing = draw()
             except (NothingToDrawError, ResultError) as reason:
@@ -152,9 +164,9 @@ def draw_figures(
                 continue
             drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
-        write_text(staging / "index.md", _write_page(found))
+        write_text(staging / "index.md", tell(_write_page(found)))
         latex = join_latex((one.latex for one in drawn), notes_inside=caption)
-        write_text(staging / "captions.tex", latex)
+        write_text(staging / "captions.tex", tell(latex))
         index = {"figures": [one.describe() for one in drawn], "skipped": skipped}
         write_index(staging, {"schema_version": SCHEMA_VERSION, **index})
     return found
@@ -188,6 +200,16 @@ def draw_explanations(
                 entries.append({**drawn[-1].describe(), "image_id": image_id})
         write_index(staging, {"schema_version": SCHEMA_VERSION, "figures": entries})
     return [path for figure in drawn for path in figure.files]
+
+
+def _choose_plans(plans: list[Plan], only: Sequence[str]) -> list[Plan]:
+    for part in only:
+        if not any(part in name for name, _ in plans):
+            known = dict.fromkeys(name.partition("__")[0] for name, _ in plans)
+            raise UsageError(
+                f"no figure has {part!r} in its name: expected part of {', '.join(known)}"
+            )
+    return [plan for plan in plans if not only or any(part in plan[0] for part in only)]
 
 
 def _write_figure(

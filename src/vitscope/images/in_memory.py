@@ -119,6 +119,10 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
             f"{type(source).__name__} gives its images once and in its own order: collect "
             "the ones to audit in a list, as in list(itertools.islice(dataset, 1000))"
         )
+    elif _is_kind(source, "_BaseDataLoaderIter"):
+        raise UsageError(
+            "images were given as an iterator of a DataLoader: pass the DataLoader itself"
+        )
     elif isinstance(source, Mapping):
         raise UsageError(
             f"images were given as {type(source).__name__}: expected one of its values "
@@ -154,7 +158,11 @@ def _hold_dataset(source: Any, *, preprocessed: bool) -> list[HeldImage]:
 
 def _gives_once(source: object) -> bool:
     looked_at = source.dataset if isinstance(source, DataLoader) else source
-    return any(kind.__name__ == "IterableDataset" for kind in type(looked_at).__mro__)
+    return _is_kind(looked_at, "IterableDataset")
+
+
+def _is_kind(source: object, name: str) -> bool:
+    return any(kind.__name__ == name for kind in type(source).__mro__)
 
 
 def _is_list_of_items(source: object) -> TypeGuard[Sequence[Any]]:

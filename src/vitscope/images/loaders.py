@@ -1,12 +1,15 @@
 """DataLoaders: the items that they would give out, asked for one at a time."""
 
 from collections.abc import Callable, Mapping
+from itertools import chain, islice
+from operator import length_hint
+from sys import maxsize
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from vitscope.errors import ImageReadError
+from vitscope.errors import ImageReadError, UsageError
 
 
 class LoadedItems:
@@ -58,11 +61,17 @@ def list_indices(loader: DataLoader[Any]) -> list[int]:
     found = [getattr(owner, "generator", None) for owner in owners]
     generators = [one for one in found if isinstance(one, torch.Generator)]
     states = [one.get_state() for one in generators]
+    chosen = loader.sampler if batches is None else chain.from_iterable(batches)
+    most = length_hint(loader.dataset, maxsize)
     try:
         with torch.random.fork_rng(devices=[]):
-            if batches is None:
-                return sorted(set(loader.sampler))
-            return sorted({index for batch in batches for index in batch})
+            indices = list(islice(chosen, min(most + 1, maxsize)))
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+    if len(indices) > most:  # a sampler need not end
+        raise UsageError(
+            f"the sampler of the DataLoader gives more indices than its dataset has items, {most}: "
+            "give the dataset itself, loader.dataset, or a sampler that gives each index once"
+        )
+    return sorted(set(indices))

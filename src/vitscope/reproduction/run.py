@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from vitscope.config import ReproductionConfig
 from vitscope.errors import UsageError, VitscopeError
+from vitscope.extras import tell_unexpected
 from vitscope.files.locking import held_alone, remove_leftovers
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import holds_result_files
@@ -232,4 +233,4 @@ def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
     except VitscopeError as error:
         return None, " ".join(str(error).split())
     except Exception as error:  # noqa: BLE001 - libraries may raise anything; the other models run
-        return None, " ".join(f"unexpected error, {type(error).__name__}: {error}".split())
+        return None, " ".join(tell_unexpected(error).split())

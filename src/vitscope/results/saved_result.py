@@ -11,7 +11,7 @@ from importlib import import_module
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pyarrow as pa
 
@@ -26,6 +26,7 @@ from vitscope.results.citation_text import Citation, cite
 from vitscope.results.schema import (
     KINDS,
     AuditSummary,
+    ExplanationSummary,
     JudgementSummary,
     Summary,
     read_summary,
@@ -170,11 +171,7 @@ class SavedResult:
                 f"{printable_path(self.folder)} is a result of kind {summary.KIND!r}, which has no "
                 "verdict to cite: give an audit or a judgement"
             )
-        table = self.folder / (IMAGES if isinstance(summary, AuditSummary) else SCORES)
-        paths: list[str] = []
-        if table.is_file():
-            with open_table(table) as file:
-                paths = file.read(columns=["path"])["path"].to_pylist()
+        paths = list_of_images(self, "path")
         try:
             provenance, name = self.provenance, self.name
         except ResultError:  # the sentence says what is not known
@@ -247,6 +244,18 @@ class TabularResult(SavedResult, ABC):
             ResultError: If the table cannot be read.
         """
         return _import("polars").from_arrow(self._table)
+
+
+def list_of_images(result: SavedResult, column: Literal["path", "image_id"]) -> list[str]:
+    """The paths or digests of a result's images; none of kinds without such a table."""
+    if isinstance(result.summary, ExplanationSummary):
+        return [getattr(image, column) for image in result.summary.images]
+    table = result.folder / (IMAGES if isinstance(result.summary, AuditSummary) else SCORES)
+    if not table.is_file():
+        return []
+    with open_table(table) as file:
+        found: list[str] = file.read(columns=[column])[column].to_pylist()
+    return found
 
 
 def _import(library: str) -> Any:

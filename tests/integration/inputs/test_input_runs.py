@@ -1,6 +1,7 @@
 """What runs make of images in memory: resume, shards, labels, settings, results, refusals."""
 
 import sys
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -357,6 +358,16 @@ REFUSED = [
         DataLoader(Once()),
         False,
         "DataLoader gives its images once and in its own order: collect",
+    ),
+    (
+        iter(DataLoader(Items([7] * 2))),
+        False,
+        "images were given as an iterator of a DataLoader: pass the DataLoader itself",
+    ),
+    (
+        DataLoader(Items([7] * 2), sampler=cycle([1, 0])),
+        False,
+        "the sampler of the DataLoader gives more indices than its dataset has items, 2: give the",
     ),
     (
         Items([7] * 2),
