@@ -34,28 +34,15 @@ _TINY = _Plan(count=64, width=8, minibatch=16, rounds=2)
 
 @dataclass(frozen=True)
 class _Entry:
-    """A way into a package.
-
-    Attributes:
-        module: The package's module.
-        claims: The estimator it says it computes: biased, unbiased or minibatch.
-        compute: From x, y and the size of a minibatch to CKA.
-    """
+    """A way into a package."""
 
     module: str
-    claims: str
-    compute: Callable[[Tensor, Tensor, int], float]
+    claims: str  # the estimator it says it computes: biased, unbiased or minibatch
+    compute: Callable[[Tensor, Tensor, int], float]  # from x, y and the size of a minibatch
 
 
 def measure(settings: Settings) -> Section:
-    """Hold every entry against the estimator that it claims; time and memory beside ours.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each entry of each package; a package that is absent has a note.
-    """
+    """Hold every entry against the estimator that it claims; time and memory beside ours."""
     plan = _TINY if settings.tiny else _Plan()
     entries = {n: e for n, e in ENTRIES.items() if find_spec(e.module)}
     absent = sorted({e.module for e in ENTRIES.values()} - {e.module for e in entries.values()})

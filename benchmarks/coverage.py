@@ -38,14 +38,7 @@ _TINY = _Plan(ranks=((4, 8),), counts=(50,), draws=3, token_draws=3)
 
 
 def measure(settings: Settings) -> Section:
-    """Draw sets of images again and again, and count the intervals that hold the truth.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each effective rank and n.
-    """
+    """Draw sets of images again and again, and count the intervals that hold the truth."""
     plan = _TINY if settings.tiny else _Plan()
     return Section(
         title="How often 95 % intervals hold the truth",

@@ -32,14 +32,7 @@ _COLUMNS = (
 
 
 def measure(settings: Settings) -> Section:
-    """Draw sets of images from a population with a rare kind, and judge each.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        The section.
-    """
+    """Draw sets of images from a population with a rare kind, and judge each."""
     draws, sizes = (20, (20, 100)) if settings.tiny else (500, _SIZES)
     generator = torch.Generator().manual_seed(0)
     rows, truths = [], []

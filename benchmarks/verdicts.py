@@ -30,14 +30,7 @@ _COLUMNS = (
 
 
 def measure(settings: Settings) -> Section:
-    """Audit each model on the same images.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        The section.
-    """
+    """Audit each model on the same images."""
     count = 24 if settings.tiny else 200
     rows, notes = [], []
     with TemporaryDirectory() as folder:
