@@ -1,6 +1,7 @@
 """Shared parts of adapters: refusals by name, heads, fused and packed projections, blocks."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.functional import linear
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from vitscope.errors import UnsupportedModelError
+from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.trace import AttentionTail
 
@@ -30,6 +32,25 @@ def split_heads(
     """Split each token's vector into its heads."""
     batch, length, _ = tokens.shape
     return tokens.view(batch, length, num_heads, -1).transpose(1, 2)
+
+
+def rotate_patches(
+    keys: Float[Tensor, "batch head token head_dim"],
+    cos: Float[Tensor, "patch head_dim"],
+    sin: Float[Tensor, "patch head_dim"],
+) -> Float[Tensor, "batch head token head_dim"]:
+    """Rotate the last tokens, the patches; dimension i is rotated with i + head_dim / 2."""
+    prefix, patches = keys[:, :, : -len(cos)], keys[:, :, -len(cos) :]
+    first, second = patches.chunk(2, dim=-1)
+    turned = patches * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((prefix, turned), dim=2)
+
+
+def lay_out(
+    order: Mapping[str, int], patch_size: tuple[int, int], height: int, width: int
+) -> TokenLayout:
+    """Lay out the tokens of an input of any size, to be pickled."""
+    return make_layout(order, make_grid(height, width, patch_size))
 
 
 def project_fused(
@@ -144,15 +165,6 @@ def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row
     return Heads(query=query[:, :, 0], keys=keys, values=values)
 
 
-def make_packed_tail(
-    attention: nn.MultiheadAttention, scale: Float[Tensor, " dim"] | None
-) -> AttentionTail:
-    """The map from concatenated heads to the residual stream."""
-    return AttentionTail(
-        weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=scale
-    )
-
-
 def make_packed_pooling(
     head: nn.Module,
     attention: nn.MultiheadAttention,
@@ -167,7 +179,9 @@ def make_packed_pooling(
         taps={},
         make_heads=partial(make_packed_heads, attention),
         scale=float(attention.head_dim) ** -0.5,
-        tail=make_packed_tail(attention, None),
+        tail=AttentionTail(
+            weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=None
+        ),
         branch=attention,
         mlp_norm=mlp_norm,
         finish=finish,
@@ -179,18 +193,12 @@ def make_packed_block(
 ) -> BlockParts:
     """Pre-norm block around `nn.MultiheadAttention`; `branch` is what its attention adds."""
     packed = check_packed_attention(attention, owner)
-    make_heads = partial(make_packed_heads, packed)
-    return BlockParts(
-        block=block,
-        attention=packed,
-        taps={},
-        make_heads=make_heads,
-        # Packed heads are always computed from the call.
-        project_heads=make_heads,
-        scale=float(packed.head_dim) ** -0.5,
-        tail=make_packed_tail(packed, getattr(branch, "gamma", None)),
+    finish = partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale)
+    parts = make_packed_pooling(block, packed, mlp_norm=block.ln_2, finish=finish)
+    return replace(
+        parts,
+        project_heads=parts.make_heads,  # packed heads are always computed from the call
+        tail=replace(parts.tail, scale=getattr(branch, "gamma", None)),
         branch=branch,
         attention_norm=block.ln_1,
-        mlp_norm=block.ln_2,
-        finish=partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale),
     )

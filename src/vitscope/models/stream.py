@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vitscope.layout import TokenLayout
 from vitscope.models.running import OwnHook
@@ -68,16 +67,13 @@ class StreamRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the blocks for the duration of the context."""
-        handles: list[RemovableHandle] = [
-            block.register_forward_pre_hook(OwnHook(self._enter_block), with_kwargs=True)
-            for block in self._blocks
-        ]
-        handles.append(self._blocks[-1].register_forward_hook(OwnHook(self._leave_last)))
-        try:
+        with ExitStack() as stack:
+            for block in self._blocks:
+                enter = OwnHook(self._enter_block)
+                stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
+            leave = OwnHook(self._leave_last)
+            stack.enter_context(self._blocks[-1].register_forward_hook(leave))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def finish(self) -> StreamTrace:
         """Return the recorded stream after the forward."""
