@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import open_clip
 import torch
@@ -19,8 +19,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
-from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError
-from vitscope.images.preprocessing import Preprocessing
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, first_line
+from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
@@ -30,7 +30,6 @@ from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
 
 
@@ -116,10 +115,9 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
             f"the weights of {name} hold more than tensors, and code is never executed"
         ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ModelUnreachableError(
-            f"open_clip cannot build {name} ({reason}): the weights are damaged, or a file that "
-            "its text tower needs is unavailable"
+            f"open_clip cannot build {name} ({first_line(error)}): the weights are damaged, or a "
+            "file that its text tower needs is unavailable"
         ) from None
     return model
 
@@ -242,7 +240,7 @@ def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
     settings = vars(PreprocessCfg()) | open_clip.get_model_preprocess_cfg(tower)
     resize, interpolation = settings["resize_mode"], settings["interpolation"]
     require(resize in _RESIZES, name, f"images resized by their {resize} side (resize_mode)")
-    require(interpolation in _INTERPOLATIONS, name, f"the interpolation {interpolation!r}")
+    require(interpolation in get_args(Interpolation), name, f"the interpolation {interpolation!r}")
     size = settings["size"]
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocessing(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vitscope.adapters.transformers_families import FAMILIES
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import UnsupportedModelError, UsageError, first_line
 from vitscope.images.preprocessing import Interpolation, Pipeline, Preprocessing, Resize
 from vitscope.weights.folders import read_json_object
 
@@ -17,12 +17,8 @@ _PIPELINES: Mapping[str, Pipeline] = {
     family.processor: family.preprocessing.pipeline for family in FAMILIES.values()
 }
 _STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
-_INTERPOLATIONS: Mapping[int, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-}
+_INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic")
+"""By Pillow's number for them."""
 
 
 def read_preprocessing(folder: Path) -> Preprocessing | None:
@@ -47,10 +43,9 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
         else:
             processor = getattr(transformers, name).from_dict(settings)
     except (AttributeError, TypeError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise UnsupportedModelError(
-            f"transformers cannot build the image processor of {folder} ({reason}): load the model "
-            "yourself and give wrap_model its preprocessing"
+            f"transformers cannot build the image processor of {folder} ({first_line(error)}): "
+            "load the model yourself and give wrap_model its preprocessing"
         ) from None
     return translate_processor(processor)
 
@@ -77,7 +72,7 @@ def make_preprocessing(
         )
     _check_steps(name, settings)
     resample = settings.get("resample")
-    if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
+    if not isinstance(resample, int) or resample not in range(len(_INTERPOLATIONS)):
         _refuse(name, "resample", resample, "0 (nearest) to 3 (bicubic)")
     normalize = settings.get("do_normalize", False)
     size, resize, crop_fraction = _read_size(name, settings)
