@@ -11,8 +11,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from reference import assert_ledger_matches, make_reference
-from tracing import collect, make_pixels
+from reference import make_reference
+from tracing import check_layers, collect, make_pixels
 from vitscope.adapters.timm import make_timm_adapter
 from vitscope.errors import UsageError
 from vitscope.testing.randomize import randomize
@@ -149,18 +149,9 @@ def raw_references(module, pixels, grid):
 @pytest.mark.parametrize(("name", "size"), list(list_inputs()))
 def test_every_layer_agrees_with_the_reference(name, size, dtype):
     adapter = make_timm_adapter(TINY_TIMM[name]())
-    layout = adapter.make_layout(*size)
     pixels = make_pixels(size, dtype)
-    references = raw_references(adapter.module, pixels, layout.grid)
-    found, feature = collect(adapter.to("cpu", dtype), pixels)
-    assert len(found) == len(references) == len(adapter.blocks)
-    for (trace, ledger), reference in zip(found, references, strict=True):
-        assert ledger.balance_error.max() <= TOLERANCES[dtype]
-        assert ledger.residual_error.max() <= TOLERANCES[dtype]
-        assert_ledger_matches(ledger, layout, reference, TOLERANCES[dtype])
-        finished = adapter.finish_block(trace.layer, ledger.residual_total)
-        torch.testing.assert_close(finished, trace.output, rtol=1e-5, atol=TOLERANCES[dtype])
-    torch.testing.assert_close(adapter.embed(found[-1][0].output), feature)
+    references = raw_references(adapter.module, pixels, adapter.make_layout(*size).grid)
+    check_layers(adapter.to("cpu", dtype), pixels, TOLERANCES[dtype], references)
 
 
 @pytest.mark.parametrize("name", list(TINY_TIMM))
