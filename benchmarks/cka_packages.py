@@ -78,10 +78,7 @@ _READ = (
         "axis for the examples. Here each minibatch's rows are on that axis, the only form in "
         "which it runs on features",
     ),
-    (
-        "ckatorch",
-        'ckatorch\'s `cka_base(unbiased=True, method="hsic")` ignores `unbiased`',
-    ),
+    ("ckatorch", 'ckatorch\'s `cka_base(unbiased=True, method="hsic")` ignores `unbiased`'),
     (
         "cka_pytorch",
         "cka-pytorch adds 1e-4 to the product of the two self-terms and works in float32 on "
@@ -131,8 +128,7 @@ def _expect(claims: str, case: str, plan: _Plan) -> float:
 def _measure_costs(entries: dict[str, _Entry], plan: _Plan) -> dict[str, list[str]]:
     x, y = _make_features(plan, "difference")
     seconds = alternate(
-        {name: partial(e.compute, x, y, plan.minibatch) for name, e in entries.items()},
-        plan.rounds,
+        {name: partial(e.compute, x, y, plan.minibatch) for name, e in entries.items()}, plan.rounds
     )
     costs = {}
     for name in entries:

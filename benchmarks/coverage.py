@@ -51,9 +51,7 @@ def measure(settings: Settings) -> Section:
             "Gaussian states of the same covariance; the last two columns give the lowest and the "
             f"highest result for variance shares of {', '.join(map(str, plan.shares))}."
         ),
-        tables=[
-            Table(_COLUMNS, [row for rank in plan.ranks for row in _list_rows(plan, *rank)]),
-        ],
+        tables=[Table(_COLUMNS, [row for rank in plan.ranks for row in _list_rows(plan, *rank)])],
     )
 
 

@@ -28,9 +28,7 @@ def measure(settings: Settings) -> Section:
     with decoded_images(vit, plan, settings.images) as images:
         results = {
             dtype: vitscope.audit(
-                vit,
-                images.images,
-                AuditConfig(dtype=dtype, device="cpu", gallery=0, batch_size=32),
+                vit, images.images, AuditConfig(dtype=dtype, device="cpu", gallery=0, batch_size=32)
             )
             for dtype in ("float32", "bfloat16", "float16")
         }

@@ -5,12 +5,12 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,8 @@ def run_fresh(
 ) -> Any:
     """Call a function in a new process; what it raises is raised here, its death as well."""
     context = multiprocessing.get_context("spawn")
-    with _variables(environment or {}), ProcessPoolExecutor(1, mp_context=context) as pool:
+    with (
+        patch.dict(os.environ, environment or {}),
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
         return pool.submit(function, *args).result()
-
-
-@contextmanager
-def _variables(added: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-        os.environ.update(before)

@@ -159,17 +159,15 @@ _VIT = Family(
     processor="ViTImageProcessor",
     preprocessing=replace(_HALF, interpolation="bilinear"),
 )
-_BEIT = Family(
+_BEIT = replace(
+    _VIT,
     name="beit",
     model="BeitModel",
     wrappers=("BeitForImageClassification",),
-    layers="layers",
     names=_BEIT_LAYER,
     optional=("pooler", "shared_position_bias"),
-    output="last_hidden_state",
     mean_pooling=True,
     positions="native",
-    float32_softmax=True,
     processor="BeitImageProcessor",
     preprocessing=replace(_HALF, interpolation="bicubic"),
 )

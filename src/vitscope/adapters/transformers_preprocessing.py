@@ -31,9 +31,8 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
     given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     name = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
     if given is not None and name.removesuffix("Pil") not in _PIPELINES:
-        raise UnsupportedModelError(
-            f"the image processor {given} is not one of {_describe_processors()}: load the model "
-            "yourself and give wrap_model its preprocessing"
+        raise _make_unknown(
+            str(given), ": load the model yourself and give wrap_model its preprocessing"
         )
     try:
         if given is None:  # Then the model type decides.
@@ -54,9 +53,7 @@ def translate_processor(processor: Any) -> Preprocessing:
     """Translate an image processor."""
     processor = getattr(processor, "image_processor", processor)
     if not type(processor).__module__.startswith("transformers."):
-        raise UnsupportedModelError(
-            f"the image processor {type(processor).__name__} is not one of {_describe_processors()}"
-        )
+        raise _make_unknown(type(processor).__name__)
     return make_preprocessing(processor.to_dict(), backend=processor.backend)
 
 
@@ -67,9 +64,7 @@ def make_preprocessing(
     name = str(settings["image_processor_type"])
     kind = name.removesuffix("Fast").removesuffix("Pil")
     if kind not in _PIPELINES:
-        raise UnsupportedModelError(
-            f"the image processor {name} is not one of {_describe_processors()}"
-        )
+        raise _make_unknown(name)
     _check_steps(name, settings)
     resample = settings.get("resample")
     if not isinstance(resample, int) or resample not in range(len(_INTERPOLATIONS)):
@@ -157,5 +152,6 @@ def _refuse(name: str, key: str, value: object, expected: str) -> NoReturn:
     )
 
 
-def _describe_processors() -> str:
-    return ", ".join(sorted(_PIPELINES))
+def _make_unknown(name: str, advice: str = "") -> UnsupportedModelError:
+    known = ", ".join(sorted(_PIPELINES))
+    return UnsupportedModelError(f"the image processor {name} is not one of {known}{advice}")

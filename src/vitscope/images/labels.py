@@ -217,5 +217,6 @@ def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) ->
     if nested and (len(nested) == len(by_class) or not _SPLITS.isdisjoint(map(str.lower, nested))):
         raise UsageError(
             f"{name_some([*map(printable, nested)], 5)} in {name} contain folders and no images, "
-            "as train and val do: give one of them, or put each class's images directly into its folder"
+            "as train and val do: give one of them, or put each class's images directly into its "
+            "folder"
         )
