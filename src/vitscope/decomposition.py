@@ -219,13 +219,10 @@ def decompose_layers(
         _check_readouts(layer, found[layer].scalars, tolerance)
     if on_stream is not None:
         (stream,) = streams
-        on_stream(_complete_stream(stream, found.get(vit.last_layer)))
+        last = found.get(vit.last_layer)
+        # Also in verified batches, so that no number depends on which batches are verified.
+        on_stream(stream if last is None else stream.completed(last.features["block/full"]))
     return {layer: found[layer] for layer in layers}
-
-
-def _complete_stream(stream: StreamTrace, last: LayerRows | None) -> StreamTrace:
-    # Also in verified batches, so that no number depends on which batches are verified.
-    return stream if last is None else stream.completed(last.features["block/full"])
 
 
 def _collect_features(

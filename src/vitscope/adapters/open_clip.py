@@ -25,7 +25,7 @@ from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import make_packed_block, require
+from vitscope.models.parts import make_packed_block, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
 
@@ -140,9 +140,7 @@ def _find_weights(name: str, settings: Mapping[str, Any]) -> Path:
 
 
 def _check_tower(tower: Any, name: str) -> None:
-    require(
-        type(tower) is VisionTransformer, name, f"an image tower of class {type(tower).__name__}"
-    )
+    require_class(tower, {VisionTransformer}, name, "an image tower of class")
     require(tower.attn_pool is None, name, "an attentional pooler (attentional_pool, CoCa)")
     require(
         tower.pool_type == "tok",
@@ -158,12 +156,10 @@ def _make_block(block: Any, name: str) -> BlockParts:
         name,
         f"blocks of class {type(block).__name__} (qk_norm, scale_attn, scale_heads and the like)",
     )
-    unknown = {part for part, _ in block.named_children()} - _BLOCK_PARTS
-    require(not unknown, name, f"blocks with {', '.join(sorted(unknown))}")
-    require(
-        type(block.ls_1) in {LayerScale, nn.Identity}, name, f"a scale {type(block.ls_1).__name__}"
+    require_class(block.ls_1, {LayerScale, nn.Identity}, name, "a scale")
+    return make_packed_block(
+        block, block.attn, name, parts=_BLOCK_PARTS, branch=block.ls_1, mlp_scale=block.ls_2
     )
-    return make_packed_block(block, block.attn, name, branch=block.ls_1, mlp_scale=block.ls_2)
 
 
 def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None) -> ViTAdapter:

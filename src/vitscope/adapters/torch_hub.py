@@ -38,6 +38,7 @@ from vitscope.models.parts import (
     multiply_fused,
     project_fused,
     require,
+    require_class,
     rotate_patches,
     split_heads,
 )
@@ -237,8 +238,7 @@ def _make_block_parts(block: Any, model: str) -> BlockParts:
     _check_module(block.attn, _ATTENTIONS, _ATTENTION_PARTS, model)
     _check_module(block.ls1, {"LayerScale", "Identity"}, set(), model)
     require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
-    projection = type(block.attn.proj)
-    require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
+    require_class(block.attn.proj, {nn.Linear}, model, "an attention projection")
     return make_prenorm_parts(
         block,
         taps={"qkv": block.attn.qkv},

@@ -1,6 +1,6 @@
 """Shared parts of adapters: refusals by name, heads, fused and packed projections, blocks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,6 +24,11 @@ def require(condition: bool, model: str, setting: str) -> None:
             f"{model} has {setting}, which vitscope does not model: a decomposition of its "
             "attention would look right and be wrong; choose a model without it"
         )
+
+
+def require_class(part: object, kinds: Collection[type], model: str, what: str) -> None:
+    """Refuse a part of another class, derived ones included: they may compute something else."""
+    require(type(part) in kinds, model, f"{what} {type(part).__name__}")
 
 
 def split_heads(
@@ -134,8 +139,7 @@ def make_prenorm_parts(
 
 def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
     """Refuse anything but plain attention with tokens in the second dimension."""
-    kind = type(attention)
-    require(kind is nn.MultiheadAttention, owner, f"attention {kind.__name__}")
+    require_class(attention, {nn.MultiheadAttention}, owner, "attention")
     packed: Any = attention
     projection = type(packed.out_proj)
     for known, setting in (
@@ -189,16 +193,24 @@ def make_packed_pooling(
 
 
 def make_packed_block(
-    block: Any, attention: nn.Module, owner: str, *, branch: nn.Module, mlp_scale: Any
+    block: Any,
+    attention: nn.Module,
+    owner: str,
+    *,
+    parts: Collection[str],  # those that a block may have
+    branch: nn.Module,  # what its attention adds
+    mlp_scale: Any,
 ) -> BlockParts:
-    """Pre-norm block around `nn.MultiheadAttention`; `branch` is what its attention adds."""
+    """Pre-norm block around `nn.MultiheadAttention`."""
+    unknown = {name for name, _ in block.named_children()}.difference(parts)
+    require(not unknown, owner, f"blocks with {', '.join(sorted(unknown))}")
     packed = check_packed_attention(attention, owner)
     finish = partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale)
-    parts = make_packed_pooling(block, packed, mlp_norm=block.ln_2, finish=finish)
+    found = make_packed_pooling(block, packed, mlp_norm=block.ln_2, finish=finish)
     return replace(
-        parts,
-        project_heads=parts.make_heads,  # packed heads are always computed from the call
-        tail=replace(parts.tail, scale=getattr(branch, "gamma", None)),
+        found,
+        project_heads=found.make_heads,  # packed heads are always computed from the call
+        tail=replace(found.tail, scale=getattr(branch, "gamma", None)),
         branch=branch,
         attention_norm=block.ln_1,
     )
