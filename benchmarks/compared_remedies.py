@@ -59,9 +59,5 @@ def _tell(estimate: Estimate) -> str:
 
 if __name__ == "__main__":
     sys.exit(
-        print_results(
-            "compared_remedies",
-            __doc__,
-            lambda folder: describe_comparison(RemedyResult(folder).summary),
-        )
+        print_results(__doc__, lambda folder: describe_comparison(RemedyResult(folder).summary))
     )

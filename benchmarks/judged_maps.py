@@ -63,8 +63,4 @@ def _tell_one(estimate: Estimate) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(
-        print_results(
-            "judged_maps", __doc__, lambda folder: describe_result(JudgeResult(folder).summary)
-        )
-    )
+    sys.exit(print_results(__doc__, lambda folder: describe_result(JudgeResult(folder).summary)))

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,11 @@ class Section:
     notes: Sequence[str] = ()  # what to know about them, a line each
 
 
-def print_results(module: str, about: str | None, describe: Callable[[Path], Section]) -> int:
-    """A command that prints a section for each of the results it is given."""
+def print_results(about: str | None, describe: Callable[[Path], Section]) -> int:
+    """The command of a module: prints a section for each of the results it is given."""
     from cyclopts import App  # here: a measured process need not hold it
 
-    app = App(name=f"python -m benchmarks.{module}", help=about)
+    app = App(name=f"python -m benchmarks.{Path(sys.argv[0]).stem}", help=about)
 
     @app.default
     def main(*results: Path) -> int:

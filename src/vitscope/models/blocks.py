@@ -211,7 +211,7 @@ class BlockRecorder:
     def _make_trace(self, heads: Heads, own: Mapping[str, Tensor]) -> ClsTrace:
         query, keys, values, bias = heads
         self._layout.check_num_tokens(keys.shape[2])
-        dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(keys.dtype, torch.float32)
         if self._picker is not None:
             self._picker.keep("keys", keys)
             self._picker.keep("values", values)

@@ -49,7 +49,7 @@ def replace_output(output: Any, stream: Tensor) -> Any:
 
 def compute_norms(tokens: Tensor) -> Tensor:
     """Norm of each token, in at least float32."""
-    dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
     norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=dtype)
     return norms
 
@@ -105,7 +105,7 @@ class StreamRecorder:
     def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> None:
         batch, _, dim = stream.shape
         depths, patches = len(self._blocks) + 1, len(self._layout.groups["patches"])
-        dtype = torch.float64 if stream.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(stream.dtype, torch.float32)
         make = partial(torch.full, fill_value=math.nan, dtype=dtype, device=stream.device)
         self._patch_norms = make((batch, depths, patches))
         if self._layout.query is not None:
