@@ -26,7 +26,6 @@ from vitscope.errors import (
     UnsupportedModelError,
     UsageError,
     VitscopeError,
-    first_line,
 )
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
@@ -185,9 +184,10 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
             f"the weights of torchhub:{name} hold more than tensors, and code is never executed"
         ) from None
     except (OSError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
         raise ModelUnreachableError(
-            f"torchhub:{name} is not cached and cannot be fetched ({first_line(error)}): connect "
-            "to the network once, or take the same model from another library"
+            f"torchhub:{name} is not cached and cannot be fetched ({reason}): connect to the "
+            "network once, or take the same model from another library"
         ) from None
 
 
