@@ -3,7 +3,6 @@
 Importing this file does not import the library.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -67,7 +66,6 @@ class Family:
     """One architecture of the library."""
 
     name: str
-    aliases: tuple[str, ...] = ()  # model types of the vision tower alone
     model: str  # class of the vision tower; its layers' classes have the same prefix
     classes: str = ""  # that prefix, if it is not the tower's name without "VisionModel"
     wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around the tower
@@ -173,7 +171,6 @@ _BEIT = replace(
 )
 _CLIP = Family(
     name="clip",
-    aliases=("clip_vision_model",),
     model="CLIPVisionModel",
     wrappers=("CLIPModel", "CLIPVisionModelWithProjection"),
     attribute="vision_model",
@@ -195,7 +192,7 @@ _CLIP = Family(
     ),
 )
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         _DINOV2,
@@ -304,7 +301,6 @@ FAMILIES: Mapping[str, Family] = {
         replace(
             _CLIP,
             name="metaclip_2",
-            aliases=("metaclip_2_vision_model",),
             model="MetaClip2VisionModel",
             wrappers=("MetaClip2Model", "MetaClip2VisionModelWithProjection"),
             loaded="MetaClip2VisionModelWithProjection",
@@ -313,7 +309,6 @@ FAMILIES: Mapping[str, Family] = {
         replace(
             _CLIP,
             name="aimv2",
-            aliases=("aimv2_vision_model",),
             model="Aimv2VisionModel",
             wrappers=("Aimv2Model",),
             loaded="Aimv2Model",
@@ -334,7 +329,6 @@ FAMILIES: Mapping[str, Family] = {
         replace(
             _CLIP,
             name="siglip",
-            aliases=("siglip_vision_model",),
             model="SiglipVisionModel",
             wrappers=("SiglipModel",),
             projection=None,

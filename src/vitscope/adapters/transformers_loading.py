@@ -30,8 +30,10 @@ _ADAPTER_FILE = "adapter_config.json"
 _MAX_LAYERS = 1000
 """More layers than any Vision Transformer has, yet few enough to build."""
 
-_MODEL_TYPES = {
-    kind: family for family in FAMILIES.values() for kind in (family.name, *family.aliases)
+_MODEL_TYPES = FAMILIES | {
+    f"{name}_vision_model": family  # the tower alone, without the text tower
+    for name, family in FAMILIES.items()
+    if family.attribute == "vision_model"
 }
 _AVERAGED = {name for family in FAMILIES.values() for name in family.averaged}
 

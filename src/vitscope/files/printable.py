@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def printable_path(path: Path) -> str:
+def printable_path(path: Path | str) -> str:
     r"""A path as printable UTF-8 text."""
     return printable(os.fsencode(path).decode("utf-8", errors="backslashreplace"))
 
