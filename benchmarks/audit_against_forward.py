@@ -1,7 +1,6 @@
 """What does an audit cost compared with the bare forward pass?"""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from benchmarks.images import Decoded, decoded_images
 from benchmarks.measuring import compare
 from benchmarks.models import build_dinov2, load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
+from benchmarks.settings import Plan, Settings
 from vitscope import AuditConfig
 from vitscope.runs.resources import choose_pass_size
 
@@ -25,37 +24,16 @@ _AUDITS: dict[str, dict[str, Any]] = {
 _FORWARDS = ("forward", "forward in passes")
 
 
-@dataclass(frozen=True)
-class _Plan:
-    model: str = "small"
-    size: int = 224
-    images: int = 1024
-    batch_size: int = 32
-    rounds: int = 4
-
-
-_TINY = _Plan(model="tiny", size=32, images=16, batch_size=4, rounds=2)
+_FULL = Plan("small", 224, images=1024, batch_size=32, rounds=4)
+_TINY = Plan("tiny", 32, images=16, batch_size=4, rounds=2)
 
 
 def measure(settings: Settings) -> Section:
-    """Time every kind of audit against the float32 forward.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each kind.
-    """
-    plan = _TINY if settings.tiny else _Plan()
+    """Time every kind of audit against the float32 forward."""
+    plan = _TINY if settings.tiny else _FULL
     vit = load_dinov2(plan.model)
     pass_size = choose_pass_size(vit, (plan.size, plan.size), torch.device("cpu"))
-    with decoded_images(
-        vit,
-        plan.images,
-        size=plan.size,
-        batch_size=plan.batch_size,
-        sources=settings.images,
-    ) as images:
+    with decoded_images(vit, plan, settings.images) as images:
         rows = list(_measure_rows(plan, images, pass_size))
     columns = (
         "audit",
@@ -69,7 +47,7 @@ def measure(settings: Settings) -> Section:
         how=(
             f"dinov2-{plan.model}, {plan.size} px, {plan.images} decoded images in batches of "
             f"{plan.batch_size}, {plan.rounds} rounds of "
-            f"{plan.images // plan.batch_size // plan.rounds} batches. Before each batch of the "
+            f"{plan.num_batches // plan.rounds} batches. Before each batch of the "
             "audit the bare float32 model (sdpa, inference mode) runs on the same batch, first on "
             f"all of it, then in passes of {pass_size} images as in an audit on a CPU. *whole run* "
             f"includes what happens *once per run*, over these {plan.images} images."
@@ -78,7 +56,7 @@ def measure(settings: Settings) -> Section:
     )
 
 
-def _measure_rows(plan: _Plan, images: Decoded, pass_size: int | None) -> Iterator[list[str]]:
+def _measure_rows(plan: Plan, images: Decoded, pass_size: int | None) -> Iterator[list[str]]:
     for name, settings in _AUDITS.items():
         # Two models, for the audit may have its own in another precision while it goes on.
         vit, module = load_dinov2(plan.model), build_dinov2(plan.model)
@@ -90,7 +68,7 @@ def _measure_rows(plan: _Plan, images: Decoded, pass_size: int | None) -> Iterat
         yield [name, *_describe(times, plan)]
 
 
-def _describe(times: AuditTimes, plan: _Plan) -> list[str]:
+def _describe(times: AuditTimes, plan: Plan) -> list[str]:
     audit = sum_rounds(times.audit, plan.rounds)
     forwards = [times.others[name] for name in _FORWARDS]
     return [

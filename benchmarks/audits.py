@@ -20,25 +20,17 @@ from vitscope.runs.audit_loop import AuditRun
 
 @dataclass(frozen=True)
 class AuditTimes:
-    """Seconds of an audit and of what ran between its batches.
+    """Seconds of an audit and of what ran between its batches."""
 
-    Attributes:
-        audit: Of the audit, per batch.
-        others: Of each other contender, per batch.
-        once: Of the audit before the first and after the last batch: what a run costs however many
-            images come (digest of the weights, summary).
-    """
-
-    audit: list[float]
-    others: dict[str, list[float]]
+    audit: list[float]  # per batch
+    others: dict[str, list[float]]  # of each other contender, per batch
+    # before the first and after the last batch, however many images come: digest, summary
     once: float
 
     def ratio(self, other: str) -> Spread:
-        """The audit over a contender, batch by batch past the first.
-
-        The first batch always proves the ledger and so runs the last block whole; among few batches
-        it would weigh more than it does among many.
-        """
+        """The audit over a contender, batch by batch past the first."""
+        # Which always proves the ledger and so runs the last block whole; among few batches it
+        # would weigh more than it does among many.
         return compare(self.audit[1:], self.others[other][1:])
 
     def whole_run(self, other: str) -> float:
@@ -47,27 +39,13 @@ class AuditTimes:
 
 
 def make_config(batch_size: int, **settings: Any) -> AuditConfig:
-    """Settings of an audit of a few batches.
-
-    Args:
-        batch_size: Images a batch.
-        settings: Others.
-
-    Returns:
-        No gallery, which a run has once, and proofs in the first batch alone.
-    """
+    """Settings of an audit of a few batches: no gallery, proofs in the first batch alone."""
     fixed = {"device": "cpu", "gallery": 0, "verified": 0.0}
     return AuditConfig(batch_size=batch_size, **(fixed | settings))
 
 
 def run_audit(vit: ViTAdapter, images: Decoded, config: AuditConfig) -> None:
-    """Audit decoded images and throw the result away.
-
-    Args:
-        vit: The model.
-        images: The images.
-        config: Settings.
-    """
+    """Audit decoded images and throw the result away."""
     _execute(vit, images, config, iter(images.batches))
 
 
@@ -77,18 +55,8 @@ def time_audit(
     config: AuditConfig,
     others: Mapping[str, Callable[[ImageBatch], object]],
 ) -> AuditTimes:
-    """Audit decoded images; before each batch the other contenders have their turn with it.
-
-    Args:
-        vit: The model.
-        images: The images; the first batch is gone through untimed first.
-        config: Settings.
-        others: What is done with each batch besides, by name; it must not touch `vit`, which the
-            audit may have placed elsewhere.
-
-    Returns:
-        The seconds.
-    """
+    """Audit decoded images; before each batch the others, which must not touch `vit`, run."""
+    # Untimed: what is loaded on first use.
     first = Decoded(images.images, images.batches[:1])
     _execute(vit, first, config, _alternate(first.batches, others, _Clock(others)))
     clock = _Clock(others)
@@ -145,16 +113,7 @@ def _execute(
 def bare_forward(
     run: Callable[[Pixels], Any], device: str = "cpu", pass_size: int | None = None
 ) -> Callable[[ImageBatch], None]:
-    """The model alone: inference mode, nothing kept.
-
-    Args:
-        run: The model's own forward.
-        device: Where the model is.
-        pass_size: Images that go through it at a time; all of a batch if None.
-
-    Returns:
-        What to do with a batch.
-    """
+    """The model alone: inference mode, nothing kept, in passes of a size or whole batches."""
 
     def forward(batch: ImageBatch) -> None:
         with torch.inference_mode():
@@ -165,14 +124,6 @@ def bare_forward(
 
 
 def sum_rounds(seconds: Sequence[float], rounds: int) -> list[float]:
-    """Add up batches to rounds.
-
-    Args:
-        seconds: Per batch.
-        rounds: How many.
-
-    Returns:
-        Sums of as many consecutive stretches of equal length, a rest at the end left out.
-    """
+    """Sums of consecutive stretches of batches of equal length; a rest at the end is left out."""
     length = len(seconds) // rounds
     return [sum(seconds[i * length : (i + 1) * length]) for i in range(rounds)]

@@ -34,28 +34,15 @@ _TINY = _Plan(count=64, width=8, minibatch=16, rounds=2)
 
 @dataclass(frozen=True)
 class _Entry:
-    """A way into a package.
-
-    Attributes:
-        module: The package's module.
-        claims: The estimator it says it computes: biased, unbiased or minibatch.
-        compute: From x, y and the size of a minibatch to CKA.
-    """
+    """A way into a package."""
 
     module: str
-    claims: str
-    compute: Callable[[Tensor, Tensor, int], float]
+    claims: str  # the estimator it says it computes: biased, unbiased or minibatch
+    compute: Callable[[Tensor, Tensor, int], float]  # from x, y and the size of a minibatch
 
 
 def measure(settings: Settings) -> Section:
-    """Hold every entry against the estimator that it claims; time and memory beside ours.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each entry of each package; a package that is absent has a note.
-    """
+    """Hold every entry against the estimator that it claims; time and memory beside ours."""
     plan = _TINY if settings.tiny else _Plan()
     entries = {n: e for n, e in ENTRIES.items() if find_spec(e.module)}
     absent = sorted({e.module for e in ENTRIES.values()} - {e.module for e in entries.values()})
@@ -91,10 +78,7 @@ _READ = (
         "axis for the examples. Here each minibatch's rows are on that axis, the only form in "
         "which it runs on features",
     ),
-    (
-        "ckatorch",
-        'ckatorch\'s `cka_base(unbiased=True, method="hsic")` ignores `unbiased`',
-    ),
+    ("ckatorch", 'ckatorch\'s `cka_base(unbiased=True, method="hsic")` ignores `unbiased`'),
     (
         "cka_pytorch",
         "cka-pytorch adds 1e-4 to the product of the two self-terms and works in float32 on "
@@ -144,8 +128,7 @@ def _expect(claims: str, case: str, plan: _Plan) -> float:
 def _measure_costs(entries: dict[str, _Entry], plan: _Plan) -> dict[str, list[str]]:
     x, y = _make_features(plan, "difference")
     seconds = alternate(
-        {name: partial(e.compute, x, y, plan.minibatch) for name, e in entries.items()},
-        plan.rounds,
+        {name: partial(e.compute, x, y, plan.minibatch) for name, e in entries.items()}, plan.rounds
     )
     costs = {}
     for name in entries:

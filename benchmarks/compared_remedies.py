@@ -1,11 +1,8 @@
 """Saved comparisons of remedies as Markdown: `python -m benchmarks.compared_remedies RESULT...`."""
 
 import sys
-from pathlib import Path
 
-from cyclopts import App
-
-from benchmarks.page import Section, Table, render_section
+from benchmarks.page import Section, Table, print_results
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number
 from vitscope.results.remedy_result import RemedyResult
@@ -22,33 +19,9 @@ _NUMBERS = {
     "cka_patches": "CKA(r, patches)",
 }
 
-app = App(name="python -m benchmarks.compared_remedies", help=__doc__)
-
-
-@app.default
-def main(*results: Path) -> int:
-    """Print a section for each comparison.
-
-    Args:
-        results: Folders of comparisons.
-
-    Returns:
-        0.
-    """
-    for folder in results:
-        print(render_section(describe_comparison(RemedyResult(folder).summary)))
-    return 0
-
 
 def describe_comparison(summary: RemediesSummary) -> Section:
-    """The original, and every edit with its differences and its price.
-
-    Args:
-        summary: The comparison.
-
-    Returns:
-        The section.
-    """
+    """The original, and every edit with its differences and its price."""
     original = summary.remedies[0].changes
     shown = {name: words for name, words in _NUMBERS.items() if name in original}
     prices = ("cos(f, f′)", "CKA(f, f′)", "shared nearest 10", "time")
@@ -85,4 +58,6 @@ def _tell(estimate: Estimate) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    sys.exit(
+        print_results(__doc__, lambda folder: describe_comparison(RemedyResult(folder).summary))
+    )

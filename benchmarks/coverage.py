@@ -38,14 +38,7 @@ _TINY = _Plan(ranks=((4, 8),), counts=(50,), draws=3, token_draws=3)
 
 
 def measure(settings: Settings) -> Section:
-    """Draw sets of images again and again, and count the intervals that hold the truth.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each effective rank and n.
-    """
+    """Draw sets of images again and again, and count the intervals that hold the truth."""
     plan = _TINY if settings.tiny else _Plan()
     return Section(
         title="How often 95 % intervals hold the truth",
@@ -58,9 +51,7 @@ def measure(settings: Settings) -> Section:
             "Gaussian states of the same covariance; the last two columns give the lowest and the "
             f"highest result for variance shares of {', '.join(map(str, plan.shares))}."
         ),
-        tables=[
-            Table(_COLUMNS, [row for rank in plan.ranks for row in _list_rows(plan, *rank)]),
-        ],
+        tables=[Table(_COLUMNS, [row for rank in plan.ranks for row in _list_rows(plan, *rank)])],
     )
 
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,7 +10,7 @@ from benchmarks.images import decoded_images
 from benchmarks.measuring import alternate, compare
 from benchmarks.models import load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
+from benchmarks.settings import Plan, Settings
 from vitscope.decomposition import choose_tolerance, decompose_layers
 from vitscope.maps.passes import run_blocks
 from vitscope.models.base import Pixels, ViTAdapter
@@ -30,31 +29,15 @@ _EDITS = (
 """With random weights any neurons and patches do: the work is the same."""
 
 
-@dataclass(frozen=True)
-class _Plan:
-    model: str = "small"
-    size: int = 224
-    images: int = 8
-    rounds: int = 9
-
-
-_TINY = _Plan(model="tiny", size=32, images=2, rounds=2)
+_FULL = Plan("small", 224, images=8, batch_size=8, rounds=9)
+_TINY = Plan("tiny", 32, images=2, batch_size=2, rounds=2)
 
 
 def measure(settings: Settings) -> Section:
-    """Time an audit's pass through edited models against that through the original.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each edit, and one for the search for neurons.
-    """
-    plan = _TINY if settings.tiny else _Plan()
+    """Time an audit's pass through edited models against that through the original."""
+    plan = _TINY if settings.tiny else _FULL
     vit, twin = load_dinov2(plan.model), load_dinov2(plan.model)
-    with decoded_images(
-        vit, plan.images, size=plan.size, batch_size=plan.images, sources=settings.images
-    ) as decoded:
+    with decoded_images(vit, plan, settings.images) as decoded:
         pixels = decoded.batches[0].pixels
         rows = list(_time_edits(vit, twin, pixels, plan.rounds))
     return Section(

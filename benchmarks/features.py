@@ -17,28 +17,19 @@ _PLAN = FeaturePlan(
     shares={},
     gram={},
 )
+_BATCH = 32
 
 
-def make_batches(
-    count: int, width: int, *, batch_size: int = 32, offset: float = 2.0
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random features, batch by batch.
+def make_batches(count: int, width: int, *, offset: float = 2.0) -> Iterator[tuple[Tensor, Tensor]]:
+    """Random x and y in float32, batch by batch: half what the two share, half their own.
 
-    Args:
-        count: Images.
-        width: Dimensions of both.
-        batch_size: Images a batch.
-        offset: Size of what is the same for every image, per dimension, where the images'
-            own part has a standard deviation of about 1.
-
-    Yields:
-        x and y in float32: each half what the two share (16 directions), half its own.
+    `offset` is the size of what is the same for every image; their own spread is about 1.
     """
     generator = torch.Generator().manual_seed(0)
     mix = torch.randn(2, 16, width, generator=generator) / 4
     constant = offset * torch.randn(2, width, generator=generator)
-    for start in range(0, count, batch_size):
-        size = min(batch_size, count - start)
+    for start in range(0, count, _BATCH):
+        size = min(_BATCH, count - start)
         shared = torch.randn(size, 16, generator=generator)
         own = torch.randn(2, size, width, generator=generator)
         x, y = (shared @ mix + own) / 2**0.5 + constant[:, None]
@@ -46,14 +37,7 @@ def make_batches(
 
 
 def stream_cka(batches: Iterable[tuple[Tensor, Tensor]]) -> CkaEstimate:
-    """CKA with its interval, as the audit estimates it: sums, no matrix over images.
-
-    Args:
-        batches: The features.
-
-    Returns:
-        Both estimates.
-    """
+    """CKA with its interval, as the audit estimates it: sums, no matrix over images."""
     sums = FeatureSums(_PLAN)
     for x, y in batches:
         start = sums.num_images

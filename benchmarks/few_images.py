@@ -23,23 +23,11 @@ _SHARE = 0.95
 _TRUE_SHARE = 0.35
 """Their share of what all images differ in."""
 _RARE = (0.02, 0.05)
-_COLUMNS = (
-    "rare kind",
-    "images",
-    "sets without any",
-    "definite and wrong",
-)
+_COLUMNS = ("rare kind", "images", "sets without any", "definite and wrong")
 
 
 def measure(settings: Settings) -> Section:
-    """Draw sets of images from a population with a rare kind, and judge each.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        The section.
-    """
+    """Draw sets of images from a population with a rare kind, and judge each."""
     draws, sizes = (20, (20, 100)) if settings.tiny else (500, _SIZES)
     generator = torch.Generator().manual_seed(0)
     rows, truths = [], []
@@ -67,12 +55,7 @@ def _try(draws: int, n: int, rare: float, truth: Status) -> tuple[str, ...]:
         patches, skip, is_rare = _draw(n, rare, generator)
         share, cka = _estimate(patches, skip)
         status = _judge(share, cka)
-        counts += torch.tensor(
-            [
-                not is_rare.any(),
-                status in LEVELS and status != truth,
-            ]
-        )
+        counts += torch.tensor([not is_rare.any(), status in LEVELS and status != truth])
     return tuple(f"{float(part):.3f}" for part in counts / draws)
 
 

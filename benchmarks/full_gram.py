@@ -25,14 +25,7 @@ _TINY = _Plan(counts=(60,), width=8, rounds=2)
 
 
 def measure(settings: Settings) -> Section:
-    """Time and memory of both at several n.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each n.
-    """
+    """Time and memory of both at several n."""
     plan = _TINY if settings.tiny else _Plan()
     columns = (
         "images",

@@ -12,34 +12,20 @@ Matrix = npt.NDArray[np.float64]
 
 
 def biased_cka(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Linear CKA of two centred Gram matrices.
+    """Linear CKA of two centred Gram matrices: ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖).
 
-    Args:
-        x: A row per image.
-        y: A row per image.
-
-    Returns:
-        ⟨HKH, HLH⟩ / (‖HKH‖ ‖HLH‖).
-
-    Source:
-        Kornblith et al. (ICML 2019).
+    Source: Kornblith et al. (ICML 2019).
     """
     k, l = _centre(_gram(x)), _centre(_gram(y))  # noqa: E741
     return float(np.vdot(k, l) / np.sqrt(np.vdot(k, k) * np.vdot(l, l)))
 
 
 def minibatch_cka(xs: Sequence[npt.ArrayLike], ys: Sequence[npt.ArrayLike]) -> float:
-    """CKA of unbiased HSIC estimates that are averaged over minibatches.
+    """CKA of unbiased HSIC over minibatches: Σ HSIC(x, y) / √(Σ HSIC(x, x) Σ HSIC(y, y)).
 
-    Args:
-        xs: Features of each minibatch; all images in one for the plain unbiased estimate.
-        ys: Features of the same images.
+    With all images in one minibatch it is the unbiased estimate.
 
-    Returns:
-        Σ HSIC(x, y) / √(Σ HSIC(x, x) Σ HSIC(y, y)).
-
-    Source:
-        Song et al. (JMLR 2012); Nguyen et al. (ICLR 2021), eq. 2 and 3.
+    Source: Song et al. (JMLR 2012); Nguyen et al. (ICLR 2021), eq. 2 and 3.
     """
     sums = np.zeros(3)
     for x, y in zip(xs, ys, strict=True):

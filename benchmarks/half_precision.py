@@ -10,7 +10,7 @@ import vitscope
 from benchmarks.images import decoded_images
 from benchmarks.models import load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
+from benchmarks.settings import Plan, Settings
 from vitscope import AuditConfig, AuditResult
 from vitscope.errors import ModelUnreachableError
 from vitscope.models.base import ViTAdapter
@@ -22,22 +22,13 @@ _COLUMNS = ("number", "largest in float32", "bfloat16", "float16")
 
 
 def measure(settings: Settings) -> Section:
-    """Audit the same images in each precision and compare the summaries.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        The largest change of each kind of number.
-    """
+    """Audit the same images in each precision and compare the summaries."""
     vit, note = _load(settings)
-    count = 8 if settings.tiny else 128
-    with decoded_images(vit, count, batch_size=8, sources=settings.images) as images:
+    plan = Plan(vit.info.id, images=8 if settings.tiny else 128, batch_size=8)
+    with decoded_images(vit, plan, settings.images) as images:
         results = {
             dtype: vitscope.audit(
-                vit,
-                images.images,
-                AuditConfig(dtype=dtype, device="cpu", gallery=0, batch_size=32),
+                vit, images.images, AuditConfig(dtype=dtype, device="cpu", gallery=0, batch_size=32)
             )
             for dtype in ("float32", "bfloat16", "float16")
         }
@@ -53,8 +44,8 @@ def measure(settings: Settings) -> Section:
     verdicts = {result.summary.last.verdict.status for result in results.values()}
     return Section(
         title="bfloat16 and float16",
-        how=f"Audits of {count} images in float32 and, under autocast, in half precision: the "
-        "largest absolute change of any number of a kind in `summary.json`, last layer.",
+        how=f"Audits of {plan.images} images in float32 and, under autocast, in half precision: "
+        "the largest absolute change of any number of a kind in `summary.json`, last layer.",
         tables=[Table(_COLUMNS, rows)],
         notes=[note, f"Verdicts: {', '.join(sorted(verdicts))}."],
     )

@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
+from benchmarks.settings import Plan
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.models.base import ViTAdapter
 
@@ -18,59 +19,26 @@ _SUFFIXES = {".jpg", ".jpeg", ".png"}
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images on disk and the same decoded, so that decoding is not timed.
-
-    Attributes:
-        images: The set.
-        batches: Its images, preprocessed.
-    """
+    """Images on disk and the same decoded, so that decoding is not timed."""
 
     images: ImageSet
-    batches: list[ImageBatch]
+    batches: list[ImageBatch]  # preprocessed
 
 
 @contextmanager
-def decoded_images(
-    vit: ViTAdapter,
-    count: int,
-    *,
-    size: int | None = None,
-    batch_size: int,
-    sources: Sequence[Path] = (),
-) -> Iterator[Decoded]:
-    """Decode images as a model wants them.
-
-    Args:
-        vit: The model.
-        count: How many; where the sources hold fewer they are gone through again, each copy with
-            bytes of its own and so an identity of its own.
-        size: Input size in pixels; the model's own if None.
-        batch_size: Images a batch.
-        sources: Folders; images are made on the spot where there are none.
-
-    Yields:
-        The images; their files are removed when the context ends.
-    """
+def decoded_images(vit: ViTAdapter, plan: Plan, sources: Sequence[Path] = ()) -> Iterator[Decoded]:
+    """Decode images as a model wants them."""
     preprocessing = vit.preprocessing
-    if size is not None:
-        preprocessing = preprocessing.with_size((size, size))
+    if plan.size is not None:
+        preprocessing = preprocessing.with_size((plan.size, plan.size))
     with TemporaryDirectory() as folder:
-        write_images(Path(folder), count, sources)
+        write_images(Path(folder), plan.images, sources)
         images = ImageSet.from_sources([folder], preprocessing)
-        yield Decoded(images, list(iter_batches(images, batch_size=batch_size)))
+        yield Decoded(images, list(iter_batches(images, batch_size=plan.batch_size)))
 
 
 def write_images(folder: Path, count: int, sources: Sequence[Path]) -> None:
-    """Write images, no two with the same bytes.
-
-    Args:
-        folder: Where to.
-        count: How many.
-        sources: Folders of images to copy, in turn; made on the spot where there are none.
-
-    Raises:
-        FileNotFoundError: If the sources hold no image.
-    """
+    """Write images, no two with the same bytes: copies of the sources in turn, or made here."""
     if not sources:
         for number in range(count):
             _make_image(number).save(folder / f"{number:05d}.jpg", quality=90)

@@ -2,11 +2,8 @@
 
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
-from cyclopts import App
-
-from benchmarks.page import Section, Table, render_section
+from benchmarks.page import Section, Table, print_results
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.judgement_text import describe_judgement, name_map, order_maps
@@ -17,33 +14,9 @@ _INTERVALS = ("skill", "gap", "rank")
 _MEANS = ("deletion", "insertion", "saco", "infidelity")
 _PLAUSIBILITY = ("pointing", "mass_in_mask", "average_precision")
 
-app = App(name="python -m benchmarks.judged_maps", help=__doc__)
-
-
-@app.default
-def main(*results: Path) -> int:
-    """Print a section for each judgement.
-
-    Args:
-        results: Folders of results, one for each model.
-
-    Returns:
-        0.
-    """
-    for folder in results:
-        print(render_section(describe_result(JudgeResult(folder).summary)))
-    return 0
-
 
 def describe_result(summary: JudgementSummary) -> Section:
-    """Every map with its scores, the most faithful first, a table for each removal.
-
-    Args:
-        summary: The judgement.
-
-    Returns:
-        The section.
-    """
+    """Every map with its scores, the most faithful first, a table for each removal."""
     tables = [_tabulate_removal(summary, removal) for removal in summary.removals]
     if summary.plausibility:
         tables.append(_tabulate_plausibility(summary))
@@ -90,4 +63,4 @@ def _tell_one(estimate: Estimate) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(app())
+    sys.exit(print_results(__doc__, lambda folder: describe_result(JudgeResult(folder).summary)))

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -21,7 +21,7 @@ from benchmarks.images import decoded_images
 from benchmarks.measuring import Spread, alternate, compare
 from benchmarks.models import load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
+from benchmarks.settings import Plan, Settings
 from vitscope.maps.method import MapInput
 from vitscope.maps.references import NUM_TRACED, References, make_references
 from vitscope.maps.registry import METHODS
@@ -44,32 +44,17 @@ _TOGETHER = (
 """Maps that share a pass if they are made of the same images."""
 
 
-@dataclass(frozen=True)
-class _Plan:
-    model: str = "small"
-    size: int = 224
-    rounds: int = 3
-    # of the maps of many passes, and of the judge
-    sets_size: int = 112
-    sets_images: int = 8
-
-
-_TINY = _Plan(model="tiny", size=32, rounds=1, sets_size=32, sets_images=2)
+_FULL = Plan("small", 224, images=1, rounds=3), Plan("small", 112, images=8)
+_TINY = Plan("tiny", 32, images=1), Plan("tiny", 32, images=2)
+"""Of maps, and of those of many passes and the judge."""
 
 
 def measure(settings: Settings) -> Section:
-    """Time of each map over that of the model's forward pass, and of a judge's curves.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        Two tables.
-    """
-    plan = _TINY if settings.tiny else _Plan()
+    """Time of each map over that of the model's forward pass, and of a judge's curves."""
+    plan, of_sets = _TINY if settings.tiny else _FULL
     vit = load_dinov2(plan.model)
-    few = _load_input(vit, plan.size, 1, settings)
-    many = _load_input(vit, plan.sets_size, plan.sets_images, settings)
+    few = _load_input(vit, plan, settings)
+    many = _load_input(vit, of_sets, settings)
     one = many.take(1)
     rows = [*_time_maps(few, plan.rounds), *_time_sets(many, one)]
     num_patches = len(one.make().patches)
@@ -78,8 +63,8 @@ def measure(settings: Settings) -> Section:
         how=(
             f"dinov2-{plan.model} in float32, {NUM_TRACED} references. A forward pass is that of "
             f"the bare model in inference mode on the same image of {plan.size} px, {plan.rounds} "
-            f"rounds. Maps of many passes are made once, of an image of {plan.sets_size} px, P = "
-            f"{num_patches}; there a forward pass is an image's share of one of {plan.sets_images} "
+            f"rounds. Maps of many passes are made once, of an image of {of_sets.size} px, P = "
+            f"{num_patches}; there a forward pass is an image's share of one of {of_sets.images} "
             "images. *stated* is what the method says of itself. What is run on references alone, "
             "once for all images, is not counted. Below, both curves of one map, "
             f"{2 * NUM_STEPS} sets of black patches, and the deletion of each patch, with the same "
@@ -89,7 +74,8 @@ def measure(settings: Settings) -> Section:
         tables=[
             Table(("maps", "stated", "forward passes"), rows),
             Table(
-                ("numbers", "route", "seconds / vitscope's", "differ by"), _time_curves(one, plan)
+                ("numbers", "route", "seconds / vitscope's", "differ by"),
+                _time_curves(one, plan.rounds),
             ),
         ],
         notes=(
@@ -131,15 +117,15 @@ class _Images:
             self.vit.run(self.pixels)
 
 
-def _load_input(vit: ViTAdapter, size: int, count: int, settings: Settings) -> _Images:
-    total = count + _NUM_REFERENCES
+def _load_input(vit: ViTAdapter, plan: Plan, settings: Settings) -> _Images:
+    total = plan.images + _NUM_REFERENCES
     with decoded_images(
-        vit, total, size=size, batch_size=total, sources=settings.images
+        vit, replace(plan, images=total, batch_size=total), settings.images
     ) as decoded:
         pixels = decoded.batches[0].pixels
-    references = make_references(vit, [pixels[count:]])
+    references = make_references(vit, [pixels[plan.images :]])
     assert len(references.inputs)  # made when first asked for, once for all images
-    return _Images(vit, pixels[:count], references)
+    return _Images(vit, pixels[: plan.images], references)
 
 
 def _time_maps(images: _Images, rounds: int) -> list[list[str]]:
@@ -181,7 +167,7 @@ def _time(run: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def _time_curves(one: _Images, plan: _Plan) -> list[list[str]]:
+def _time_curves(one: _Images, rounds: int) -> list[list[str]]:
     given = one.make()
     values = METHODS["contribution_norm"].compute(given).values[0]
     of_patches = values[given.patches.start : given.patches.stop]
@@ -193,7 +179,7 @@ def _time_curves(one: _Images, plan: _Plan) -> list[list[str]]:
     ):
         numbers: dict[str, np.ndarray] = {}
         contenders = {name: partial(_keep, numbers, name, run) for name, run in routes.items()}
-        seconds = alternate(contenders, plan.rounds, clock=time.process_time)
+        seconds = alternate(contenders, rounds, clock=time.process_time)
         own = next(iter(routes))
         for name, found in numbers.items():
             ratio = _write(compare(seconds[name], seconds[own])) if name != own else "1"

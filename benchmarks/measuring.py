@@ -5,23 +5,17 @@ import os
 import resource
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The middle of several rounds and how far they lie apart.
-
-    Attributes:
-        median: The middle.
-        low: The lowest round.
-        high: The highest round.
-    """
+    """The middle of several rounds and how far they lie apart."""
 
     median: float
     low: float
@@ -33,15 +27,7 @@ class Spread:
 
 
 def compare(seconds: Sequence[float], against: Sequence[float]) -> Spread:
-    """The ratio of what ran side by side, round by round.
-
-    Args:
-        seconds: Seconds of one contender in each round.
-        against: Seconds of the other in the same rounds.
-
-    Returns:
-        The ratios' spread.
-    """
+    """Ratios of what ran side by side, round by round."""
     ratios = [a / b for a, b in zip(seconds, against, strict=True)]
     return Spread(statistics.median(ratios), min(ratios), max(ratios))
 
@@ -52,16 +38,7 @@ def alternate(
     *,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Run contenders in turn, so that all meet the same state of the machine.
-
-    Args:
-        contenders: What is timed, by name; each runs once untimed first.
-        rounds: Times that each is timed; every second round goes through them backwards.
-        clock: What tells the time; that of the process where others take turns with it.
-
-    Returns:
-        Seconds of each round, by name.
-    """
+    """Time contenders in turn, each once untimed first and every second round backwards."""
     for run in contenders.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
@@ -75,15 +52,10 @@ def alternate(
 
 @dataclass(frozen=True)
 class Memory:
-    """Peak memory of a process, in MiB.
+    """Peak memory of a process, in MiB."""
 
-    Attributes:
-        before: When everything was imported, loaded and decoded.
-        peak: When the work was done.
-    """
-
-    before: float
-    peak: float
+    before: float  # when everything was imported, loaded and decoded
+    peak: float  # when the work was done
 
     @property
     def added(self) -> float:
@@ -92,15 +64,7 @@ class Memory:
 
 
 def measure_memory(prepare: Callable[..., Callable[[], object]], *args: Any) -> Memory:
-    """Peak memory of some work, in a process that does nothing else.
-
-    Args:
-        prepare: Loads what the work needs and returns the work; importable by name.
-        args: Its arguments.
-
-    Returns:
-        The peaks before and after the work.
-    """
+    """Peak memory of the work that `prepare` returns, in a process that does nothing else."""
     return run_fresh(_watch, prepare, args)
 
 
@@ -112,13 +76,10 @@ def _watch(prepare: Callable[..., Callable[[], object]], args: tuple[Any, ...]) 
 
 
 def read_peak() -> float:
-    """Peak resident memory of this process so far.
+    """Peak resident memory of this process so far, in MiB.
 
     On Linux `ru_maxrss` starts with the peak of the process that started this one; the kernel's
     own mark of this address space does not.
-
-    Returns:
-        MiB.
     """
     status = Path("/proc/self/status")
     if not status.exists():  # macOS, where ru_maxrss counts bytes
@@ -130,44 +91,10 @@ def read_peak() -> float:
 def run_fresh(
     function: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None
 ) -> Any:
-    """Call a function in a new process.
-
-    Args:
-        function: Importable by name.
-        args: Its arguments.
-        environment: Variables that the process starts with besides those of this one.
-
-    Returns:
-        What it returned; what it raised is raised here.
-    """
-    return submit_fresh(function, *args, environment=environment).result()
-
-
-def submit_fresh(
-    function: Callable[..., Any], *args: Any, environment: Mapping[str, str] | None = None
-) -> "Future[Any]":
-    """Call a function in a new process and wait for its end, whichever it is.
-
-    Args:
-        function: Importable by name.
-        args: Its arguments.
-        environment: Variables that the process starts with besides those of this one.
-
-    Returns:
-        What it returned or raised; a process that was killed counts as raising.
-    """
+    """Call a function in a new process; what it raises is raised here, its death as well."""
     context = multiprocessing.get_context("spawn")
-    with _variables(environment or {}), ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *args)
-
-
-@contextmanager
-def _variables(added: Mapping[str, str]) -> Iterator[None]:
-    before = dict(os.environ)
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            del os.environ[name]
-        os.environ.update(before)
+    with (
+        patch.dict(os.environ, environment or {}),
+        ProcessPoolExecutor(1, mp_context=context) as pool,
+    ):
+        return pool.submit(function, *args).result()

@@ -108,13 +108,7 @@ def main(
 
 
 def report(step: str, start: float, *folders: Path) -> None:
-    """Print what a step took.
-
-    Args:
-        step: What was done.
-        start: When it began.
-        *folders: What lies on disk by then.
-    """
+    """Print what a step took: the peak memory so far, the disk, and the seconds."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     files = [path.stat() for folder in folders for path in folder.rglob("*") if path.is_file()]
     # A file of several names is there once.
@@ -124,17 +118,7 @@ def report(step: str, start: float, *folders: Path) -> None:
 
 
 def write_parts(folder: Path, rows: int, dim: int, *, keep: bool) -> Iterator[Path]:
-    """Write parts of random rows, as an audit does.
-
-    Args:
-        folder: Where to.
-        rows: Number of rows.
-        dim: Width of the features.
-        keep: Whether features are kept.
-
-    Yields:
-        Each part's folder.
-    """
+    """Write parts of random rows, as an audit does."""
     for first in range(0, rows, _PART):
         part = folder / f"{first // _PART:06d}"
         part.mkdir(parents=True)
@@ -150,15 +134,7 @@ def write_parts(folder: Path, rows: int, dim: int, *, keep: bool) -> Iterator[Pa
 
 
 def take_batch(sums: FeatureSums, writer: RecordWriter, first: int, size: int, dim: int) -> None:
-    """Send a batch of random rows through.
-
-    Args:
-        sums: Sums that take it in.
-        writer: Writer of table and features.
-        first: Number of the first row.
-        size: Number of rows.
-        dim: Width of the features.
-    """
+    """Send a batch of random rows through."""
     generator = torch.Generator().manual_seed(first)
     common = torch.randn(size, dim, generator=generator)
     features = {

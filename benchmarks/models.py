@@ -20,15 +20,7 @@ _DINOV2 = {
 
 
 def build_dinov2(size: str, attention: str = "sdpa") -> Dinov2Model:
-    """A DINOv2 of transformers.
-
-    Args:
-        size: tiny (a few thousand parameters), small, base or large.
-        attention: The attention implementation, by the library's name for it.
-
-    Returns:
-        The model; the same size has the same weights.
-    """
+    """A DINOv2 of transformers; the same size has the same weights."""
     width, depth, heads, image, patch = _DINOV2[size]
     config = Dinov2Config(
         hidden_size=width,
@@ -42,13 +34,5 @@ def build_dinov2(size: str, attention: str = "sdpa") -> Dinov2Model:
 
 
 def load_dinov2(size: str, attention: str = "sdpa") -> ViTAdapter:
-    """The same behind the adapter's face.
-
-    Args:
-        size: As for `build_dinov2`.
-        attention: As for `build_dinov2`.
-
-    Returns:
-        The adapter.
-    """
+    """The same as an adapter."""
     return vitscope.wrap_model(build_dinov2(size, attention), model_id=f"dinov2-{size}")

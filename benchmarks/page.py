@@ -2,7 +2,8 @@
 
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,43 +12,47 @@ _LIBRARIES = ("vitscope", "torch", "torchvision", "timm", "transformers", "numpy
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under named columns.
-
-    Attributes:
-        columns: The columns' names.
-        rows: A text for each column.
-    """
+    """Rows under named columns."""
 
     columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
+    rows: Sequence[Sequence[str]]  # a text for each column
 
 
 @dataclass(frozen=True)
 class Section:
-    """What one part found.
-
-    Attributes:
-        title: The question.
-        how: How it was measured.
-        tables: The answers.
-        notes: What to know about them, a line each.
-    """
+    """What one part found."""
 
     title: str
-    how: str
+    how: str  # how it was measured
     tables: Sequence[Table] = ()
-    notes: Sequence[str] = ()
+    notes: Sequence[str] = ()  # what to know about them, a line each
+
+
+def print_results(about: str | None, describe: Callable[[Path], Section]) -> int:
+    """The command of a module: prints a section for each of the results it is given."""
+    from cyclopts import App  # here: a measured process need not hold it
+
+    app = App(name=f"python -m benchmarks.{Path(sys.argv[0]).stem}", help=about)
+
+    @app.default
+    def main(*results: Path) -> int:
+        """Print a section for each result.
+
+        Args:
+            results: Folders of results.
+
+        Returns:
+            0.
+        """
+        for folder in results:
+            print(render_section(describe(folder)))
+        return 0
+
+    return app()
 
 
 def render_section(section: Section) -> str:
-    """A section in Markdown that reads well as it is.
-
-    Args:
-        section: The section.
-
-    Returns:
-        The text.
-    """
+    """A section in Markdown that reads well as it is."""
     parts = [f"## {section.title}", section.how, *map(_render_table, section.tables)]
     if section.notes:
         parts.append("\n".join(f"- {note}" for note in section.notes))
@@ -64,24 +69,12 @@ def _render_table(table: Table) -> str:
 
 
 def render_page(sections: Iterable[str], command: str) -> str:
-    """The whole page.
-
-    Args:
-        sections: Rendered sections.
-        command: The command that made it.
-
-    Returns:
-        Markdown.
-    """
+    """The whole page."""
     return "\n".join([_HEADER.format(command=command, machine=describe_machine()), *sections])
 
 
 def describe_machine() -> str:
-    """The machine and the versions.
-
-    Returns:
-        A Markdown list.
-    """
+    """The machine and the versions, as a Markdown list."""
     import torch  # here, because it reads the number of threads when it is first imported
 
     from vitscope.runs.resources import list_versions

@@ -11,7 +11,7 @@ from benchmarks import measuring
 from benchmarks.measuring import compare
 from benchmarks.models import build_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
+from benchmarks.settings import Plan, Settings
 
 _SETTINGS = {
     "as it comes": {},
@@ -23,16 +23,8 @@ _SETTINGS = {
 """Environment of each process; the second never gives memory back to the system."""
 
 
-@dataclass(frozen=True)
-class _Plan:
-    model: str = "small"
-    size: int = 224
-    batch_size: int = 16
-    forwards: int = 4
-    rounds: int = 3
-
-
-_TINY = _Plan(model="tiny", size=32, batch_size=2, forwards=2, rounds=2)
+_FULL = Plan("small", 224, images=4 * 16, batch_size=16, rounds=3)
+_TINY = Plan("tiny", 32, images=2 * 2, batch_size=2, rounds=2)
 
 
 @dataclass(frozen=True)
@@ -44,15 +36,8 @@ class _Found:
 
 
 def measure(settings: Settings) -> Section:
-    """Seconds and page faults of forwards in processes with and without the allocator's settings.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each setting.
-    """
-    plan = _TINY if settings.tiny else _Plan()
+    """Seconds and page faults of forwards, with and without the allocator's settings."""
+    plan = _TINY if settings.tiny else _FULL
     found: dict[str, list[_Found]] = {name: [] for name in _SETTINGS}
     for _ in range(plan.rounds):
         for name, environment in _SETTINGS.items():
@@ -68,9 +53,9 @@ def measure(settings: Settings) -> Section:
         how=(
             f"The bare forward pass of dinov2-{plan.model}, batch {plan.batch_size} at "
             f"{plan.size} px. glibc returns large freed buffers to the system unless asked "
-            f"to keep them, here by {variables}. {plan.rounds} rounds of {plan.forwards} forward "
-            "passes in fresh processes: the least of a round per forward pass, and the highest "
-            "peak. *in the system* is processor time of the kernel."
+            f"to keep them, here by {variables}. {plan.rounds} rounds of {plan.num_batches} "
+            "forward passes in fresh processes: the least of a round per forward pass, and the "
+            "highest peak. *in the system* is processor time of the kernel."
         ),
         tables=[Table(_COLUMNS, rows)],
     )
@@ -95,20 +80,20 @@ def _describe(found: Sequence[_Found]) -> list[str]:
     ]
 
 
-def _run_forwards(plan: _Plan) -> _Found:
+def _run_forwards(plan: Plan) -> _Found:
     module = build_dinov2(plan.model)
     pixels = torch.rand(plan.batch_size, 3, plan.size, plan.size)
     with torch.inference_mode():
         for _ in range(2):
             module(pixels)
         before, start = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-        for _ in range(plan.forwards):
+        for _ in range(plan.num_batches):
             module(pixels)
         seconds = time.perf_counter() - start
         after = resource.getrusage(resource.RUSAGE_SELF)
     return _Found(
-        seconds=seconds / plan.forwards,
-        system_seconds=(after.ru_stime - before.ru_stime) / plan.forwards,
-        faults=(after.ru_minflt - before.ru_minflt) / plan.forwards,
+        seconds=seconds / plan.num_batches,
+        system_seconds=(after.ru_stime - before.ru_stime) / plan.num_batches,
+        faults=(after.ru_minflt - before.ru_minflt) / plan.num_batches,
         peak=measuring.read_peak(),
     )

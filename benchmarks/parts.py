@@ -3,7 +3,7 @@
 import traceback
 from importlib import import_module
 
-from benchmarks.measuring import submit_fresh
+from benchmarks.measuring import run_fresh
 from benchmarks.page import Section, render_section
 from benchmarks.settings import Settings
 
@@ -28,22 +28,13 @@ PARTS = {
 
 
 def run_part(name: str, settings: Settings) -> tuple[str, bool]:
-    """Run one part in a fresh process.
-
-    Args:
-        name: Its name.
-        settings: The run's settings.
-
-    Returns:
-        Its section as text, and whether it failed; then the section says why.
-    """
-    future = submit_fresh(_measure, name, settings)
-    error = future.exception()
-    if error is None:
-        return future.result(), False
-    traceback.print_exception(error)
-    section = Section(title=f"Part {name}", how=f"Failed: {type(error).__name__}: {error}")
-    return render_section(section), True
+    """Run a part in a fresh process: its section as text, and whether it failed."""
+    try:
+        return run_fresh(_measure, name, settings), False
+    except Exception as error:  # noqa: BLE001 - whatever it is, the other parts still run
+        traceback.print_exception(error)
+        section = Section(title=f"Part {name}", how=f"Failed: {type(error).__name__}: {error}")
+        return render_section(section), True
 
 
 def _measure(name: str, settings: Settings) -> str:

@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -11,42 +10,27 @@ from torch import Tensor, nn
 from benchmarks.measuring import alternate
 from benchmarks.models import load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
+from benchmarks.settings import Plan, Settings
 from vitscope.runs.resources import choose_pass_size
 
 _PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-@dataclass(frozen=True)
-class _Cell:
-    model: str
-    size: int
-    images: int
-    rounds: int
-
-
 _FULL = (
-    _Cell("small", 112, 64, 3),
-    _Cell("small", 224, 32, 3),
-    _Cell("small", 518, 8, 3),
-    _Cell("base", 224, 16, 3),
-    _Cell("large", 224, 8, 2),
+    Plan("small", 112, images=64, rounds=3),
+    Plan("small", 224, images=32, rounds=3),
+    Plan("small", 518, images=8, rounds=3),
+    Plan("base", 224, images=16, rounds=3),
+    Plan("large", 224, images=8, rounds=2),
 )
-_TINY = (_Cell("tiny", 32, 4, 2),)
+_TINY = (Plan("tiny", 32, images=4, rounds=2),)
 
 
 def measure(settings: Settings) -> Section:
-    """Take the same images through bare models in passes of every size.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A table for each precision, a row for each model and input size.
-    """
-    cells = _TINY if settings.tiny else _FULL
-    sizes = _list_sizes(max(cell.images for cell in cells))
-    rows = [row for cell in cells for row in _measure_rows(cell, sizes)]
+    """Take the same images through bare models in passes of every size."""
+    plans = _TINY if settings.tiny else _FULL
+    sizes = _list_sizes(max(plan.images for plan in plans))
+    rows = [row for plan in plans for row in _measure_rows(plan, sizes)]
     columns = ("model", "px", "precision", "chosen", *map(str, sizes))
     return Section(
         title="Images that go through the model at a time",
@@ -63,24 +47,24 @@ def _list_sizes(most: int) -> list[int]:
     return [2**power for power in range(most.bit_length())]
 
 
-def _measure_rows(cell: _Cell, columns: list[int]) -> Iterator[list[str]]:
-    vit = load_dinov2(cell.model)
-    chosen = choose_pass_size(vit, (cell.size, cell.size), torch.device("cpu"))
-    pixels = torch.rand(cell.images, 3, cell.size, cell.size)
-    sizes = _list_sizes(cell.images)
+def _measure_rows(plan: Plan, columns: list[int]) -> Iterator[list[str]]:
+    vit = load_dinov2(plan.model)
+    chosen = choose_pass_size(vit, (plan.size, plan.size), torch.device("cpu"))
+    pixels = torch.rand(plan.images, 3, plan.size, plan.size)
+    sizes = _list_sizes(plan.images)
     contenders = {
         f"{name} {size}": partial(_run, vit.module, pixels, size, dtype)
         for name, dtype in _PRECISIONS.items()
         for size in sizes
     }
-    times = alternate(contenders, cell.rounds)
+    times = alternate(contenders, plan.rounds)
     seconds = {name: statistics.median(rounds) for name, rounds in times.items()}
     for name in _PRECISIONS:
-        base = seconds[f"{name} {min(chosen or cell.images, cell.images)}"]
+        base = seconds[f"{name} {min(chosen or plan.images, plan.images)}"]
         ratios = {size: f"{seconds[f'{name} {size}'] / base:.2f}" for size in sizes}
         yield [
-            f"dinov2-{cell.model}",
-            str(cell.size),
+            f"dinov2-{plan.model}",
+            str(plan.size),
             name,
             str(chosen),
             *(ratios.get(size, "") for size in columns),

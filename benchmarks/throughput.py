@@ -11,14 +11,7 @@ from benchmarks.images import decoded_images
 from benchmarks.measuring import Spread, read_peak
 from benchmarks.models import build_dinov2, load_dinov2
 from benchmarks.page import Section, Table
-from benchmarks.settings import Settings
-
-
-@dataclass(frozen=True)
-class _Cell:
-    model: str
-    size: int
-    batch_size: int
+from benchmarks.settings import Plan, Settings
 
 
 @dataclass(frozen=True)
@@ -30,27 +23,24 @@ class _Found:
 
 
 _FULL = (
-    *(_Cell("small", 224, size) for size in (1, 4, 16, 64)),
-    *(_Cell("small", 518, size) for size in (1, 4)),
-    *(_Cell(model, 224, 4) for model in ("base", "large")),
-    *(_Cell(model, 518, 1) for model in ("base", "large")),
+    *(("small", 224, batch_size) for batch_size in (1, 4, 16, 64)),
+    *(("small", 518, batch_size) for batch_size in (1, 4)),
+    *((model, 224, 4) for model in ("base", "large")),
+    *((model, 518, 1) for model in ("base", "large")),
 )
-_TINY = (_Cell("tiny", 32, 1), _Cell("tiny", 48, 4))
+_TINY = (("tiny", 32, 1), ("tiny", 48, 4))
+"""Model, input size in pixels and batch size."""
 _BATCHES = 3
 
 
 def measure(settings: Settings) -> Section:
-    """Audit two batches in a fresh process for each choice.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        A row for each choice.
-    """
-    cells = _TINY if settings.tiny else _FULL
+    """Audit two batches in a fresh process for each choice."""
+    plans = [
+        Plan(model, size, images=_BATCHES * batch_size, batch_size=batch_size)
+        for model, size, batch_size in (_TINY if settings.tiny else _FULL)
+    ]
     rows = [
-        _describe(cell, measuring.run_fresh(_measure_cell, cell, settings.images)) for cell in cells
+        _describe(plan, measuring.run_fresh(_measure_plan, plan, settings.images)) for plan in plans
     ]
     columns = (
         "model",
@@ -73,33 +63,27 @@ def measure(settings: Settings) -> Section:
     )
 
 
-def _measure_cell(cell: _Cell, sources: Sequence[Path]) -> _Found:
-    vit, module = load_dinov2(cell.model), build_dinov2(cell.model)
+def _measure_plan(plan: Plan, sources: Sequence[Path]) -> _Found:
+    vit, module = load_dinov2(plan.model), build_dinov2(plan.model)
     forward = bare_forward(module)
-    with decoded_images(
-        vit,
-        _BATCHES * cell.batch_size,
-        size=cell.size,
-        batch_size=cell.batch_size,
-        sources=sources,
-    ) as images:
+    with decoded_images(vit, plan, sources) as images:
         forward(images.batches[0])
         after_forward = read_peak()
-        times = time_audit(vit, images, make_config(cell.batch_size), {"forward": forward})
+        times = time_audit(vit, images, make_config(plan.batch_size), {"forward": forward})
         peak = read_peak()
     return _Found(
-        images_per_second=cell.batch_size / statistics.median(times.audit[1:]),
+        images_per_second=plan.batch_size / statistics.median(times.audit[1:]),
         ratio=times.ratio("forward"),
         after_forward=after_forward,
         peak=peak,
     )
 
 
-def _describe(cell: _Cell, found: _Found) -> list[str]:
+def _describe(plan: Plan, found: _Found) -> list[str]:
     return [
-        f"dinov2-{cell.model}",
-        str(cell.size),
-        str(cell.batch_size),
+        f"dinov2-{plan.model}",
+        str(plan.size),
+        str(plan.batch_size),
         f"{found.images_per_second:.1f}",
         f"{found.ratio.median:.3f}",
         *(f"{mib:.0f}" for mib in (found.after_forward, found.peak)),

@@ -11,15 +11,7 @@ from vitscope.testing.tiny_timm import TINY_TIMM
 
 
 def load_dinov2_reg(name: str, **settings: Any) -> ViTAdapter:
-    """A DINOv2 with four registers of timm.
-
-    Args:
-        name: tiny, small or giant.
-        settings: Passed on to timm.
-
-    Returns:
-        The adapter.
-    """
+    """A DINOv2 with four registers of timm: tiny, small or giant."""
     if name == "tiny":
         return vitscope.wrap_model(TINY_TIMM["dinov2_reg"](), model_id="dinov2-tiny-reg")
     module = timm.create_model(

@@ -20,24 +20,11 @@ from vitscope.models.base import ViTAdapter
 from vitscope.results.result_text import tell_estimate
 from vitscope.testing.planted import RECIPES, plant
 
-_COLUMNS = (
-    "model",
-    "layer",
-    "patches' variance share",
-    "CKA(r, patches)",
-    "verdict",
-)
+_COLUMNS = ("model", "layer", "patches' variance share", "CKA(r, patches)", "verdict")
 
 
 def measure(settings: Settings) -> Section:
-    """Audit each model on the same images.
-
-    Args:
-        settings: The run's settings.
-
-    Returns:
-        The section.
-    """
+    """Audit each model on the same images."""
     count = 24 if settings.tiny else 200
     rows, notes = [], []
     with TemporaryDirectory() as folder:
@@ -66,10 +53,7 @@ def _list_models(settings: Settings) -> Iterator[tuple[str, Callable[[], ViTAdap
         if not settings.tiny or name == "random tiny DINOv2":
             yield name, lambda name=name, build=build: vitscope.wrap_model(build(), model_id=name)
     for name in RECIPES:
-        yield (
-            f"planted {name}",
-            lambda name=name: vitscope.wrap_model(plant(name), model_id=name),
-        )
+        yield (f"planted {name}", lambda name=name: vitscope.wrap_model(plant(name), model_id=name))
 
 
 def _build_timm() -> nn.Module:

@@ -2,6 +2,7 @@
 
 import torch
 
+from reference import assert_ledger_matches
 from vitscope.ledger import make_ledger
 
 
@@ -17,3 +18,20 @@ def collect(adapter, pixels):
     layers = adapter.select_layers("all")
     feature = adapter.trace(pixels, layers, lambda trace: found.append((trace, make_ledger(trace))))
     return found, feature
+
+
+def check_layers(adapter, pixels, tolerance, references=None):
+    """Every ledger balances and is the reference's, what follows is the model's; the feature."""
+    found, feature = collect(adapter, pixels)
+    assert len(found) == len(adapter.blocks)
+    for trace, ledger in found:
+        assert ledger.balance_error.max() <= tolerance
+        assert ledger.residual_error.max() <= tolerance
+        finished = adapter.finish_block(trace.layer, trace.residual)
+        assert (finished - trace.output).norm() <= tolerance * trace.output.norm()
+    embedded = adapter.embed(found[-1][0].output)
+    assert (embedded - feature).norm() <= tolerance * feature.norm()
+    if references is not None:
+        for (trace, ledger), reference in zip(found, references, strict=True):
+            assert_ledger_matches(ledger, trace.layout, reference, tolerance)
+    return feature

@@ -68,27 +68,12 @@ def decompose(
 
 @torch.no_grad()
 def map_row(vit: ViTAdapter, trace: ClsTrace) -> RowMaps:
-    """Map what each token wrote on the row of a trace, and its raw attention.
-
-    Args:
-        vit: The model that the trace came from.
-        trace: A trace with the model's own rows.
-
-    Returns:
-        Attention, ‖c_i‖ and ⟨c_i, r⟩ / ‖r‖² per token, from a ledger that balances.
-    """
+    """Map what each token wrote on the row of a trace of a model, from a ledger that balances."""
     return make_row_maps(trace, _make_balanced(vit, trace))
 
 
 def check_pixels(pixels: object) -> None:
-    """Refuse anything but a batch of preprocessed images.
-
-    Args:
-        pixels: What was given.
-
-    Raises:
-        UsageError: If it is something else.
-    """
+    """Refuse anything but a batch of preprocessed images."""
     if not isinstance(pixels, Tensor):
         given = type(pixels).__name__
     elif pixels.ndim != 4 or pixels.shape[1] != 3 or not len(pixels):
@@ -185,34 +170,16 @@ def decompose_layers(
     renormalize: bool,
     tolerance: float,
     cls_term: ClsTerm = "own",
+    # Otherwise the last block runs for the [CLS] row only, which gives the same numbers faster, and
+    # its errors are NaN.
     verified: bool = True,
+    # Takes the residual stream at every depth. The row at the last depth always comes from the
+    # ledger; patch norms there are NaN if not verified.
     on_stream: Callable[[StreamTrace], None] | None = None,
-    on_maps: Callable[[RowMaps], None] | None = None,
-    mapped: Sequence[int] | None = None,
+    on_maps: Callable[[RowMaps], None] | None = None,  # takes those of the last of the layers
+    mapped: Sequence[int] | None = None,  # images of the batch with maps; None for all
 ) -> dict[int, LayerRows]:
-    """Compute the per-image numbers and features of all chosen layers in one forward pass.
-
-    Args:
-        vit: The model, on the device of the pixels.
-        pixels: Preprocessed images.
-        layers: Layers to decompose.
-        renormalize: Whether restricted outputs are divided by the kept mass.
-        tolerance: Largest error accepted.
-        cls_term: Where [CLS]'s attention to itself is counted; see `choose_groups`.
-        verified: Whether to verify the last layer as well. If not, its block runs for the [CLS] row
-            only, which gives the same numbers faster, and its errors are NaN.
-        on_stream: Called with the residual stream at every depth. The row at the last depth always
-            comes from the ledger; patch norms there are NaN if not verified.
-        on_maps: Called with the token maps of the last of the layers.
-        mapped: Indices of the images whose maps are made; all of the batch if None.
-
-    Returns:
-        By layer.
-
-    Raises:
-        ImbalanceError: If a ledger or a readout differs from the model's own tensors.
-        NonFiniteError: If an activation or a restricted output is not finite.
-    """
+    """Compute the per-image numbers and features of all chosen layers in one forward pass."""
     found: dict[int, LayerRows] = {}
     embeddings: dict[int, Tensor] = {}
     streams: list[StreamTrace] = []
@@ -252,13 +219,10 @@ def decompose_layers(
         _check_readouts(layer, found[layer].scalars, tolerance)
     if on_stream is not None:
         (stream,) = streams
-        on_stream(_complete_stream(stream, found.get(vit.last_layer)))
+        last = found.get(vit.last_layer)
+        # Also in verified batches, so that no number depends on which batches are verified.
+        on_stream(stream if last is None else stream.completed(last.features["block/full"]))
     return {layer: found[layer] for layer in layers}
-
-
-def _complete_stream(stream: StreamTrace, last: LayerRows | None) -> StreamTrace:
-    # Also in verified batches, so that no number depends on which batches are verified.
-    return stream if last is None else stream.completed(last.features["block/full"])
 
 
 def _collect_features(

@@ -5,6 +5,11 @@ The exit code of the command line follows from the class: 2 for `UsageError` and
 """
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of a library's error; advice of its own may follow."""
+    return str(error).strip().partition("\n")[0]
+
+
 class VitscopeError(Exception):
     """Base class of all errors raised by vitscope; the message is one line meant for a person."""
 

@@ -115,7 +115,7 @@ def make_ledger(trace: ClsTrace) -> Ledger:
     Raises:
         NonFiniteError: If the model's row contains NaN or infinity.
     """
-    dtype = torch.float64 if trace.logits.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(trace.logits.dtype, torch.float32)
     _check_finite(trace)
     logits = trace.logits.to(dtype)
     total = logits.logsumexp(dim=-1)

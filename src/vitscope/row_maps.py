@@ -19,22 +19,14 @@ from vitscope.trace import ClsTrace
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class RowMaps(ShortRepr):
-    """One number per token, for a batch of images, on the CPU.
-
-    Attributes:
-        layout: Which token is what, and the patch grid.
-        attention: a_h[i], the raw attention row.
-        contribution_norm: ‖c_i‖, the norm of the token's contribution.
-        share: ⟨c_i, r⟩ / ‖r‖², the token's signed share of the row; the shares of all tokens, skip
-            and bias sum to 1.
-        head_share: The same per head; sums to `share` over heads.
-    """
+    """One number per token, for a batch of images, on the CPU."""
 
     layout: TokenLayout
-    attention: Float[Tensor, "batch head token"]
-    contribution_norm: Float[Tensor, "batch token"]
+    attention: Float[Tensor, "batch head token"]  # a_h[i], the raw attention row
+    contribution_norm: Float[Tensor, "batch token"]  # ‖c_i‖
+    # ⟨c_i, r⟩ / ‖r‖²; the shares of all tokens, skip and bias sum to 1
     share: Float[Tensor, "batch token"]
-    head_share: Float[Tensor, "batch head token"]
+    head_share: Float[Tensor, "batch head token"]  # the same per head
 
     def on_grid(self, values: Float[Tensor, "*batch token"]) -> Float[Tensor, "*batch row column"]:
         """Arrange the patch values of a map on the patch grid."""

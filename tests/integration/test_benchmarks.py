@@ -3,9 +3,8 @@
 import math
 import multiprocessing
 import os
-from concurrent.futures import Future
 from functools import partial
-from operator import mul
+from operator import call, mul
 from pathlib import Path
 
 import numpy as np
@@ -72,10 +71,11 @@ def test_a_bare_forward_may_go_in_passes(images, pass_size, expected):
     from benchmarks.audits import bare_forward
     from benchmarks.images import decoded_images
     from benchmarks.models import load_dinov2
+    from benchmarks.settings import Plan
 
     seen = []
     forward = bare_forward(lambda pixels: seen.append(len(pixels)), pass_size=pass_size)
-    with decoded_images(load_dinov2("tiny"), 5, size=32, batch_size=5) as decoded:
+    with decoded_images(load_dinov2("tiny"), Plan("tiny", 32, images=5, batch_size=5)) as decoded:
         forward(decoded.batches[0])
     assert seen == expected
 
@@ -84,11 +84,12 @@ def test_every_batch_is_timed_once():
     from benchmarks.audits import time_audit
     from benchmarks.images import decoded_images
     from benchmarks.models import load_dinov2
+    from benchmarks.settings import Plan
 
     from vitscope import AuditConfig
 
     vit, seen = load_dinov2("tiny"), []
-    with decoded_images(vit, 5, size=32, batch_size=2) as decoded:
+    with decoded_images(vit, Plan("tiny", 32, images=5, batch_size=2)) as decoded:
         config = AuditConfig(batch_size=2, device="cpu")
         times = time_audit(vit, decoded, config, {"look": lambda batch: seen.append(batch.indices)})
     first, *timed = seen
@@ -325,18 +326,14 @@ def test_one_command_survives_a_part_that_fails(tmp_path, capsys, monkeypatch):
     from benchmarks import measuring, parts
     from benchmarks.__main__ import app
 
-    submit_fresh, forked = parts.submit_fresh, multiprocessing.get_context("fork")
+    run_fresh, forked = parts.run_fresh, multiprocessing.get_context("fork")
 
-    def submit(function, name, settings):
+    def run(function, name, settings):
         # One process of its own is enough, and a new interpreter imports for seconds.
-        if name == "masked":
-            return submit_fresh(function, name, settings)
-        future = Future()
-        future.set_result(function(name, settings))
-        return future
+        return (run_fresh if name == "masked" else call)(function, name, settings)
 
     monkeypatch.setattr(measuring.multiprocessing, "get_context", lambda _: forked)
-    monkeypatch.setattr(parts, "submit_fresh", submit)
+    monkeypatch.setattr(parts, "run_fresh", run)
     page = tmp_path / "page.md"
     nowhere = tmp_path / "no images"
     code = app(

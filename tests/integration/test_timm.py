@@ -6,23 +6,15 @@ the same hold for agreement with the reference, whose float32 inputs are the sam
 
 import copy
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from timm.data import create_transform, resolve_model_data_config
-from timm.layers import GlobalResponseNormMlp
-from timm.models.eva import Eva
-from timm.models.vision_transformer import ParallelScalingBlock, VisionTransformer
-from timm.models.vision_transformer_relpos import VisionTransformerRelPos
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from images import preprocess_image
-from reference import assert_ledger_matches, make_reference
-from tracing import collect, make_pixels
+from reference import make_reference
+from tracing import check_layers, collect, make_pixels
 from vitscope.adapters.timm import make_timm_adapter
-from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.images.preprocessing import Preprocessing
+from vitscope.errors import UsageError
 from vitscope.testing.randomize import randomize
 from vitscope.testing.tiny_timm import AVERAGED_TIMM, TINY_TIMM
 
@@ -157,18 +149,9 @@ def raw_references(module, pixels, grid):
 @pytest.mark.parametrize(("name", "size"), list(list_inputs()))
 def test_every_layer_agrees_with_the_reference(name, size, dtype):
     adapter = make_timm_adapter(TINY_TIMM[name]())
-    layout = adapter.make_layout(*size)
     pixels = make_pixels(size, dtype)
-    references = raw_references(adapter.module, pixels, layout.grid)
-    found, feature = collect(adapter.to("cpu", dtype), pixels)
-    assert len(found) == len(references) == len(adapter.blocks)
-    for (trace, ledger), reference in zip(found, references, strict=True):
-        assert ledger.balance_error.max() <= TOLERANCES[dtype]
-        assert ledger.residual_error.max() <= TOLERANCES[dtype]
-        assert_ledger_matches(ledger, layout, reference, TOLERANCES[dtype])
-        finished = adapter.finish_block(trace.layer, ledger.residual_total)
-        torch.testing.assert_close(finished, trace.output, rtol=1e-5, atol=TOLERANCES[dtype])
-    torch.testing.assert_close(adapter.embed(found[-1][0].output), feature)
+    references = raw_references(adapter.module, pixels, adapter.make_layout(*size).grid)
+    check_layers(adapter.to("cpu", dtype), pixels, TOLERANCES[dtype], references)
 
 
 @pytest.mark.parametrize("name", list(TINY_TIMM))
@@ -203,6 +186,17 @@ def test_averaged_model_with_cls_hands_out_the_cls_row_and_says_so(name):
     torch.testing.assert_close(feature, expected, rtol=1e-5, atol=1e-5)
     assert not torch.allclose(feature, averaged, atol=0.1)
     assert "averages its patches" in adapter.info.notes[0]
+
+
+@pytest.mark.parametrize("name", AVERAGED_TIMM)
+def test_averaged_model_without_cls_hands_out_its_own_feature(name):
+    module = AVERAGED_TIMM[name]()
+    adapter = make_timm_adapter(module)
+    pixels = make_pixels((32, 32), torch.float32)
+    with torch.no_grad():
+        expected = module.forward_head(module.forward_features(pixels), pre_logits=True)
+        assert torch.equal(adapter.run(pixels), expected)
+    assert not adapter.info.notes
 
 
 def test_distilled_model_hands_out_its_cls_row_and_says_so():
@@ -313,109 +307,3 @@ def test_size_beyond_the_last_whole_patch():
     dynamic = make_timm_adapter(module)
     assert dynamic.preprocessing.size == (24, 24)
     assert "30 x 30" in dynamic.info.notes[0]
-
-
-# --- refusals -------------------------------------------------------------------------------------
-
-REFUSED = {
-    "Sequential": lambda: nn.Sequential(nn.Identity()),
-    "VisionTransformerRelPos": lambda: VisionTransformerRelPos(**TINY),
-    "ParallelScalingBlock": lambda: VisionTransformer(**TINY, block_fn=ParallelScalingBlock),
-    "EvaBlockPostNorm": lambda: Eva(**TINY, use_post_norm=True),
-    "DiffAttention": lambda: VisionTransformer(**TINY, attn_layer="diff"),
-    "scale_attn_norm": lambda: VisionTransformer(**TINY, scale_attn_norm=True),
-    "scale_attn_inner": lambda: Eva(**TINY, scale_attn_inner=True),
-    "AttentionPoolPrr": lambda: VisionTransformer(**TINY, global_pool="prr"),
-    "GlobalResponseNormMlp": lambda: VisionTransformer(**TINY, mlp_layer=make_grn_mlp),
-    "in_chans": lambda: VisionTransformer(**TINY, in_chans=1),
-    "no \\[CLS\\]": lambda: VisionTransformer(**TINY, class_token=False, global_pool="max"),
-}
-
-
-def make_grn_mlp(norm_layer=None, **kwargs):
-    return GlobalResponseNormMlp(**kwargs)
-
-
-def alter(name, **settings):
-    module = TINY_TIMM[name]()
-    for path, value in settings.items():
-        owner, _, attribute = path.rpartition("__")
-        target = module.get_submodule(owner.replace("__", "."))
-        delattr(target, attribute)
-        setattr(target, attribute, value)
-    return module
-
-
-ALTERED = {
-    "gated": lambda: alter("vit", blocks__0__attn__gate=nn.Linear(32, 32)),
-    "LowRank": lambda: alter("vit", blocks__1__attn__proj=LowRank(32, 32)),
-    "pooling projection LowRank": lambda: alter("siglip", attn_pool__proj=LowRank(32, 32)),
-    "latent_len": lambda: alter("siglip", attn_pool__latent_len=2),
-    "pool_type": lambda: alter("siglip", attn_pool__pool="avg"),
-    "out_features=0": lambda: alter("siglip", attn_pool__mlp=None),
-    "patch embedding Sequential": lambda: alter("vit", patch_embed=nn.Sequential()),
-    "border": lambda: with_config(crop_mode="border"),
-    "random": lambda: with_config(interpolation="random"),
-}
-
-
-class LowRank(nn.Linear):
-    """What a fine-tuning library puts in a linear layer's place."""
-
-
-def with_config(**config):
-    module = TINY_TIMM["vit"]()
-    module.pretrained_cfg = config
-    return module
-
-
-@pytest.mark.parametrize(("word", "build"), [*REFUSED.items(), *ALTERED.items()])
-def test_unknown_settings_are_refused_by_name(word, build):
-    with pytest.raises(UnsupportedModelError, match=word) as caught:
-        make_timm_adapter(build())
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", AVERAGED_TIMM)
-def test_averaged_model_without_cls_hands_out_its_own_feature(name):
-    module = AVERAGED_TIMM[name]()
-    adapter = make_timm_adapter(module)
-    pixels = make_pixels((32, 32), torch.float32)
-    with torch.no_grad():
-        expected = module.forward_head(module.forward_features(pixels), pre_logits=True)
-        assert torch.equal(adapter.run(pixels), expected)
-    assert not adapter.info.notes
-
-
-def test_blocks_of_an_averaged_model_are_refused_by_name_too():
-    module = VisionTransformer(
-        **TINY, class_token=False, global_pool="avg", block_fn=ParallelScalingBlock
-    )
-    with pytest.raises(UnsupportedModelError, match="ParallelScalingBlock"):
-        make_timm_adapter(module)
-
-
-def test_preprocessing_is_read_from_the_models_configuration():
-    module = with_config(
-        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=0.9, crop_mode="squash"
-    )
-    assert make_timm_adapter(module).preprocessing == Preprocessing(
-        size=(32, 32),
-        resize="stretch",
-        crop_fraction=32 / 35,
-        mean=(0.1, 0.2, 0.3),
-        std=(0.4, 0.5, 0.6),
-    )
-
-
-@pytest.mark.parametrize("shape", [(90, 60), (41, 200), (32, 32)])
-@pytest.mark.parametrize("crop_mode", ["center", "squash"])
-@pytest.mark.parametrize("crop_pct", [0.875, 0.9, 1.0])
-def test_images_are_prepared_as_timm_does_to_the_bit(shape, crop_mode, crop_pct):
-    module = with_config(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), interpolation="bicubic")
-    module.pretrained_cfg |= {"crop_pct": crop_pct, "crop_mode": crop_mode}
-    module.pretrained_cfg["input_size"] = (3, 32, 32)
-    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    image = Image.fromarray(noise)
-    expected = create_transform(**resolve_model_data_config(module))(image)
-    assert torch.equal(preprocess_image(image, make_timm_adapter(module).preprocessing), expected)

@@ -17,8 +17,8 @@ from torch import nn
 
 import hub_twin
 import hub_twin_dinov3
-from reference import assert_ledger_matches, make_reference
-from tracing import collect, make_pixels
+from reference import make_reference
+from tracing import check_layers, make_pixels
 from vitscope.adapters.torch_hub import load_hub, make_hub_adapter
 from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import (
@@ -134,19 +134,11 @@ def raw_references(module, pixels, grid):
 @pytest.mark.parametrize(("make", "settings"), MODELS)
 def test_every_layer_agrees_with_the_reference(make, settings, size, dtype):
     adapter = make_hub_adapter(make(**settings))
-    layout = adapter.make_layout(*size)
-    assert layout.grid == (size[0] // 7, size[1] // 7)
+    grid = adapter.make_layout(*size).grid
+    assert grid == (size[0] // 7, size[1] // 7)
     pixels = make_pixels(size, dtype)
-    references = raw_references(adapter.module, pixels, layout.grid)
-    found, feature = collect(adapter.to("cpu", dtype), pixels)
-    assert len(found) == len(references) == adapter.info.depth
-    for (trace, ledger), reference in zip(found, references, strict=True):
-        assert ledger.balance_error.max() <= TOLERANCES[dtype]
-        assert ledger.residual_error.max() <= TOLERANCES[dtype]
-        assert_ledger_matches(ledger, layout, reference, TOLERANCES[dtype])
-        finished = adapter.finish_block(trace.layer, ledger.residual_total)
-        torch.testing.assert_close(finished, trace.output, rtol=1e-5, atol=TOLERANCES[dtype])
-    torch.testing.assert_close(adapter.embed(found[-1][0].output), feature)
+    references = raw_references(adapter.module, pixels, grid)
+    feature = check_layers(adapter.to("cpu", dtype), pixels, TOLERANCES[dtype], references)
     with torch.no_grad():
         torch.testing.assert_close(feature, adapter.module(pixels), rtol=0, atol=0)
 

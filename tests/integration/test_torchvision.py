@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torchvision.models.vision_transformer import VisionTransformer
 
-from reference import assert_ledger_matches, make_reference
-from tracing import collect, make_pixels
+from reference import make_reference
+from tracing import check_layers, make_pixels
 from vitscope import load_model, wrap_model
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.testing.tiny_torchvision import TINY_TORCHVISION
@@ -50,9 +50,8 @@ def references(module, pixels):
 def test_every_layer_matches_the_reference(name, dtype, tolerance):
     module = TINY_TORCHVISION[name]()
     expected = list(references(module, make_pixels(SIZE)))
-    found, feature = collect(wrap_model(module).to("cpu", dtype), make_pixels(SIZE))
-    for (trace, ledger), reference in zip(found, expected, strict=True):
-        assert_ledger_matches(ledger, trace.layout, reference, tolerance)
+    adapter = wrap_model(module).to("cpu", dtype)
+    feature = check_layers(adapter, make_pixels(SIZE), tolerance, expected)
     assert torch.equal(module.heads(feature), module(make_pixels(SIZE).to(dtype)))
 
 

@@ -10,8 +10,8 @@ from functools import cache
 import pytest
 import torch
 
-from reference import assert_ledger_matches, make_reference
-from tracing import collect, make_pixels
+from reference import make_reference
+from tracing import check_layers, collect, make_pixels
 from vitscope.adapters.transformers import make_transformers_adapter
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 
@@ -203,31 +203,11 @@ def references(name, size):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("name", TINY_TRANSFORMERS)
 def test_every_layer_matches_the_reference(name, size, dtype):
-    tolerance = TOLERANCES[dtype]
-    adapter = make_transformers_adapter(copy.deepcopy(build(name))).to("cpu", dtype)
-    found, _ = collect(adapter, make_pixels(size))
-    expected = references(name, size)
-    assert len(found) == len(expected) == (1 if name in POOLED else 3)
-    for (trace, ledger), reference in zip(found, expected, strict=True):
-        assert_ledger_matches(ledger, trace.layout, reference, tolerance)
-        assert ledger.balance_error.max() <= tolerance
-        assert ledger.residual_error.max() <= tolerance
-
-
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
-@pytest.mark.parametrize("size", SIZES, ids=str)
-@pytest.mark.parametrize("name", TINY_TRANSFORMERS)
-def test_rest_of_block_and_embedding_are_the_models_own(name, size, dtype):
-    tolerance = TOLERANCES[dtype]
     module = copy.deepcopy(build(name))
     adapter = make_transformers_adapter(module).to("cpu", dtype)
-    pixels = make_pixels(size)
-    found, feature = collect(adapter, pixels)
-    for trace, _ in found:
-        finished = adapter.finish_block(trace.layer, trace.residual)
-        assert (finished - trace.output).norm() <= tolerance * trace.output.norm()
-    embedded = adapter.embed(found[-1][0].output)
-    assert (embedded - feature).norm() <= tolerance * feature.norm()
+    pixels, expected = make_pixels(size), references(name, size)
+    assert len(expected) == (1 if name in POOLED else 3)
+    feature = check_layers(adapter, pixels, TOLERANCES[dtype], expected)
     assert torch.equal(feature, public_feature(name, module, pixels.to(dtype)))
 
 

@@ -21,10 +21,10 @@ from matplotlib.text import Text
 
 from blank_figures import blank_figures
 from made_judgements import write_judgement
+from made_numbers import distribution
 from made_results import (
     FAMILIES,
     change,
-    distribution,
     hold_audit,
     hold_layers,
     make_audit,

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from made_results import distribution, make_audit
+from made_numbers import distribution
+from made_results import make_audit
 from vitscope.metrics.one_shot import average_draws
 from vitscope.results.result_text import tabulate_sources, tell_estimate
 

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping
 from importlib import import_module
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,7 +77,7 @@ def check_model_id(model_id: str) -> None:
             f"{name} with the remedy {remedy}"
         )
     library, _, name = model_id.partition(":")
-    known = bool(name) and (library in PREFIXES or find_entry_point(library) is not None)
+    known = bool(name) and (library in PREFIXES or find_plugin(GROUP, library) is not None)
     addressed = known or find_folder(model_id) is not None
     if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
         raise UsageError(
@@ -123,11 +122,6 @@ def has_weights(model_id: str) -> bool:
     library, _, name = model_id.partition(":")
     has_file = library in LIBRARIES and LIBRARIES[library].takes_file and "@" in name
     return has_file or find_folder(model_id) is not None
-
-
-def find_entry_point(library: str) -> EntryPoint | None:
-    """Find the entry point of an installed package that adapts a library."""
-    return find_plugin(GROUP, library)
 
 
 def describe_near(model_id: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import open_clip
 import torch
@@ -19,18 +19,17 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
-from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError
-from vitscope.images.preprocessing import Preprocessing
+from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, first_line
+from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import make_packed_block, require
+from vitscope.models.parts import make_packed_block, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
-_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 _BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
 
 
@@ -116,10 +115,9 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
             f"the weights of {name} hold more than tensors, and code is never executed"
         ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise ModelUnreachableError(
-            f"open_clip cannot build {name} ({reason}): the weights are damaged, or a file that "
-            "its text tower needs is unavailable"
+            f"open_clip cannot build {name} ({first_line(error)}): the weights are damaged, or a "
+            "file that its text tower needs is unavailable"
         ) from None
     return model
 
@@ -142,9 +140,7 @@ def _find_weights(name: str, settings: Mapping[str, Any]) -> Path:
 
 
 def _check_tower(tower: Any, name: str) -> None:
-    require(
-        type(tower) is VisionTransformer, name, f"an image tower of class {type(tower).__name__}"
-    )
+    require_class(tower, {VisionTransformer}, name, "an image tower of class")
     require(tower.attn_pool is None, name, "an attentional pooler (attentional_pool, CoCa)")
     require(
         tower.pool_type == "tok",
@@ -160,12 +156,10 @@ def _make_block(block: Any, name: str) -> BlockParts:
         name,
         f"blocks of class {type(block).__name__} (qk_norm, scale_attn, scale_heads and the like)",
     )
-    unknown = {part for part, _ in block.named_children()} - _BLOCK_PARTS
-    require(not unknown, name, f"blocks with {', '.join(sorted(unknown))}")
-    require(
-        type(block.ls_1) in {LayerScale, nn.Identity}, name, f"a scale {type(block.ls_1).__name__}"
+    require_class(block.ls_1, {LayerScale, nn.Identity}, name, "a scale")
+    return make_packed_block(
+        block, block.attn, name, parts=_BLOCK_PARTS, branch=block.ls_1, mlp_scale=block.ls_2
     )
-    return make_packed_block(block, block.attn, name, branch=block.ls_1, mlp_scale=block.ls_2)
 
 
 def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None) -> ViTAdapter:
@@ -242,7 +236,7 @@ def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
     settings = vars(PreprocessCfg()) | open_clip.get_model_preprocess_cfg(tower)
     resize, interpolation = settings["resize_mode"], settings["interpolation"]
     require(resize in _RESIZES, name, f"images resized by their {resize} side (resize_mode)")
-    require(interpolation in _INTERPOLATIONS, name, f"the interpolation {interpolation!r}")
+    require(interpolation in get_args(Interpolation), name, f"the interpolation {interpolation!r}")
     size = settings["size"]
     height, width = (size, size) if isinstance(size, int) else size
     return Preprocessing(

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from vitscope.adapters.transformers import load_transformers, make_transformers_adapter
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.info import count_parameters
-from vitscope.models.parts import require
+from vitscope.models.parts import lay_out, require
 from vitscope.weights.catalogue import CATALOGUE
 from vitscope.weights.checkpoints import load_weights, read_checkpoint
 
@@ -111,11 +110,12 @@ def _add_registers(vit: ViTAdapter, student: StudentDINOv2) -> ViTAdapter:
         num_params=count_parameters(student),
         num_registers=count,
     )
+    order = {"registers": count, "cls": 1, "patches": 0}
     return replace(
         vit,
         module=student,
         info=info,
-        make_layout=partial(_lay_out, count, vit.info.patch_size),
+        make_layout=partial(lay_out, order, info.patch_size),
         run=partial(_run, student),
         classifier=None,
     )
@@ -132,11 +132,6 @@ def _run(student: StudentDINOv2, pixels: Pixels) -> Float[Tensor, "batch dim"]:
     at = max(student.registers.shape[1], tokens.shape[1] - embedded.shape[1])
     feature: Tensor = student.model.layernorm(tokens)[:, at]
     return feature
-
-
-def _lay_out(registers: int, patch_size: tuple[int, int], height: int, width: int) -> TokenLayout:
-    order = {"registers": registers, "cls": 1, "patches": 0}
-    return make_layout(order, make_grid(height, width, patch_size))
 
 
 def _make_clip_error(name: str) -> UnsupportedModelError:

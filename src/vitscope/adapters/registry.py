@@ -6,17 +6,16 @@ from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
-from vitscope.adapters.entry_points import load_from, wrap_by
 from vitscope.adapters.model_ids import (
+    GROUP,
     LIBRARIES,
     PREFIXES,
     check_model_id,
     describe_near,
-    find_entry_point,
 )
 from vitscope.adapters.unwrapping import unwrap
 from vitscope.config import check_kind
@@ -30,6 +29,7 @@ from vitscope.extras import require_package
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import modes_kept
+from vitscope.plugins import find_plugin, name_package, plain_faults
 from vitscope.weights.catalogue import CATALOGUE, CatalogueEntry, find_entry
 from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 from vitscope.weights.folders import find_folder
@@ -49,6 +49,19 @@ _PUBLISHED = {
 
 _TIMM_ORGANISATION = "timm/"
 """Organisation on the Hugging Face hub whose repositories are named after timm models."""
+
+
+@runtime_checkable
+class Library(Protocol):
+    """Interface of an entry point's class, which is constructed without arguments."""
+
+    def load(self, name: str) -> ViTAdapter:
+        """Load the model whose id is LIBRARY:NAME."""
+        ...
+
+    def wrap(self, module: nn.Module) -> ViTAdapter:
+        """Adapt a module of the library."""
+        ...
 
 
 def load_model(model_id: str) -> ViTAdapter:
@@ -179,8 +192,8 @@ def _load_by_address(model_id: str) -> ViTAdapter:
     library, _, name = model_id.partition(":")
     if library in PREFIXES:
         return _load_from(library, name)
-    if name and (point := find_entry_point(library)) is not None:
-        return load_from(point, name)
+    if name and (point := find_plugin(GROUP, library)) is not None:
+        return _ask_package(point, lambda theirs: theirs.load(name))
     if model_id.startswith(_TIMM_ORGANISATION) and find_folder(model_id) is None:
         return _load_from("timm", model_id.removeprefix(_TIMM_ORGANISATION))
     try:
@@ -248,10 +261,10 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     if "peft" in libraries:  # PEFT models derive from those of transformers
         return None
     if hasattr(type(module), _OWN_METHOD):
-        return _ask_module
+        return partial(_adapt_by, _ask_module)
     for library in libraries:  # a subclass goes to the adapter of its own library first
-        if library not in _OWN and (point := find_entry_point(library)) is not None:
-            return partial(_wrap_by, point)
+        if library not in _OWN and (point := find_plugin(GROUP, library)) is not None:
+            return partial(_adapt_by, partial(_wrap_by, point))
     names = [ancestor.__name__ for ancestor in ancestry]
     libraries |= {_PUBLISHED[name]: None for name in names if name in _PUBLISHED}
     makers = {name: library for name, library in LIBRARIES.items() if library.make}
@@ -259,33 +272,41 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
     return None if own is None else own.find(own.make)
 
 
-def _wrap_by(
-    point: EntryPoint,
+def _adapt_by(
+    make: Callable[[nn.Module], ViTAdapter],
     module: nn.Module,
     *,
     preprocessing: Preprocessing | None,
     model_id: str | None,
 ) -> ViTAdapter:
-    return _complete(wrap_by(point, module), preprocessing, model_id)
-
-
-def _ask_module(
-    module: nn.Module,
-    *,
-    preprocessing: Preprocessing | None,
-    model_id: str | None,
-) -> ViTAdapter:
-    adapter = getattr(module, _OWN_METHOD)()
-    if not isinstance(adapter, ViTAdapter):
-        raise UsageError(
-            f"{_OWN_METHOD} of {type(module).__name__} returned a {type(adapter).__name__}: "
-            "expected a ViTAdapter"
-        )
-    return _complete(adapter, preprocessing, model_id)
-
-
-def _complete(
-    adapter: ViTAdapter, preprocessing: Preprocessing | None, model_id: str | None
-) -> ViTAdapter:
+    adapter = make(module)
     adapter = adapter if preprocessing is None else replace(adapter, preprocessing=preprocessing)
     return adapter.named(model_id, adapter.info.source) if model_id else adapter
+
+
+def _wrap_by(point: EntryPoint, module: nn.Module) -> ViTAdapter:
+    return _ask_package(point, lambda theirs: theirs.wrap(module))
+
+
+def _ask_package(point: EntryPoint, ask: Callable[[Library], object]) -> ViTAdapter:
+    with plain_faults(point):
+        library = point.load()()
+        given = f"{point.value} of the package {name_package(point)}"
+        if not isinstance(library, Library):
+            raise UsageError(
+                f"{given} is no adapter: expected a class with the methods load(name) and "
+                "wrap(module)"
+            )
+        return _check_adapter(ask(library), given)
+
+
+def _ask_module(module: nn.Module) -> ViTAdapter:
+    return _check_adapter(
+        getattr(module, _OWN_METHOD)(), f"{_OWN_METHOD} of {type(module).__name__}"
+    )
+
+
+def _check_adapter(adapter: object, giver: str) -> ViTAdapter:
+    if not isinstance(adapter, ViTAdapter):
+        raise UsageError(f"{giver} returned a {type(adapter).__name__}: expected a ViTAdapter")
+    return adapter

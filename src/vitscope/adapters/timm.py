@@ -32,7 +32,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import require
+from vitscope.models.parts import require, require_class
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
 from vitscope.weights.hub import find_snapshot
@@ -72,11 +72,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         "a [CLS] token for each of several teachers, all but the first of which timm counts among "
         "the registers (RADIO)",
     )
-    require(
-        type(tower.patch_embed) in {PatchEmbed, HybridEmbed},
-        name,
-        f"the patch embedding {type(tower.patch_embed).__name__}",
-    )
+    require_class(tower.patch_embed, {PatchEmbed, HybridEmbed}, name, "the patch embedding")
     preprocessing = _read_preprocessing(tower, name)
     blocks = _make_blocks(tower, name)
     run, embed_row = _make_feature_functions(tower)

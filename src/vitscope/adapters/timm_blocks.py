@@ -29,6 +29,7 @@ from vitscope.models.parts import (
     multiply_fused,
     project_fused,
     require,
+    require_class,
     split_heads,
 )
 from vitscope.trace import AttentionTail
@@ -50,12 +51,11 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
 
 def make_pool_parts(pool: Any, model: str) -> BlockParts:
     """Find the parts of an attention-pooling head, whose learned query takes the place of [CLS]."""
-    require(type(pool) is AttentionPoolLatent, model, f"the pooling {type(pool).__name__}")
+    require_class(pool, {AttentionPoolLatent}, model, "the pooling")
     require(pool.latent_len == 1, model, f"a pooling with {pool.latent_len} queries (latent_len)")
     require(pool.pool == "token", model, f"a pooling of its queries by {pool.pool!r} (pool_type)")
     require(pool.mlp is not None, model, "a pooling without projection (out_features=0)")
-    projection = type(pool.proj)
-    require(projection is nn.Linear, model, f"a pooling projection {projection.__name__}")
+    require_class(pool.proj, {nn.Linear}, model, "a pooling projection")
     return BlockParts(
         block=pool,
         attention=pool,
@@ -71,21 +71,19 @@ def make_pool_parts(pool: Any, model: str) -> BlockParts:
 
 def check_block(block: Any, model: str) -> None:
     """Refuse a transformer block with an unsupported part."""
-    require(type(block) in {Block, EvaBlock}, model, f"blocks {type(block).__name__}")
+    require_class(block, {Block, EvaBlock}, model, "blocks")
     if type(block) is Block:
-        scale = type(block.ls1)
-        require(scale in {LayerScale, nn.Identity}, model, f"a layer scale {scale.__name__}")
-    require(type(block.mlp) in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
+        require_class(block.ls1, {LayerScale, nn.Identity}, model, "a layer scale")
+    require_class(block.mlp, _MLPS, model, "an MLP")
     attention = block.attn
-    require(type(attention) in _ATTENTIONS, model, f"attention {type(attention).__name__}")
+    require_class(attention, _ATTENTIONS, model, "attention")
     require(
         isinstance(attention.norm, nn.Identity),
         model,
         "a norm between heads and projection (scale_attn_norm, scale_attn_inner)",
     )
     require(getattr(attention, "gate", None) is None, model, "gated attention (gated)")
-    projection = type(attention.proj)
-    require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
+    require_class(attention.proj, {nn.Linear}, model, "an attention projection")
 
 
 def _make_pool_heads(num_heads: int, call: AttentionCall, row: int) -> Heads:

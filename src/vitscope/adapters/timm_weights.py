@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from timm.models import eva, vision_transformer
 from torch import Tensor, nn
 
-from vitscope.errors import UsageError
+from vitscope.errors import UsageError, first_line
 
 HEADS = ("head.", "head_dist.")
 """Starts of names of the classifiers' weights."""
@@ -77,7 +77,7 @@ def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) ->
             own = _count_positions(module.state_dict())
             reason = f"its position table has {entries} entries, the architecture's {own}"
         else:
-            reason = str(error).partition("\n")[0]
+            reason = first_line(error)
         _refuse(checkpoint, module, reason)
 
 

@@ -7,7 +7,7 @@ code of the two publishers is run, and only for the models listed here.
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -29,15 +29,17 @@ from vitscope.errors import (
 )
 from vitscope.extras import find_failed_import
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
+    lay_out,
     make_prenorm_parts,
     multiply_fused,
     project_fused,
     require,
+    require_class,
+    rotate_patches,
     split_heads,
 )
 from vitscope.models.running import undisturbed
@@ -96,7 +98,7 @@ def make_hub_adapter(
         # Same values as for these weights in transformers, applied as torchvision does.
         preprocessing=preprocessing or replace(customary, pipeline="torchvision"),
         blocks=blocks,
-        make_layout=partial(_lay_out, order, patch_size),
+        make_layout=partial(lay_out, order, patch_size),
         run=tower,
         embed_row=partial(_embed_row, tower),
     )
@@ -133,12 +135,6 @@ def _find_order(tower: Any, registers: int, name: str) -> dict[str, int]:
             f"expected [CLS], then {registers} registers before or after the patches"
         )
     return orders[first]
-
-
-def _lay_out(
-    order: Mapping[str, int], patch_size: tuple[int, int], height: int, width: int
-) -> TokenLayout:
-    return make_layout(order, make_grid(height, width, patch_size))
 
 
 def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
@@ -212,16 +208,14 @@ def _weights_only() -> Iterator[None]:
     # torch.hub unpickles downloaded weights by default. torch.load reads these variables at each
     # call: the first overrides its argument, and setting both is an error.
     wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
-    before = {name: os.environ.get(name) for name in wanted}
+    before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in wanted:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _adapt_filled(
@@ -230,11 +224,10 @@ def _adapt_filled(
     model_id = f"{model_id}@{checkpoint}"
     adapter = make_hub_adapter(module, model_id=model_id)
     info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, *notes))
-    adapter = replace(adapter, info=info)
-    if _SATELLITE_TAG not in checkpoint.name:
-        return adapter
-    satellite = replace(adapter.preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
-    return replace(adapter, preprocessing=satellite)
+    preprocessing = adapter.preprocessing
+    if _SATELLITE_TAG in checkpoint.name:
+        preprocessing = replace(preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
+    return replace(adapter, info=info, preprocessing=preprocessing)
 
 
 def _list_blocks(tower: Any) -> list[Any]:
@@ -248,8 +241,7 @@ def _make_block_parts(block: Any, model: str) -> BlockParts:
     _check_module(block.attn, _ATTENTIONS, _ATTENTION_PARTS, model)
     _check_module(block.ls1, {"LayerScale", "Identity"}, set(), model)
     require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
-    projection = type(block.attn.proj)
-    require(projection is nn.Linear, model, f"an attention projection {projection.__name__}")
+    require_class(block.attn.proj, {nn.Linear}, model, "an attention projection")
     return make_prenorm_parts(
         block,
         taps={"qkv": block.attn.qkv},
@@ -278,8 +270,10 @@ def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> He
     query = queries[:, :, 0]
     if (rope := call.kwargs.get("rope")) is not None:
         # [CLS] precedes the rotated patches: its query is only cast, as the rest are.
-        query = query.to(rope[0].dtype).to(query.dtype)
-        keys = _rotate(keys, *rope)
+        sin, cos = rope
+        query = query.to(sin.dtype).to(query.dtype)
+        # As in DINOv3, in the precision of the sines.
+        keys = rotate_patches(keys.to(sin.dtype), cos, sin).to(keys.dtype)
     return Heads(query, keys, values)
 
 
@@ -288,20 +282,6 @@ def _check_module(module: nn.Module, classes: set[str], parts: set[str], model: 
     require(kind in classes, model, f"a {kind} in its blocks")
     for part, _ in module.named_children():
         require(part in parts, model, f"a part {part!r} in its {kind}")
-
-
-def _rotate(
-    keys: Float[Tensor, "batch head token head_dim"],
-    sin: Float[Tensor, "patch head_dim"],
-    cos: Float[Tensor, "patch head_dim"],
-) -> Float[Tensor, "batch head token head_dim"]:
-    # As in DINOv3, in the precision of the sines.
-    cast = keys.to(sin.dtype)
-    prefix = cast.shape[-2] - sin.shape[-2]
-    patches = cast[:, :, prefix:]
-    first, second = patches.chunk(2, dim=-1)
-    rotated = patches * cos + torch.cat([-second, first], dim=-1) * sin
-    return torch.cat([cast[:, :, :prefix], rotated], dim=2).to(keys.dtype)
 
 
 def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:

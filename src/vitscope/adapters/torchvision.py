@@ -24,7 +24,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import make_packed_block, require
+from vitscope.models.parts import make_packed_block, require_class
 
 _BLOCK_PARTS = {"ln_1", "self_attention", "dropout", "ln_2", "mlp"}
 
@@ -34,9 +34,9 @@ def make_torchvision_adapter(
 ) -> ViTAdapter:
     """Adapt a Vision Transformer of torchvision."""
     name = model_id or type(module).__name__
-    require(type(module) is VisionTransformer, name, f"the architecture {type(module).__name__}")
+    require_class(module, {VisionTransformer}, name, "the architecture")
     tower: Any = module.eval()
-    require(type(tower.encoder) is Encoder, name, f"an encoder {type(tower.encoder).__name__}")
+    require_class(tower.encoder, {Encoder}, name, "an encoder")
     blocks = {i: _make_block(block, name) for i, block in enumerate(tower.encoder.layers)}
     notes = ["the embedding is the normed [CLS] token, before the classifier"]
     if preprocessing is None:
@@ -64,12 +64,11 @@ def make_torchvision_adapter(
 
 
 def _make_block(block: Any, name: str) -> BlockParts:
-    require(type(block) is EncoderBlock, name, f"blocks {type(block).__name__}")
-    unknown = {part for part, _ in block.named_children()} - _BLOCK_PARTS
-    require(not unknown, name, f"blocks with {', '.join(sorted(unknown))}")
-    require(type(block.mlp) is MLPBlock, name, f"an MLP {type(block.mlp).__name__}")
+    require_class(block, {EncoderBlock}, name, "blocks")
+    require_class(block.mlp, {MLPBlock}, name, "an MLP")
+    attention = block.self_attention
     return make_packed_block(
-        block, block.self_attention, name, branch=block.self_attention, mlp_scale=None
+        block, attention, name, parts=_BLOCK_PARTS, branch=attention, mlp_scale=None
     )
 
 

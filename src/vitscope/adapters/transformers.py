@@ -49,7 +49,7 @@ def make_transformers_adapter(
     analysed, projection = tower, None
     if family.projection is not None and tower is not module:
         projection = module.get_submodule(family.projection)
-        analysed = nn.ModuleDict({family.attribute: tower, family.projection: projection})
+        analysed = nn.ModuleDict({family.holder: tower, family.projection: projection})
     feature = _name_feature(tower, family)
     notes = _make_notes(type(module).__name__, family.name, feature, preprocessing)
     bias = f"{family.prefix}RelativePositionBias"
@@ -113,7 +113,7 @@ def _find_tower(module: nn.Module) -> tuple[Any, Family]:
     check_model_type(str(getattr(config, "model_type", None)), name)
     tower: Any = module
     if name in _WRAPPERS and is_class(module, name):
-        tower = module.get_submodule(_WRAPPERS[name].attribute)
+        tower = module.get_submodule(_WRAPPERS[name].holder)
     tower_name = type(tower).__name__
     if tower_name not in _TOWERS or not is_class(tower, tower_name):
         raise UnsupportedModelError(

@@ -17,6 +17,7 @@ from vitscope.models.parts import (
     finish_prenorm,
     make_packed_pooling,
     return_rows,
+    rotate_patches,
     split_heads,
 )
 from vitscope.trace import AttentionTail
@@ -210,7 +211,7 @@ def _finish_heads(
     queries, keys, values = (split_heads(part, num_heads) for part in projected)
     if rotary:
         # Only patches have rotary positions: the query of [CLS] is unchanged.
-        keys = _rotate_patches(keys, *call.kwargs["position_embeddings"])
+        keys = rotate_patches(keys, *call.kwargs["position_embeddings"])
     bias = find_bias(call)
     return Heads(queries[:, :, 0], keys, values, None if bias is None else bias[:, :, row])
 
@@ -228,18 +229,6 @@ def _find_bias(
     grid = tuple(side // patch_size for side in kwargs["resolution"])
     made: Tensor = make(grid, kwargs["interpolate_pos_encoding"], dim_size=call.tokens.shape[1])
     return made if given is None else made + given
-
-
-def _rotate_patches(
-    keys: Float[Tensor, "batch head token head_dim"],
-    cos: Float[Tensor, "patch head_dim"],
-    sin: Float[Tensor, "patch head_dim"],
-) -> Float[Tensor, "batch head token head_dim"]:
-    # Patches are the last tokens; dimension i is rotated with i + head_dim / 2.
-    prefix, patches = keys[:, :, : -len(cos)], keys[:, :, -len(cos) :]
-    first, second = patches.chunk(2, dim=-1)
-    turned = patches * cos + torch.cat((-second, first), dim=-1) * sin
-    return torch.cat((prefix, turned), dim=2)
 
 
 def _check_class(module: nn.Module, name: str) -> None:

@@ -3,7 +3,6 @@
 Importing this file does not import the library.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -67,18 +66,17 @@ class Family:
     """One architecture of the library."""
 
     name: str
-    aliases: tuple[str, ...] = ()  # model types of the vision tower alone
     model: str  # class of the vision tower; its layers' classes have the same prefix
     classes: str = ""  # that prefix, if it is not the tower's name without "VisionModel"
     wrappers: tuple[str, ...] = ()  # classes with a head or a text tower around the tower
-    attribute: str = ""  # attribute of the wrappers that holds the tower
+    attribute: str = ""  # attribute of the wrappers that holds the tower, if it is not the name
     head_reads_patches: bool = False  # whether the classifier also reads the mean of the patches
     projection: str | None = None  # attribute that holds the feature's projection
     loaded: str | None = None  # the wrapper that is loaded instead of the bare tower
     averaged: tuple[str, ...] = ()  # classes that classify the mean of the patches: refused
     layers: str  # path from the tower to its list of layers
     names: LayerNames  # names of the parts of its layers
-    final_norm: str  # name of the tower's last norm
+    final_norm: str = "layernorm"  # name of the tower's last norm
     others: tuple[str, ...] = ()  # further parts of the tower
     optional: tuple[str, ...] = ()  # parts that the tower may have
     # Output with the global feature; in `last_hidden_state` it is the first row.
@@ -100,6 +98,11 @@ class Family:
     def prefix(self) -> str:
         """Common prefix of the class names of its parts."""
         return self.classes or self.model.removesuffix("Model").removesuffix("Vision")
+
+    @property
+    def holder(self) -> str:
+        """Attribute of the wrappers that holds the tower."""
+        return self.attribute or self.name
 
     @property
     def parts(self) -> set[str]:
@@ -134,11 +137,9 @@ _DINOV2 = Family(
     name="dinov2",
     model="Dinov2Model",
     wrappers=("Dinov2ForImageClassification",),
-    attribute="dinov2",
     head_reads_patches=True,
     layers="encoder.layer",
     names=_DINO_LAYER,
-    final_norm="layernorm",
     positions="learned",
     processor="BitImageProcessor",
     preprocessing=_IMAGENET,
@@ -147,10 +148,8 @@ _VIT = Family(
     name="vit",
     model="ViTModel",
     wrappers=("ViTForImageClassification", "ViTForMaskedImageModeling"),
-    attribute="vit",
     layers="layers",
     names=_VIT_LAYER,
-    final_norm="layernorm",
     optional=("pooler",),
     output="last_hidden_state",
     positions="optional",
@@ -158,25 +157,20 @@ _VIT = Family(
     processor="ViTImageProcessor",
     preprocessing=replace(_HALF, interpolation="bilinear"),
 )
-_BEIT = Family(
+_BEIT = replace(
+    _VIT,
     name="beit",
     model="BeitModel",
     wrappers=("BeitForImageClassification",),
-    attribute="beit",
-    layers="layers",
     names=_BEIT_LAYER,
-    final_norm="layernorm",
     optional=("pooler", "shared_position_bias"),
-    output="last_hidden_state",
     mean_pooling=True,
     positions="native",
-    float32_softmax=True,
     processor="BeitImageProcessor",
     preprocessing=replace(_HALF, interpolation="bicubic"),
 )
 _CLIP = Family(
     name="clip",
-    aliases=("clip_vision_model",),
     model="CLIPVisionModel",
     wrappers=("CLIPModel", "CLIPVisionModelWithProjection"),
     attribute="vision_model",
@@ -198,7 +192,7 @@ _CLIP = Family(
     ),
 )
 
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: dict[str, Family] = {
     family.name: family
     for family in (
         _DINOV2,
@@ -207,7 +201,6 @@ FAMILIES: Mapping[str, Family] = {
             name="dinov2_with_registers",
             model="Dinov2WithRegistersModel",
             wrappers=("Dinov2WithRegistersForImageClassification",),
-            attribute="dinov2_with_registers",
             registers=True,
         ),
         Family(
@@ -238,7 +231,6 @@ FAMILIES: Mapping[str, Family] = {
                 "DeiTForImageClassificationWithTeacher",
                 "DeiTForMaskedImageModeling",
             ),
-            attribute="deit",
             distillation=True,
             processor="DeiTImageProcessor",
             preprocessing=replace(_IMAGENET, resize="stretch"),
@@ -248,6 +240,7 @@ FAMILIES: Mapping[str, Family] = {
             name="vit_msn",
             model="ViTMSNModel",
             wrappers=("ViTMSNForImageClassification",),
+            attribute="vit",
             optional=(),
             preprocessing=replace(
                 _IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear"
@@ -258,7 +251,6 @@ FAMILIES: Mapping[str, Family] = {
             name="ijepa",
             model="IJepaModel",
             wrappers=("IJepaForImageClassification",),
-            attribute="ijepa",
             cls=False,
         ),
         _BEIT,
@@ -309,7 +301,6 @@ FAMILIES: Mapping[str, Family] = {
         replace(
             _CLIP,
             name="metaclip_2",
-            aliases=("metaclip_2_vision_model",),
             model="MetaClip2VisionModel",
             wrappers=("MetaClip2Model", "MetaClip2VisionModelWithProjection"),
             loaded="MetaClip2VisionModelWithProjection",
@@ -318,7 +309,6 @@ FAMILIES: Mapping[str, Family] = {
         replace(
             _CLIP,
             name="aimv2",
-            aliases=("aimv2_vision_model",),
             model="Aimv2VisionModel",
             wrappers=("Aimv2Model",),
             loaded="Aimv2Model",
@@ -339,7 +329,6 @@ FAMILIES: Mapping[str, Family] = {
         replace(
             _CLIP,
             name="siglip",
-            aliases=("siglip_vision_model",),
             model="SiglipVisionModel",
             wrappers=("SiglipModel",),
             projection=None,

@@ -15,7 +15,13 @@ from torch import nn
 from transformers.utils import logging
 
 from vitscope.adapters.transformers_families import FAMILIES, Family
-from vitscope.errors import ModelUnreachableError, UnknownModelError, UnsupportedModelError
+from vitscope.errors import (
+    ModelUnreachableError,
+    UnknownModelError,
+    UnsupportedModelError,
+    first_line,
+)
+from vitscope.files.printable import name_some
 from vitscope.weights.folders import read_json_object
 
 CONFIG_FILE = "config.json"
@@ -24,8 +30,10 @@ _ADAPTER_FILE = "adapter_config.json"
 _MAX_LAYERS = 1000
 """More layers than any Vision Transformer has, yet few enough to build."""
 
-_MODEL_TYPES = {
-    kind: family for family in FAMILIES.values() for kind in (family.name, *family.aliases)
+_MODEL_TYPES = FAMILIES | {
+    f"{name}_vision_model": family  # the tower alone, without the text tower
+    for name, family in FAMILIES.items()
+    if family.attribute == "vision_model"
 }
 _AVERAGED = {name for family in FAMILIES.values() for name in family.averaged}
 
@@ -130,13 +138,13 @@ def _build(
             ) from None
         except (OSError, RuntimeError, SafetensorError) as error:
             raise ModelUnreachableError(
-                f"the weights of {name} cannot be read ({_first_line(error)}): expected "
+                f"the weights of {name} cannot be read ({first_line(error)}): expected "
                 "model.safetensors or pytorch_model.bin that fits config.json"
             ) from None
         except (*_CONFIG_ERRORS, StrictDataclassError) as error:
             raise UnsupportedModelError(
                 f"transformers cannot build {name} from its config.json "
-                f"({type(error).__name__}: {_first_line(error)})"
+                f"({type(error).__name__}: {first_line(error)})"
             ) from None
     return built
 
@@ -168,8 +176,7 @@ def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
     if unused:
         raise UnsupportedModelError(
             f"{class_name} has no place for {len(unused)} tensors among the weights of {name} "
-            f"({', '.join(unused[:3])}{', …' if unused[3:] else ''}): they belong to another "
-            "architecture"
+            f"({name_some(unused)}): they belong to another architecture"
         )
 
 
@@ -245,10 +252,6 @@ def _choose_family(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
     if "quantization_config" in config:
         raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")
     return _MODEL_TYPES[model_type], architecture
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
 
 
 # transformers would report the text tower's weights as unexpected and show a bar for every tensor.

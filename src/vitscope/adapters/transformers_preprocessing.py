@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vitscope.adapters.transformers_families import FAMILIES
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import UnsupportedModelError, UsageError, first_line
 from vitscope.images.preprocessing import Interpolation, Pipeline, Preprocessing, Resize
 from vitscope.weights.folders import read_json_object
 
@@ -17,12 +17,8 @@ _PIPELINES: Mapping[str, Pipeline] = {
     family.processor: family.preprocessing.pipeline for family in FAMILIES.values()
 }
 _STEPS = {"do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb"}
-_INTERPOLATIONS: Mapping[int, Interpolation] = {
-    0: "nearest",
-    1: "lanczos",
-    2: "bilinear",
-    3: "bicubic",
-}
+_INTERPOLATIONS: tuple[Interpolation, ...] = ("nearest", "lanczos", "bilinear", "bicubic")
+"""By Pillow's number for them."""
 
 
 def read_preprocessing(folder: Path) -> Preprocessing | None:
@@ -35,9 +31,8 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
     given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     name = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
     if given is not None and name.removesuffix("Pil") not in _PIPELINES:
-        raise UnsupportedModelError(
-            f"the image processor {given} is not one of {_describe_processors()}: load the model "
-            "yourself and give wrap_model its preprocessing"
+        raise _make_unknown(
+            str(given), ": load the model yourself and give wrap_model its preprocessing"
         )
     try:
         if given is None:  # Then the model type decides.
@@ -47,10 +42,9 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
         else:
             processor = getattr(transformers, name).from_dict(settings)
     except (AttributeError, TypeError, ValueError, OSError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise UnsupportedModelError(
-            f"transformers cannot build the image processor of {folder} ({reason}): load the model "
-            "yourself and give wrap_model its preprocessing"
+            f"transformers cannot build the image processor of {folder} ({first_line(error)}): "
+            "load the model yourself and give wrap_model its preprocessing"
         ) from None
     return translate_processor(processor)
 
@@ -59,9 +53,7 @@ def translate_processor(processor: Any) -> Preprocessing:
     """Translate an image processor."""
     processor = getattr(processor, "image_processor", processor)
     if not type(processor).__module__.startswith("transformers."):
-        raise UnsupportedModelError(
-            f"the image processor {type(processor).__name__} is not one of {_describe_processors()}"
-        )
+        raise _make_unknown(type(processor).__name__)
     return make_preprocessing(processor.to_dict(), backend=processor.backend)
 
 
@@ -72,12 +64,10 @@ def make_preprocessing(
     name = str(settings["image_processor_type"])
     kind = name.removesuffix("Fast").removesuffix("Pil")
     if kind not in _PIPELINES:
-        raise UnsupportedModelError(
-            f"the image processor {name} is not one of {_describe_processors()}"
-        )
+        raise _make_unknown(name)
     _check_steps(name, settings)
     resample = settings.get("resample")
-    if not isinstance(resample, int) or resample not in _INTERPOLATIONS:
+    if not isinstance(resample, int) or resample not in range(len(_INTERPOLATIONS)):
         _refuse(name, "resample", resample, "0 (nearest) to 3 (bicubic)")
     normalize = settings.get("do_normalize", False)
     size, resize, crop_fraction = _read_size(name, settings)
@@ -162,5 +152,6 @@ def _refuse(name: str, key: str, value: object, expected: str) -> NoReturn:
     )
 
 
-def _describe_processors() -> str:
-    return ", ".join(sorted(_PIPELINES))
+def _make_unknown(name: str, advice: str = "") -> UnsupportedModelError:
+    known = ", ".join(sorted(_PIPELINES))
+    return UnsupportedModelError(f"the image processor {name} is not one of {known}{advice}")

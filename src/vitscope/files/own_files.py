@@ -7,14 +7,13 @@ from typing import Any
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
-from vitscope.files.printable import printable_path
+from vitscope.files.printable import name_some, printable_path
 from vitscope.files.storage import MARKER, check_target, is_result, never
 
 FIGURES, INDEX = "figures", "index.json"
 """Kind of a folder of figures, and the name of its index file."""
 RESULT_KINDS = ("audit", "one-shot", "explanation", "judgement", "remedies")
 """Kinds of results, as in their summaries."""
-_MOST_NAMES = 3
 
 
 def write_index(
@@ -54,10 +53,9 @@ def find_own(folder: Path, names: Collection[str]) -> set[str]:
 
 def describe_skipped(folders: Sequence[Path]) -> str:
     """Describe which folders an image search skipped because vitscope wrote them."""
-    named = ", ".join(map(printable_path, folders[:_MOST_NAMES]))
-    more = ", …" if len(folders) > _MOST_NAMES else ""
+    named = name_some([printable_path(folder) for folder in folders])
     count = f"{len(folders)} folder{'s' * (len(folders) != 1)}"
-    return f"{count} written by vitscope skipped in the search for images: {named}{more}"
+    return f"{count} written by vitscope skipped in the search for images: {named}"
 
 
 def is_figures(folder: Path) -> bool:

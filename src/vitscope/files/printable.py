@@ -2,10 +2,11 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 
-def printable_path(path: Path) -> str:
+def printable_path(path: Path | str) -> str:
     r"""A path as printable UTF-8 text."""
     return printable(os.fsencode(path).decode("utf-8", errors="backslashreplace"))
 
@@ -15,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )
+
+
+def name_some(names: Sequence[str], most: int = 3) -> str:
+    """The first names, and a sign that there are more."""
+    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
 # Folders of an absolute path, but no part of a URL, a fraction or a relative path.

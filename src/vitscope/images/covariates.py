@@ -14,6 +14,8 @@ from jaxtyping import Float64, Int16, Int32, Integer, UInt8
 from PIL import Image
 from scipy import fft, ndimage
 
+from vitscope.files.printable import name_some
+
 IMAGE_COVARIATES = (
     "entropy",
     "edge_density",
@@ -32,8 +34,6 @@ EDGE_THRESHOLD = 100
 NARROW = 1 / 8
 """Images that use less of the range from black to white are counted and reported. Typical cases are
 12-bit values in a 16-bit file (1/16) and label maps, which are read as stored."""
-
-_MOST_NAMES = 3
 
 SALIENCY_SIDE = 64
 """Side in pixels of the square that an image is reduced to before its spectral residual."""
@@ -98,12 +98,11 @@ def note_narrow(narrow: Sequence[str], num_images: int) -> list[str]:
     """Make a note about images, given by name, that use little of the range."""
     if not narrow:
         return []
-    named = ", ".join(name.rpartition("/")[2] for name in narrow[:_MOST_NAMES])
-    more = ", …" if len(narrow) > _MOST_NAMES else ""
+    named = name_some([name.rpartition("/")[2] for name in narrow])
     return [
         f"{len(narrow)} of {num_images} images use less than 1/8 of the range from black to white, "
         "as 12-bit numbers in 16-bit files and label maps do: check that they look as they should "
-        f"({named}{more})"
+        f"({named})"
     ]
 
 

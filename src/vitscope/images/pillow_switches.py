@@ -6,7 +6,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -25,33 +25,29 @@ class _Switches:
         self._num_decoding = 0
         self._restores: list[Callable[[], None]] = []
 
-    def enter(self) -> None:
+    @contextmanager
+    def made(self) -> Iterator[None]:
         with self._lock:
             if self._num_decoding == 0:
                 changes = (_refuse_halves, _ignore_warnings, _silence_log, _silence_libtiff)
                 self._restores = [change() for change in changes]
             self._num_decoding += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            self._num_decoding -= 1
-            if self._num_decoding == 0:
-                for restore in self._restores:
-                    restore()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._num_decoding -= 1
+                if self._num_decoding == 0:
+                    for restore in self._restores:
+                        restore()
 
 
 _switches = _Switches()
 
 
-@contextmanager
-def set_for_decoding() -> Iterator[None]:
+def set_for_decoding() -> AbstractContextManager[None]:
     """Make the settings for the duration of the context, in any number of threads."""
-    switches = _switches
-    switches.enter()
-    try:
-        yield
-    finally:
-        switches.leave()
+    return _switches.made()
 
 
 def _start_anew() -> None:

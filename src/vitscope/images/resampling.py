@@ -1,6 +1,5 @@
 """Resize and crop exactly as the library named by a model's preprocessing, bit for bit."""
 
-from collections.abc import Mapping
 from math import ceil, floor
 
 import numpy as np
@@ -10,17 +9,10 @@ from PIL import Image
 from PIL.Image import Resampling
 from torch import Tensor
 
-from vitscope.images.preprocessing import Interpolation, Pipeline, Preprocessing
+from vitscope.images.preprocessing import Pipeline, Preprocessing
 
 PILLOW_PIPELINES: tuple[Pipeline, ...] = ("torchvision", "transformers-pil")
 """Pipelines that resize with Pillow; the others resize tensors."""
-
-_FILTERS: Mapping[Interpolation, Resampling] = {
-    "nearest": Resampling.NEAREST,
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-}
 
 _FILTER_REACH_PX = 4
 """Filter support on either side, rounded up, in units of the pixels that one step covers."""
@@ -40,7 +32,7 @@ def resample_with_pillow(image: Image.Image, preprocessing: Preprocessing) -> Im
     """Resize with Pillow and crop."""
     columns, rows = _compute_resized_size(image.size, preprocessing)
     kept = _place_crop((columns, rows), preprocessing)
-    resampling = _FILTERS[preprocessing.interpolation]
+    resampling = Resampling[preprocessing.interpolation.upper()]
     if columns * rows <= _MAX_RESIZED_PIXELS:
         return image.resize((columns, rows), resampling).crop(kept)
     return _resample_part(image, (columns, rows), kept, resampling)

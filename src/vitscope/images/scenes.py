@@ -11,6 +11,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from PIL import Image
+from scipy.linalg import hadamard
 
 from vitscope.config import check_kind
 from vitscope.errors import UsageError
@@ -191,10 +192,7 @@ def _make_gratings() -> Float[np.ndarray, "texture height width"]:
 def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
     # Rows of a Hadamard matrix: any two glyphs differ in half of their pixels, and as many are
     # bright as dark, so that the mean of a cell says nothing of its glyph.
-    row = np.array([[1]])
-    while len(row) < CELL_PX**2:
-        row = np.block([[row, row], [row, -row]])
-    usual = row[1::2]
+    usual = hadamard(CELL_PX**2)[1::2]
     # A majority lies in the span of usual glyphs: half of each of the three, less half of their
     # product, which is a usual one too. Any two of the seven triples share one glyph.
     triples = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]

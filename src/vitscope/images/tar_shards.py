@@ -4,7 +4,6 @@ Nothing is extracted and member names are never followed. A damaged archive is r
 half of it would be a different set of images.
 """
 
-import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from posixpath import normpath
 from typing import BinaryIO
 
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.files.printable import printable
+from vitscope.files.printable import printable_path
 from vitscope.images.folders import image_extensions, is_hidden
 from vitscope.images.stores import (
     Place,
@@ -43,8 +42,7 @@ class TarMember:
     @property
     def name(self) -> str:
         """Archive and member as printable text."""
-        member = os.fsencode(self.member).decode("utf-8", errors="backslashreplace")
-        return f"{name_place(self.archive)}::{printable(member)}"
+        return f"{name_place(self.archive)}::{printable_path(self.member)}"
 
     @property
     def key(self) -> str:

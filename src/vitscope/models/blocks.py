@@ -1,8 +1,9 @@
 """One block of any library's ViT: its parts, and how a trace is recorded from them."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -138,14 +139,13 @@ class BlockRecorder:
             keep_normed = OwnHook(self._keep_normed)
             handles.append(parts.attention_norm.register_forward_hook(keep_normed))
         handles += [
-            module.register_forward_hook(OwnHook(self._make_tap(name)))
+            module.register_forward_hook(OwnHook(partial(self._tap, name)))
             for name, module in parts.taps.items()
         ]
-        try:
-            yield
-        finally:
+        with ExitStack() as stack:
             for handle in handles:
-                handle.remove()
+                stack.enter_context(handle)
+            yield
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = take_stream(take_input(args, kwargs))
@@ -174,11 +174,8 @@ class BlockRecorder:
         assert self._picker is not None
         self._picker.keep("normed", output)
 
-    def _make_tap(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_: nn.Module, __: object, output: Tensor) -> None:
-            self._call.taps[name] = output
-
-        return keep
+    def _tap(self, name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        self._call.taps[name] = output
 
     def _keep_branch(self, _: nn.Module, __: object, output: object) -> None:
         branch = _take_row(output, self._row)
@@ -214,7 +211,7 @@ class BlockRecorder:
     def _make_trace(self, heads: Heads, own: Mapping[str, Tensor]) -> ClsTrace:
         query, keys, values, bias = heads
         self._layout.check_num_tokens(keys.shape[2])
-        dtype = torch.float64 if keys.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(keys.dtype, torch.float32)
         if self._picker is not None:
             self._picker.keep("keys", keys)
             self._picker.keep("values", values)

@@ -10,29 +10,18 @@ from vitscope.errors import UsageError
 
 
 class Edit(NamedTuple):
-    """An edit that is applied to a model.
+    """An edit that is applied to a model."""
 
-    Attributes:
-        words: What it does, in words that tell edits apart.
-        is_traced: Whether it is the same affine map for every image, so that a trace goes through.
-        is_of_row: Whether it is one of the [CLS] row alone, which stays when patches are dropped.
-    """
-
-    words: str
-    is_traced: bool
-    is_of_row: bool
+    words: str  # what it does, in words that tell edits apart
+    is_traced: bool  # whether it is the same affine map for every image: a trace goes through
+    is_of_row: bool  # whether it is one of the [CLS] row alone, which stays without patches
 
 
 @dataclass(frozen=True, eq=False)
 class EditHook:
-    """A hook that changes what a model computes.
+    """A hook that changes what a model computes."""
 
-    Attributes:
-        edit: The edit that it is part of.
-        hook: What it does.
-    """
-
-    edit: Edit
+    edit: Edit  # which it is part of
     hook: Callable[..., Any]
 
     def __call__(self, *given: Any) -> Any:

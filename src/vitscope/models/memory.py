@@ -31,20 +31,11 @@ def check_memory(
     size: tuple[int, int],
     device: torch.device,
     *,
-    decoded: int = 0,
-    passed: int = 1,
-    kept: int = 0,
+    decoded: int = 0,  # images that are decoded at a time
+    passed: int = 1,  # images that one block holds at a time
+    kept: int = 0,  # images that all blocks hold at a time, for a backward pass
 ) -> None:
-    """Raise an error for an input that does not fit in memory.
-
-    Args:
-        vit: The model.
-        size: Input (height, width) in pixels.
-        device: Where the model runs.
-        decoded: Images that are decoded at a time.
-        passed: Images that one block holds at a time.
-        kept: Images that all blocks hold at a time, for a backward pass.
-    """
+    """Raise an error for an input (height, width) that does not fit in memory."""
     needed = decoded * _PIXEL_COPIES * 3 * size[0] * size[1] * _FLOAT_BYTES
     if device.type == "cpu":
         held = passed + kept * len(vit.encoder_blocks)
@@ -52,11 +43,9 @@ def check_memory(
     available = find_available_memory()
     if available is not None and needed > available:
         count = max(decoded, passed, kept)
-        images, smaller = (
-            ("1 image", "input size")
-            if count == 1
-            else (f"{count} images", "batch size or input size")
-        )
+        images, smaller = "1 image", "input size"
+        if count > 1:
+            images, smaller = f"{count} images", "batch size or input size"
         raise MemoryShortageError(
             f"{images} of {size[0]} x {size[1]} px would take {needed / 1e9:.1f} GB of memory or "
             f"more, but only {available / 1e9:.1f} GB are free: use a smaller {smaller}"

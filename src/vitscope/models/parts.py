@@ -1,6 +1,7 @@
 """Shared parts of adapters: refusals by name, heads, fused and packed projections, blocks."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.functional import linear
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from vitscope.errors import UnsupportedModelError
+from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.trace import AttentionTail
 
@@ -24,12 +26,36 @@ def require(condition: bool, model: str, setting: str) -> None:
         )
 
 
+def require_class(part: object, kinds: Collection[type], model: str, what: str) -> None:
+    """Refuse a part of another class, derived ones included: they may compute something else."""
+    require(type(part) in kinds, model, f"{what} {type(part).__name__}")
+
+
 def split_heads(
     tokens: Float[Tensor, "batch token value_dim"], num_heads: int
 ) -> Float[Tensor, "batch head token head_dim"]:
     """Split each token's vector into its heads."""
     batch, length, _ = tokens.shape
     return tokens.view(batch, length, num_heads, -1).transpose(1, 2)
+
+
+def rotate_patches(
+    keys: Float[Tensor, "batch head token head_dim"],
+    cos: Float[Tensor, "patch head_dim"],
+    sin: Float[Tensor, "patch head_dim"],
+) -> Float[Tensor, "batch head token head_dim"]:
+    """Rotate the last tokens, the patches; dimension i is rotated with i + head_dim / 2."""
+    prefix, patches = keys[:, :, : -len(cos)], keys[:, :, -len(cos) :]
+    first, second = patches.chunk(2, dim=-1)
+    turned = patches * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((prefix, turned), dim=2)
+
+
+def lay_out(
+    order: Mapping[str, int], patch_size: tuple[int, int], height: int, width: int
+) -> TokenLayout:
+    """Lay out the tokens of an input of any size, to be pickled."""
+    return make_layout(order, make_grid(height, width, patch_size))
 
 
 def project_fused(
@@ -113,8 +139,7 @@ def make_prenorm_parts(
 
 def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
     """Refuse anything but plain attention with tokens in the second dimension."""
-    kind = type(attention)
-    require(kind is nn.MultiheadAttention, owner, f"attention {kind.__name__}")
+    require_class(attention, {nn.MultiheadAttention}, owner, "attention")
     packed: Any = attention
     projection = type(packed.out_proj)
     for known, setting in (
@@ -144,15 +169,6 @@ def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row
     return Heads(query=query[:, :, 0], keys=keys, values=values)
 
 
-def make_packed_tail(
-    attention: nn.MultiheadAttention, scale: Float[Tensor, " dim"] | None
-) -> AttentionTail:
-    """The map from concatenated heads to the residual stream."""
-    return AttentionTail(
-        weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=scale
-    )
-
-
 def make_packed_pooling(
     head: nn.Module,
     attention: nn.MultiheadAttention,
@@ -167,7 +183,9 @@ def make_packed_pooling(
         taps={},
         make_heads=partial(make_packed_heads, attention),
         scale=float(attention.head_dim) ** -0.5,
-        tail=make_packed_tail(attention, None),
+        tail=AttentionTail(
+            weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=None
+        ),
         branch=attention,
         mlp_norm=mlp_norm,
         finish=finish,
@@ -175,22 +193,24 @@ def make_packed_pooling(
 
 
 def make_packed_block(
-    block: Any, attention: nn.Module, owner: str, *, branch: nn.Module, mlp_scale: Any
+    block: Any,
+    attention: nn.Module,
+    owner: str,
+    *,
+    parts: Collection[str],  # those that a block may have
+    branch: nn.Module,  # what its attention adds
+    mlp_scale: Any,
 ) -> BlockParts:
-    """Pre-norm block around `nn.MultiheadAttention`; `branch` is what its attention adds."""
+    """Pre-norm block around `nn.MultiheadAttention`."""
+    unknown = {name for name, _ in block.named_children()}.difference(parts)
+    require(not unknown, owner, f"blocks with {', '.join(sorted(unknown))}")
     packed = check_packed_attention(attention, owner)
-    make_heads = partial(make_packed_heads, packed)
-    return BlockParts(
-        block=block,
-        attention=packed,
-        taps={},
-        make_heads=make_heads,
-        # Packed heads are always computed from the call.
-        project_heads=make_heads,
-        scale=float(packed.head_dim) ** -0.5,
-        tail=make_packed_tail(packed, getattr(branch, "gamma", None)),
+    finish = partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale)
+    found = make_packed_pooling(block, packed, mlp_norm=block.ln_2, finish=finish)
+    return replace(
+        found,
+        project_heads=found.make_heads,  # packed heads are always computed from the call
+        tail=replace(found.tail, scale=getattr(branch, "gamma", None)),
         branch=branch,
         attention_norm=block.ln_1,
-        mlp_norm=block.ln_2,
-        finish=partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale),
     )

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vitscope.layout import TokenLayout
 from vitscope.models.running import OwnHook
@@ -50,7 +49,7 @@ def replace_output(output: Any, stream: Tensor) -> Any:
 
 def compute_norms(tokens: Tensor) -> Tensor:
     """Norm of each token, in at least float32."""
-    dtype = torch.float64 if tokens.dtype == torch.float64 else torch.float32
+    dtype = torch.promote_types(tokens.dtype, torch.float32)
     norms: Tensor = torch.linalg.vector_norm(tokens, dim=-1, dtype=dtype)
     return norms
 
@@ -68,16 +67,13 @@ class StreamRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the blocks for the duration of the context."""
-        handles: list[RemovableHandle] = [
-            block.register_forward_pre_hook(OwnHook(self._enter_block), with_kwargs=True)
-            for block in self._blocks
-        ]
-        handles.append(self._blocks[-1].register_forward_hook(OwnHook(self._leave_last)))
-        try:
+        with ExitStack() as stack:
+            for block in self._blocks:
+                enter = OwnHook(self._enter_block)
+                stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
+            leave = OwnHook(self._leave_last)
+            stack.enter_context(self._blocks[-1].register_forward_hook(leave))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def finish(self) -> StreamTrace:
         """Return the recorded stream after the forward."""
@@ -109,7 +105,7 @@ class StreamRecorder:
     def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> None:
         batch, _, dim = stream.shape
         depths, patches = len(self._blocks) + 1, len(self._layout.groups["patches"])
-        dtype = torch.float64 if stream.dtype == torch.float64 else torch.float32
+        dtype = torch.promote_types(stream.dtype, torch.float32)
         make = partial(torch.full, fill_value=math.nan, dtype=dtype, device=stream.device)
         self._patch_norms = make((batch, depths, patches))
         if self._layout.query is not None:

@@ -10,21 +10,13 @@ from torch import nn
 from vitscope.testing.randomize import randomize
 
 _TIMM: dict[str, Any] = {"timm_model_name": "test_vit", "image_size": 160}
+_VISION = {"layers": 3, "width": 32, "head_width": 8, "patch_size": 8, "image_size": 32}
 _TEXT = CLIPTextCfg(context_length=4, vocab_size=8, width=8, heads=2, layers=1)
 
 
 def make_tiny_clip(*, quick_gelu: bool = False, **settings: Any) -> nn.Module:
     """Make a CLIP model whose image tower, `visual`, has settings of `CLIPVisionCfg`."""
-    vision = CLIPVisionCfg(
-        **{
-            "layers": 3,
-            "width": 32,
-            "head_width": 8,
-            "patch_size": 8,
-            "image_size": 32,
-            **settings,
-        }
-    )
+    vision = CLIPVisionCfg(**{**_VISION, **settings})
     return randomize(CLIP(embed_dim=12, vision_cfg=vision, text_cfg=_TEXT, quick_gelu=quick_gelu))
 
 

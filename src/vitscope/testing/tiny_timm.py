@@ -25,6 +25,20 @@ _DINOV3: dict[str, Any] = {
     "use_fc_norm": False,
     "use_rot_pos_emb": True,
 }
+_EVA02: dict[str, Any] = {
+    "swiglu_mlp": True,
+    "mlp_ratio": _TWO_THIRDS,
+    "use_rot_pos_emb": True,
+    "ref_feat_shape": (6, 6),
+}
+_MIXED: dict[str, Any] = {
+    "attn_type": "rope",
+    "init_values": 1e-5,
+    "use_abs_pos_emb": False,
+    "use_rot_pos_emb": True,
+    "rope_type": "mixed",
+    "dynamic_img_size": True,
+}
 
 
 def _make(build: Callable[..., nn.Module], **settings: Any) -> nn.Module:
@@ -33,11 +47,7 @@ def _make(build: Callable[..., nn.Module], **settings: Any) -> nn.Module:
 
 def _make_clip() -> nn.Module:
     module: Any = _make(
-        VisionTransformer,
-        num_classes=12,
-        pre_norm=True,
-        act_layer=QuickGELU,
-        dynamic_img_size=True,
+        VisionTransformer, num_classes=12, pre_norm=True, act_layer=QuickGELU, dynamic_img_size=True
     )
     # As set by timm.create_model; it shows that the head of a CLIP tower is a projection.
     module.pretrained_cfg = {
@@ -72,39 +82,11 @@ TINY_TIMM: dict[str, Callable[[], nn.Module]] = {
         _make, VisionTransformer, class_token=False, global_pool="map", dynamic_img_size=True
     ),
     "vit_map": partial(_make, VisionTransformer, reg_tokens=2, global_pool="map", fc_norm=True),
-    "eva02": partial(
-        _make,
-        Eva,
-        qkv_fused=False,
-        swiglu_mlp=True,
-        scale_mlp=True,
-        mlp_ratio=_TWO_THIRDS,
-        use_rot_pos_emb=True,
-        ref_feat_shape=(6, 6),
-    ),
-    "eva02_fused": partial(
-        _make,
-        Eva,
-        swiglu_mlp=True,
-        mlp_ratio=_TWO_THIRDS,
-        use_rot_pos_emb=True,
-        ref_feat_shape=(6, 6),
-        global_pool="token",
-        dynamic_img_size=True,
-    ),
+    "eva02": partial(_make, Eva, **_EVA02, qkv_fused=False, scale_mlp=True),
+    "eva02_fused": partial(_make, Eva, **_EVA02, global_pool="token", dynamic_img_size=True),
     "dinov3": partial(_make, Eva, **_DINOV3, qkv_bias=False),
     "dinov3_bias": partial(_make, Eva, **_DINOV3, swiglu_mlp=True, swiglu_align_to=8),
-    "rope_mixed": partial(
-        _make,
-        Eva,
-        attn_type="rope",
-        init_values=1e-5,
-        global_pool="token",
-        use_abs_pos_emb=False,
-        use_rot_pos_emb=True,
-        rope_type="mixed",
-        dynamic_img_size=True,
-    ),
+    "rope_mixed": partial(_make, Eva, **_MIXED, global_pool="token"),
     "rope_grouped": partial(
         _make,
         Eva,
@@ -137,17 +119,6 @@ AVERAGED_TIMM: dict[str, Callable[[], nn.Module]] = {
     "vit_gap": partial(_make, VisionTransformer, **_GAP, dynamic_img_size=True),
     "vit_reg_gap": partial(_make, VisionTransformer, **_GAP, reg_tokens=3, fc_norm=False),
     "vit_all": partial(_make, VisionTransformer, **_GAP, reg_tokens=3, pool_include_prefix=True),
-    "rope_gap": partial(
-        _make,
-        Eva,
-        **_GAP,
-        num_reg_tokens=1,
-        attn_type="rope",
-        init_values=1e-5,
-        use_abs_pos_emb=False,
-        use_rot_pos_emb=True,
-        rope_type="mixed",
-        dynamic_img_size=True,
-    ),
+    "rope_gap": partial(_make, Eva, **_GAP, **_MIXED, num_reg_tokens=1),
 }
 """Builders of models whose global feature is the mean of their tokens: they have no row."""

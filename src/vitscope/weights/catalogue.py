@@ -88,11 +88,6 @@ _COLUMNS = (
 )
 
 
-def _read_tables() -> dict[str, Any]:
-    text = files("vitscope.weights").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
-
-
 def _read_entries(tables: Mapping[str, Any]) -> dict[str, CatalogueEntry]:
     entries = {}
     for key, table in tables.items():
@@ -112,7 +107,8 @@ def _find_repository(model_id: str) -> str:
     return model_id
 
 
-_TABLES = _read_tables()
+_FILE = files("vitscope.weights") / "catalogue.toml"
+_TABLES = tomllib.loads(_FILE.read_text(encoding="utf-8"))
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(_read_entries(_TABLES))
 """Models by built-in name, grouped by family and sorted by size within each."""

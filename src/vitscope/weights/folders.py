@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from vitscope.errors import ModelUnreachableError, UnsupportedModelError
+from vitscope.errors import ModelUnreachableError, UnsupportedModelError, first_line
 
 
 def find_folder(name: str) -> Path | None:
@@ -32,8 +32,9 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
             f"{path.name} of {name} cannot be read ({error.strerror}): check its permissions"
         ) from None
     except (ValueError, RecursionError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UnsupportedModelError(f"{path.name} of {name} is damaged ({reason})") from None
+        raise UnsupportedModelError(
+            f"{path.name} of {name} is damaged ({first_line(error)})"
+        ) from None
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path.name} of {name} is damaged (no object at its top)")
     return content

@@ -15,7 +15,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from vitscope.errors import ModelUnreachableError, UnknownModelError
+from vitscope.errors import ModelUnreachableError, UnknownModelError, first_line
 from vitscope.weights.catalogue import CatalogueEntry
 from vitscope.weights.embedded import EMBEDDED_NAME, embedded_available
 
@@ -104,9 +104,8 @@ def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | 
 def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableError:
     # huggingface_hub wraps the actual reason in a paragraph of advice.
     cause = error.__cause__ or error
-    reason = str(cause).strip().partition("\n")[0]
-    if isinstance(cause, OfflineModeIsEnabled):
-        reason = "HF_HUB_OFFLINE is set"
+    offline = isinstance(cause, OfflineModeIsEnabled)
+    reason = "HF_HUB_OFFLINE is set" if offline else first_line(cause)
     return ModelUnreachableError(
         f"{repo_id} is not cached and cannot be fetched ({reason}): connect to the network, or "
         "give the path of a local folder with the model"
