@@ -1,8 +1,7 @@
 """The saved result of an audit: a folder from which everything is drawn, without a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -21,11 +20,11 @@ from vitscope.results.manifest import Manifest, check_same_run, read_manifest, r
 from vitscope.results.mergeable import MergeableResult, check_disjoint
 from vitscope.results.merging import merge_parts, read_ids
 from vitscope.results.result_html import show_audit
-from vitscope.results.schema import AuditSummary, read_summary
+from vitscope.results.saved_result import saved_summary
+from vitscope.results.schema import AuditSummary
 from vitscope.results.trace_summary import merge_traces
 
 
-@dataclass(frozen=True)
 class AuditResult(MergeableResult):
     """An audit on disk: read access to its files.
 
@@ -33,14 +32,8 @@ class AuditResult(MergeableResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> AuditSummary:
-        """Every number over the images.
-
-        Raises:
-            ResultError: If it is not an audit of this schema, or damaged.
-        """
-        return read_summary(self.folder, AuditSummary)
+    summary = saved_summary(AuditSummary)
+    """Every number over the images; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {self.summary.last.verdict.text}"

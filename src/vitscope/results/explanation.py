@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -19,8 +18,8 @@ from vitscope.files.typed_json import read_typed
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
 from vitscope.results.result_html import show_explanation
-from vitscope.results.saved_result import SavedResult
-from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing, read_summary
+from vitscope.results.saved_result import SavedResult, saved_summary
+from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing
 from vitscope.results.schema_numbers import ImageNumbers, nest
 from vitscope.results.verdict import ImageVerdict
 from vitscope.row_maps import map_shares_along
@@ -52,14 +51,8 @@ class Explanation(SavedResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> ExplanationSummary:
-        """Every number of the images.
-
-        Raises:
-            ResultError: If it is not an explanation of this schema, or damaged.
-        """
-        return read_summary(self.folder, ExplanationSummary)
+    summary = saved_summary(ExplanationSummary)
+    """Every number of the images; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         return "\n".join(f"{one.path}: {one.verdict.text}" for one in self.summary.images)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,8 +29,8 @@ from vitscope.results.map_verdict import (
 from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same, list_plans
 from vitscope.results.model_identity import ModelIdentity
 from vitscope.results.result_html import show_judgement
-from vitscope.results.saved_result import PROVENANCE, SCORES, write_result
-from vitscope.results.schema import DataSummary, JudgementSummary, read_summary
+from vitscope.results.saved_result import PROVENANCE, SCORES, saved_summary, write_result
+from vitscope.results.schema import DataSummary, JudgementSummary
 from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, MapScores
 
 MAPS = "maps.parquet"
@@ -46,7 +45,6 @@ SANITY = ("randomised_last", "randomised_all", "other_target", "sensitivity")
 _IDENTITY = ("path", "image_id", "removal", "map", "ceiling")
 
 
-@dataclass(frozen=True)
 class JudgeResult(MergeableResult):
     """Judged maps on disk: read access to their files.
 
@@ -54,14 +52,8 @@ class JudgeResult(MergeableResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> JudgementSummary:
-        """Every number over the images.
-
-        Raises:
-            ResultError: If it is not a judgement of this schema, or damaged.
-        """
-        return read_summary(self.folder, JudgementSummary)
+    summary = saved_summary(JudgementSummary)
+    """Every number over the images; `ResultError` if it is damaged or of another kind."""
 
     @property
     def identity(self) -> ModelIdentity:

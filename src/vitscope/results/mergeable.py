@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,7 +17,6 @@ from vitscope.files.workspace import kept_from_runs
 from vitscope.results.saved_result import PROVENANCE, TabularResult
 
 
-@dataclass(frozen=True)
 class MergeableResult(TabularResult):
     """A result that others of disjoint sets of images can be added to.
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ from vitscope.files.reading import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.result_text import tell_one_shot
-from vitscope.results.saved_result import TabularResult, write_result
-from vitscope.results.schema import OneShotSummary, read_summary
+from vitscope.results.saved_result import TabularResult, saved_summary, write_result
+from vitscope.results.schema import OneShotSummary
 from vitscope.results.schema_numbers import Measured, TopAccuracy
 
 _DRAWS = "draws.parquet"
 
 
-@dataclass(frozen=True)
 class OneShotResult(TabularResult):
     """One-shot accuracies on disk: read access to their files.
 
@@ -30,14 +28,8 @@ class OneShotResult(TabularResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> OneShotSummary:
-        """Every number over the draws.
-
-        Raises:
-            ResultError: If it is not a one-shot result of this schema, or damaged.
-        """
-        return read_summary(self.folder, OneShotSummary)
+    summary = saved_summary(OneShotSummary)
+    """Every number over the draws; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {tell_one_shot(self.summary)}"

@@ -27,6 +27,7 @@ from vitscope.results.schema import (
     KINDS,
     AuditSummary,
     JudgementSummary,
+    S,
     Summary,
     read_summary,
     write_summary,
@@ -51,6 +52,11 @@ class TemporaryFolder:
     def keep(self) -> bool:
         """Make the folder permanent; False if it already was."""
         return self._finalizer.detach() is not None
+
+
+def saved_summary(*kinds: type[S]) -> cached_property[S]:
+    """The summary of a result of one of these kinds, read when it is first asked for."""
+    return cached_property(lambda result: read_summary(result.folder, *kinds))
 
 
 @dataclass(frozen=True)
@@ -95,14 +101,8 @@ class SavedResult:
         _ = result.summary  # reading checks it
         return result
 
-    @cached_property
-    def summary(self) -> Summary:
-        """Every number over the images.
-
-        Raises:
-            ResultError: If it is not a result of this kind and schema, or damaged.
-        """
-        return read_summary(self.folder, *KINDS)
+    summary = saved_summary(*KINDS)
+    """Every number; `ResultError` if it is damaged or of another kind."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -210,7 +210,6 @@ class SavedResult:
         return type(self)(target)
 
 
-@dataclass(frozen=True)
 class TabularResult(SavedResult, ABC):
     """A result with a table that pandas and Polars can read.
 
