@@ -14,10 +14,9 @@ from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table, plain_damage
-from vitscope.files.storage import link_or_copy
 from vitscope.files.typed_json import read_typed
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
+from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
 from vitscope.results.map_verdict import (
     REFERENCE_MAP,
     MapVerdict,
@@ -123,7 +122,7 @@ class JudgeResult(MergeableResult):
         Raises:
             ResultError: If its file is missing or damaged.
         """
-        return read_maps(self.folder / _name_maps(index), self.summary.images[index].maps)
+        return read_maps(self.folder / name_maps(index), self.summary.images[index].maps)
 
     @classmethod
     def _merge_into(cls, folder: Path, results: Sequence[Self]) -> None:
@@ -168,26 +167,14 @@ def _merge_images(
     folder: Path, results: Sequence[JudgeResult], limit: int
 ) -> tuple[JudgedImage, ...]:
     kept = [
-        (image, result.folder / _name_maps(index))
+        (image, result.folder / name_maps(index))
         for result in results
         for index, image in enumerate(result.summary.images)
     ]
     return tuple(
-        replace(image, file=_keep_maps(folder, index, file))
+        replace(image, file=keep_maps(folder, index, file))
         for index, (image, file) in enumerate(kept[:limit])
     )
-
-
-def _keep_maps(folder: Path, index: int, file: Path) -> str:
-    name = _name_maps(index)
-    with plain_disk_errors(folder):
-        (folder / name).parent.mkdir(exist_ok=True)
-        link_or_copy(file, folder / name)
-    return name
-
-
-def _name_maps(index: int) -> str:
-    return f"maps/{index:04d}.npz"
 
 
 @dataclass(frozen=True)
@@ -197,8 +184,7 @@ class _About:
 
 def write_part_maps(part: Path, maps: ImageMaps) -> None:
     """Write the maps of an image that is kept."""
-    write_maps(part / _MAPS_FILE, maps)
-    about = {name: one.about for name, one in maps.maps.items()}
+    about = write_maps(part / _MAPS_FILE, maps)
     write_json(part / _ABOUT_FILE, asdict(_About(about)))
 
 
@@ -216,7 +202,7 @@ def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
             JudgedImage(
                 path=first["path"][0].as_py(),
                 image_id=first["image_id"][0].as_py(),
-                file=_keep_maps(folder, len(kept), part / _MAPS_FILE),
+                file=keep_maps(folder, len(kept), part / _MAPS_FILE),
                 maps=read_typed(_About, read_json(about), printable_path(about)).maps,
                 skill=dict(skills),
             )

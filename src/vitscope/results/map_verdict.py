@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from vitscope.metrics.jackknife import (
-    NUM_BLOCKS,
     Estimate,
     Replicates,
     block_of,
@@ -59,13 +58,11 @@ def average(values: Float64[np.ndarray, " image"], ids: Sequence[str]) -> Estima
         return Estimate(math.nan, None)
     kept = values[defined]
     blocks = np.array([block_of(image) for image in ids])[defined]
-    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
+    used, sizes = np.unique(blocks, return_counts=True)
     left_out = [
-        float(kept[blocks != block].mean()) if (blocks != block).any() else math.nan
-        for block in used
+        float(kept[blocks != block].mean()) if len(used) > 1 else math.nan for block in used
     ]
-    sizes = [int((blocks == block).sum()) for block in used]
-    return make_estimate(float(kept.mean()), left_out, sizes)
+    return make_estimate(float(kept.mean()), left_out, sizes.tolist())
 
 
 def replicate_skill(
@@ -80,11 +77,10 @@ def replicate_skill(
     others.
     """
     blocks = np.array([block_of(image) for image in ids])
-    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
+    used, sizes = np.unique(blocks, return_counts=True)
     left_out = tuple(_divide(gaps, random, oracle, blocks != block) for block in used)
-    sizes = tuple(int((blocks == block).sum()) for block in used)
     everything = np.ones(len(ids), dtype=bool)
-    return Replicates(_divide(gaps, random, oracle, everything), left_out, sizes)
+    return Replicates(_divide(gaps, random, oracle, everything), left_out, tuple(sizes.tolist()))
 
 
 def _divide(

@@ -16,7 +16,7 @@ from vitscope.results.result_html import show_one_shot
 from vitscope.results.result_text import tell_one_shot
 from vitscope.results.saved_result import TabularResult, saved_summary, write_result
 from vitscope.results.schema import OneShotSummary
-from vitscope.results.schema_numbers import Measured, TopAccuracy
+from vitscope.results.schema_numbers import Measured, TopAccuracy, nest
 
 _DRAWS = "draws.parquet"
 
@@ -78,27 +78,20 @@ def finish_one_shot(
 
 
 def _make_table(scores: Sequence[DrawScore]) -> pa.Table:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(score, name) for score in scores]
-        for name in ("draw", "classifier", "readout", "part")
-    }
-    for name in Accuracy._fields:
-        columns[name] = [getattr(score.accuracy, name) for score in scores]
-    return pa.table(columns)
+    rows = [vars(score) | score.accuracy._asdict() for score in scores]
+    return pa.Table.from_pylist(rows).drop_columns("accuracy")
 
 
-def average_scores(
-    scores: Sequence[DrawScore],
-) -> dict[str, dict[str, dict[str, TopAccuracy]]]:
+def average_scores(scores: Sequence[DrawScore]) -> dict[str, dict[str, dict[str, TopAccuracy]]]:
     """Mean over draws, by classifier, readout and part."""
-    by_path: dict[tuple[str, str, str], list[Accuracy]] = {}
+    by_path: dict[tuple[str, ...], list[Accuracy]] = {}
     for score in scores:
         path = (score.classifier, score.readout, score.part)
         by_path.setdefault(path, []).append(score.accuracy)
-    found: dict[str, dict[str, dict[str, TopAccuracy]]] = {}
-    for (classifier, readout, part), accuracies in by_path.items():
-        columns = np.asarray(accuracies).T
-        top1, top5 = (Measured(**asdict(average_draws(values))) for values in columns)
-        parts = found.setdefault(classifier, {}).setdefault(readout, {})
-        parts[part] = TopAccuracy(top1=top1, top5=top5)
-    return found
+    return nest({path: _average(accuracies) for path, accuracies in by_path.items()})
+
+
+def _average(accuracies: Sequence[Accuracy]) -> TopAccuracy:
+    columns = np.asarray(accuracies).T
+    top1, top5 = (Measured(**asdict(average_draws(values))) for values in columns)
+    return TopAccuracy(top1=top1, top5=top5)

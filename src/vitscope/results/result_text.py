@@ -9,7 +9,6 @@ from vitscope.results.choices import describe_settings
 from vitscope.results.number_text import NumberText, write_number, write_percent
 from vitscope.results.schema import (
     AuditSummary,
-    DataSummary,
     ExplainedImage,
     ExplanationSummary,
     LedgerSummary,
@@ -17,7 +16,7 @@ from vitscope.results.schema import (
     Summary,
 )
 from vitscope.results.schema_maps import MapSummary
-from vitscope.results.schema_numbers import LayerSummary, Measured, TraceSummary
+from vitscope.results.schema_numbers import LayerSummary, TraceSummary
 from vitscope.results.vocabulary import SOURCES, name_term, name_token, order_terms
 
 Row = tuple[str, ...]
@@ -45,11 +44,9 @@ def list_notes(summary: Summary) -> list[str]:
 
 def describe_audit(summary: AuditSummary) -> tuple[str, str]:
     """What was audited, and how well the ledger balances."""
-    model, data = summary.model, summary.data
-    rows, columns = model.grid
-    height, width = summary.preprocessing.size
+    model, (rows, columns) = summary.model, summary.model.grid
     return (
-        f"{data.num_images} images{describe_left_out(data)}, {height} x {width} px, "
+        f"{describe_images(summary)}, "
         f"{rows} x {columns} patches, {model.num_registers} registers, "
         f"layer {summary.layer}, {model.dtype}",
         _describe_proof(summary),
@@ -59,18 +56,19 @@ def describe_audit(summary: AuditSummary) -> tuple[str, str]:
 def describe_one_shot(summary: OneShotSummary) -> str:
     """What was classified."""
     model, data = summary.model, summary.data
-    height, width = summary.preprocessing.size
     unlabelled = _count(data.num_unlabelled, "in no class's folder or without a label and left out")
     return (
-        f"{data.num_classes} classes, {data.num_images} images{describe_left_out(data)}"
-        f"{unlabelled}, {height} x {width} px, {model.num_registers} registers, {model.dtype}"
+        f"{data.num_classes} classes, {describe_images(summary, unlabelled)}, "
+        f"{model.num_registers} registers, {model.dtype}"
     )
 
 
-def describe_left_out(data: DataSummary) -> str:
-    """Images that are not among those counted."""
+def describe_images(summary: Summary, left_out: str = "") -> str:
+    """How many images, which others were left out, and the size of the input."""
+    data, (height, width) = summary.data, summary.preprocessing.size
     failed = _count(data.num_failed, "not readable (see failures.csv)")
-    return failed + _count(data.num_repeated, "the same again and left out")
+    repeated = _count(data.num_repeated, "the same again and left out")
+    return f"{data.num_images} images{failed}{repeated}{left_out}, {height} x {width} px"
 
 
 def _count(number: int, words: str) -> str:
@@ -324,10 +322,6 @@ def _accuracy_rows(summary: OneShotSummary, readout: str) -> Iterator[Row]:
             if part in of_readout[readout]
         ]
         if found:
-            cells = (_percent(value) for entry in found for value in (entry.top1, entry.top5))
+            tops = (top for entry in found for top in (entry.top1, entry.top5))
+            cells = (tell_percent(top.value, top.ci95) for top in tops)
             yield (readout if part == "full" else "", name_term(part), *cells)
-
-
-def _percent(accuracy: Measured) -> str:
-    ends = [100 * end for end in accuracy.ci95]
-    return tell_estimate(100 * accuracy.value, ends, digits=1)

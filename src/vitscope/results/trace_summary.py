@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.reading import open_table, plain_damage
-from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate
+from vitscope.metrics.jackknife import Estimate, block_of, make_estimate
 from vitscope.results.schema_numbers import TraceSummary
 
 _TABLE = "traced.parquet"
@@ -75,15 +75,14 @@ def _summarize(table: pa.Table) -> TraceSummary:
 def _make_ratio(
     total: Float64[np.ndarray, " image"], blocks: np.ndarray
 ) -> Callable[[Float64[np.ndarray, " image"]], Estimate]:
-    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
-    sizes = [int((blocks == block).sum()) for block in used]
+    used, sizes = np.unique(blocks, return_counts=True)
 
     def estimate(parts: Float64[np.ndarray, " image"]) -> Estimate:
         with np.errstate(invalid="ignore", divide="ignore"):  # without the only block
             left_out = [
                 float(parts[blocks != block].sum() / total[blocks != block].sum()) for block in used
             ]
-            return make_estimate(float(parts.sum() / total.sum()), left_out, sizes)
+            return make_estimate(float(parts.sum() / total.sum()), left_out, sizes.tolist())
 
     return estimate
 
