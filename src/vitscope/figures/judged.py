@@ -25,7 +25,12 @@ CURVES = {"deletion": "patches removed", "insertion": "patches present"}
 
 def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
     """Skill of each map, the best first; a panel for each removal that all results share."""
-    selection = select(results, _read, kind="judgement", choices=(TARGET, REMOVAL, MAP_LAYER))
+    selection = select(
+        results,
+        lambda one: one.judgement,
+        kind="judgement",
+        choices=(TARGET, REMOVAL, MAP_LAYER),
+    )
     removals = _share_removals([summary for _, summary in selection.found])
     points = [
         Point(model=model, panel=removal, term=name, x=name_map(summary, name), number=number)
@@ -55,10 +60,6 @@ _ENDS = ("oracle", "random")
 """Baselines whose skill is 1 and 0 by definition."""
 
 
-def _read(result: ModelResult) -> JudgementSummary:
-    return result.judgement
-
-
 def _share_removals(summaries: Sequence[JudgementSummary]) -> list[str]:
     return [
         removal
@@ -81,7 +82,7 @@ def _sort(points: Sequence[Point]) -> list[Point]:
 
 def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
     """Target over the fraction of patches removed and added, of every map."""
-    selection = select(results, _read, kind="judgement")
+    selection = select(results, lambda one: one.judgement, kind="judgement")
     points = [
         Point(
             model=model,

@@ -29,6 +29,7 @@ from vitscope.figures.depths import (
     describe_layer_similarity,
 )
 from vitscope.figures.description import FigureData, NothingToDrawError, over_size
+from vitscope.figures.differences import describe_remedies
 from vitscope.figures.image_numbers import (
     describe_covariates,
     describe_interdependence,
@@ -37,8 +38,6 @@ from vitscope.figures.image_numbers import (
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
-from vitscope.figures.remedies import describe_remedies
-from vitscope.figures.rendering.bars import draw_parts
 from vitscope.figures.rendering.by_depth import (
     draw_by_depth,
     draw_by_layer,
@@ -54,7 +53,7 @@ from vitscope.figures.rendering.clouds import (
 )
 from vitscope.figures.rendering.judged import draw_map_curves, draw_map_scores
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
-from vitscope.figures.rendering.remedies import draw_remedies
+from vitscope.figures.rendering.rows import draw_parts, draw_remedies
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth

@@ -21,8 +21,7 @@ from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
 from vitscope.results import schema
 from vitscope.results.choices import describe_settings
-from vitscope.results.compared_runs import check_run, read_runs
-from vitscope.results.saved_result import SavedResult
+from vitscope.results.saved_result import SavedResult, check_run, read_runs
 from vitscope.results.schema import KINDS, S, Summary
 from vitscope.results.schema_remedies import EDITED, PLACES
 

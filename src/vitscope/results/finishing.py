@@ -8,7 +8,6 @@ from vitscope.files.reading import open_table
 from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import AuditSums
-from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
 from vitscope.results.saved_result import list_source_notes, write_result
@@ -18,10 +17,13 @@ from vitscope.results.summary import (
     add_centred_numbers,
     judge_layer,
     read_column,
+    summarize_anatomy,
+    summarize_covariates,
     summarize_errors,
     summarize_images,
+    summarize_interdependence,
+    summarize_layer_similarity,
 )
-from vitscope.results.token_summary import summarize_anatomy, summarize_layer_similarity
 from vitscope.results.trace_summary import summarize_traces
 
 

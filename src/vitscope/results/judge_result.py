@@ -25,8 +25,13 @@ from vitscope.results.map_verdict import (
     judge_maps,
     replicate_skill,
 )
-from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same, list_plans
-from vitscope.results.model_identity import ModelIdentity
+from vitscope.results.mergeable import (
+    MergeableResult,
+    ModelIdentity,
+    check_disjoint,
+    check_same,
+    list_plans,
+)
 from vitscope.results.result_html import show_judgement
 from vitscope.results.saved_result import PROVENANCE, SCORES, saved_summary, write_result
 from vitscope.results.schema import DataSummary, JudgementSummary

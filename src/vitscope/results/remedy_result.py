@@ -6,9 +6,8 @@ from vitscope.errors import ResultError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.compared_runs import check_run
 from vitscope.results.result_html import show_remedies
-from vitscope.results.saved_result import SavedResult, saved_summary
+from vitscope.results.saved_result import SavedResult, check_run, saved_summary
 from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import EDITED, ORIGINAL, PLACES
 

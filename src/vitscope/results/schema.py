@@ -22,10 +22,10 @@ from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import MapVerdict
 from vitscope.results.schema_maps import (
-    ByMap,
     JudgedImage,
     JudgedMap,
     JudgeReference,
+    KeptImage,
     MapScores,
     MapScoring,
     UsedJudgement,
@@ -216,13 +216,9 @@ class ReferenceSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainedImage:
+class ExplainedImage(KeptImage):
     """One explained image."""
 
-    path: str  # its file, printable
-    image_id: str  # digest of its bytes
-    file: str  # file of its maps in the result's folder
-    maps: ByMap
     framing: Framing  # "whole" or "cropped"
     input_size: Size  # input of the model as (height, width) in pixels
     grid: Size  # patches as (rows, columns)

@@ -69,9 +69,8 @@ class Look(NamedTuple):
     dashes: Dashes | str
 
 
-_SOLID: Dashes = (0, ())
-_DASHED: Dashes = (0, (4, 1.5))
-_DOTTED: Dashes = (0, (1, 1.2))
+DASHES: tuple[Dashes, ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
+_SOLID, _DASHED, _DOTTED = DASHES
 _DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
 # Paul Tol's "muted" palette, distinct from the colours of the terms.
 _FAMILY_LOOKS = {
@@ -91,7 +90,7 @@ _FAMILY_LOOKS = {
 }
 _OTHER_LOOKS = tuple(
     Look(colour, marker, dashes)
-    for dashes in (_SOLID, _DASHED, _DOTTED)
+    for dashes in DASHES
     for colour, marker in (
         ("#332288", "o"),
         ("#CC6677", "^"),
@@ -114,7 +113,6 @@ _SETTINGS: dict[str, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": BASE_PT,
     "axes.titleweight": "bold",
-    "axes.unicode_minus": True,
     "errorbar.capsize": 1.5,
     "font.family": "DejaVu Sans",
     "font.size": BASE_PT,
@@ -129,7 +127,6 @@ _SETTINGS: dict[str, Any] = {
     "legend.handletextpad": 0.5,
     "lines.linewidth": 1.1,
     "lines.markersize": 3.8,
-    "mathtext.fontset": "dejavusans",
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
     "svg.hashsalt": "vitscope",
