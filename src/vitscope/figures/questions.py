@@ -199,24 +199,36 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
-    explanations = [result for result in results if result.kind == "explanation"]
+    explanations = _take(results, "explanation")
     return draw_image(explanations, _find_image(explanations, image), heads=heads)
 
 
 def draw_heads_by_layer(results: Results, image: int = 0) -> Drawing:
     """Attention of every head in every layer of one image, by the first model that explains it."""
-    explanations = [result for result in results if result.kind == "explanation"]
-    image_id = _find_image(explanations, image)
-    return draw_heads(explanations[0], image_id)
+    explanations = _take(results, "explanation")
+    return draw_heads(explanations[0], _find_image(explanations, image))
+
+
+def _take(results: Results, kind: str) -> Results:
+    found = _list_kind(results, kind)
+    if not found:
+        raise NothingToDrawError(f"no result of the kind {kind!r}")
+    return found
+
+
+def _list_kind(results: Results, kind: str) -> Results:
+    return [result for result in results if result.kind == kind]
 
 
 def _find_image(explanations: Results, image: int) -> str:
-    if not explanations:
-        raise NothingToDrawError("no result of the kind 'explanation'")
-    ids = [one.image_id for one in explanations[0].explanation.images]
-    if not 0 <= image < len(ids):
-        raise UsageError(f"image {image} does not exist: expected 0 to {len(ids) - 1}")
-    return ids[image]
+    images = explanations[0].explanation.images
+    _check_image(image, len(images))
+    return images[image].image_id
+
+
+def _check_image(image: int, count: int) -> None:
+    if not 0 <= image < count:
+        raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
 
 
 def draw_heads(result: ModelResult, image_id: str) -> Drawing:
@@ -248,20 +260,16 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
 def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
     """One kept image of a judgement: its maps with the skill of each, the best-judged first."""
-    judgements = [result for result in results if result.kind == "judgement"]
-    if not judgements:
-        raise NothingToDrawError("no result of the kind 'judgement'")
-    count = len(judgements[0].judgement.images)
+    judged = _take(results, "judgement")[0]
+    count = len(judged.judgement.images)
     if not count:
         raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
-    if not 0 <= image < count:
-        raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
+    _check_image(image, count)
     # Reading maps needs torch.
     from vitscope.figures.explained import describe_judged_maps
     from vitscope.figures.rendering.maps import plot_judged
 
-    data = describe_judged_maps(judgements[0], image)
-    return Drawing(plot_judged(judgements[0], image), data, "judged_maps")
+    return Drawing(plot_judged(judged, image), describe_judged_maps(judged, image), "judged_maps")
 
 
 _SHEETS: Mapping[str, Callable[..., Drawing]] = {
@@ -285,7 +293,7 @@ def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]
 
 
 def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
-    audits = [result for result in results if result.kind == "audit"]
+    audits = _list_kind(results, "audit")
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
     for figures, chosen, whose in (
@@ -296,14 +304,12 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
         for name, figure in figures.items():
             settings = {"readout": readout} if figure == "restricted_cka" else {}
             yield name, partial(_draw_some, figure, chosen, whose, **settings)
-    names: dict[Path, str] = {}
-    for result in audits:
-        names[result.folder] = name_apart(slug(result.label), names.values())
+    named = _name_each(audits)
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
             yield name, partial(_refuse, "no audit among the results")
-        for result in audits:
-            yield f"{name}__{names[result.folder]}", partial(draw_figure, figure, [result])
+        for own, result in named.items():
+            yield f"{name}__{own}", partial(draw_figure, figure, [result])
 
 
 def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
@@ -318,7 +324,7 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
 
 
 def _plan_maps(results: Results) -> Iterator[Plan]:
-    explanations = [result for result in results if result.kind == "explanation"]
+    explanations = _list_kind(results, "explanation")
     ids = (image.image_id for one in explanations for image in one.explanation.images)
     images = list(dict.fromkeys(ids))
     if not images:
@@ -333,14 +339,19 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
 
 
 def _plan_judgements(results: Results) -> Iterator[Plan]:
-    judgements = [result for result in results if result.kind == "judgement"]
+    judgements = _list_kind(results, "judgement")
     yield "map_scores", partial(_draw_some, "map_scores", judgements, "no judgement")
-    names: dict[Path, str] = {}
-    for result in judgements:
-        own = names[result.folder] = name_apart(slug(result.label), names.values())
+    for own, result in _name_each(judgements).items():
         yield f"map_curves__{own}", partial(draw_figure, "map_curves", [result])
         for image in range(len(result.judgement.images)):
             yield f"judged_maps_{image:03d}__{own}", partial(draw_judged_maps, [result], image)
+
+
+def _name_each(results: Results) -> dict[str, ModelResult]:
+    named: dict[str, ModelResult] = {}
+    for result in results:
+        named[name_apart(slug(result.label), named)] = result
+    return named
 
 
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:

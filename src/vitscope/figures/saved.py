@@ -241,9 +241,7 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
 def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
     """Mark results by settings if these differ, and those of the same name by model and run too."""
     settings = [printable(describe_settings(result.summary)) for result in results]
-    alike: dict[tuple[str, str], list[ModelResult]] = {}
-    for result in results:
-        alike.setdefault((result.kind, result.label), []).append(result)
+    alike = _group_by_name(results)
     marked = []
     for result, told in zip(results, settings, strict=True):
         group = alike[result.kind, result.label]
@@ -257,10 +255,15 @@ def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
     return marked
 
 
-def _mark_times(results: Sequence[ModelResult]) -> list[ModelResult]:
-    alike: dict[tuple[str, str], list[ModelResult]] = {}
+def _group_by_name(results: Sequence[ModelResult]) -> dict[tuple[str, str], list[ModelResult]]:
+    groups: dict[tuple[str, str], list[ModelResult]] = {}
     for result in results:
-        alike.setdefault((result.kind, result.label), []).append(result)
+        groups.setdefault((result.kind, result.label), []).append(result)
+    return groups
+
+
+def _mark_times(results: Sequence[ModelResult]) -> list[ModelResult]:
+    alike = _group_by_name(results)
     times = {
         result.folder: time
         for group in alike.values()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from vitscope.errors import UsageError
-from vitscope.files.reading import open_table, plain_damage
+from vitscope.files.reading import plain_damage
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums
@@ -20,7 +20,7 @@ from vitscope.results.manifest import Manifest, check_same_run, read_manifest, r
 from vitscope.results.mergeable import MergeableResult, check_disjoint
 from vitscope.results.merging import merge_parts, read_ids
 from vitscope.results.result_html import show_audit
-from vitscope.results.saved_result import saved_summary
+from vitscope.results.saved_result import IMAGES, saved_summary
 from vitscope.results.schema import AuditSummary
 from vitscope.results.trace_summary import merge_traces
 
@@ -32,6 +32,7 @@ class AuditResult(MergeableResult):
         folder: Folder of the result.
     """
 
+    _table_file = IMAGES
     summary = saved_summary(AuditSummary)
     """Every number over the images; `ResultError` if it is damaged or of another kind."""
 
@@ -40,10 +41,6 @@ class AuditResult(MergeableResult):
 
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
-
-    @property
-    def _table(self) -> pa.Table:
-        return self.images
 
     @property
     def manifest(self) -> Manifest:
@@ -62,8 +59,7 @@ class AuditResult(MergeableResult):
         Raises:
             ResultError: If the table cannot be read.
         """
-        with open_table(self.folder / "images.parquet") as file:
-            return file.read()
+        return self._table
 
     @property
     def gallery(self) -> Gallery | None:

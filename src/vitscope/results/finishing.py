@@ -4,13 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitscope.files.reading import open_table
 from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import table_path
-from vitscope.results.saved_result import list_source_notes, write_result
+from vitscope.results.saved_result import list_source_notes, read_table, write_result
 from vitscope.results.schema import AuditSummary, DataSummary
 from vitscope.results.schema_numbers import LayerSummary, TraceSummary
 from vitscope.results.summary import (
@@ -91,6 +90,5 @@ def _note_ranges(table: Path) -> list[str]:
     narrow = read_column(table, "level_range") < NARROW
     names: list[str] = []
     if narrow.any():
-        with open_table(table) as file:
-            names = file.read(columns=["path"]).filter(narrow).column("path").to_pylist()
+        names = read_table(table, "path").filter(narrow)["path"].to_pylist()
     return note_narrow(names, len(narrow))

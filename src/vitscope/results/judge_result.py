@@ -13,7 +13,7 @@ from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
-from vitscope.files.reading import open_table, plain_damage
+from vitscope.files.reading import plain_damage
 from vitscope.files.typed_json import read_typed
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
@@ -33,7 +33,13 @@ from vitscope.results.mergeable import (
     list_plans,
 )
 from vitscope.results.result_html import show_judgement
-from vitscope.results.saved_result import PROVENANCE, SCORES, saved_summary, write_result
+from vitscope.results.saved_result import (
+    PROVENANCE,
+    SCORES,
+    read_table,
+    saved_summary,
+    write_result,
+)
 from vitscope.results.schema import DataSummary, JudgementSummary
 from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, MapScores
 
@@ -56,6 +62,7 @@ class JudgeResult(MergeableResult):
         folder: Folder of the result.
     """
 
+    _table_file = SCORES
     summary = saved_summary(JudgementSummary)
     """Every number over the images; `ResultError` if it is damaged or of another kind."""
 
@@ -91,17 +98,13 @@ class JudgeResult(MergeableResult):
         return show_judgement(self.summary)
 
     @property
-    def _table(self) -> pa.Table:
-        return self.scores
-
-    @property
     def scores(self) -> pa.Table:
         """One row per image, removal and map, with every score and both curves.
 
         Raises:
             ResultError: If the table cannot be read.
         """
-        return _read_table(self.folder, SCORES)
+        return self._table
 
     def read_gaps(self) -> tuple[list[str], dict[str, np.ndarray]]:
         """Identities of the images, and the gap of each map and baseline on them.
@@ -200,7 +203,7 @@ def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
         if not (part / _MAPS_FILE).exists():
             continue
         about = part / _ABOUT_FILE
-        scores = _read_table(part, SCORES)
+        scores = read_table(part / SCORES)
         first = next(iter(_split(scores, "removal").values()))
         skills = zip(first["map"].to_pylist(), _take(first, "skill").tolist(), strict=True)
         kept.append(
@@ -226,20 +229,15 @@ def concat_tables(folder: Path, parts: Sequence[Path]) -> None:
     """Write the tables of all parts as one."""
     write_tables(
         folder,
-        pa.concat_tables([_read_table(part, SCORES) for part in parts]),
-        pa.concat_tables([_read_table(part, MAPS) for part in parts]),
+        pa.concat_tables([read_table(part / SCORES) for part in parts]),
+        pa.concat_tables([read_table(part / MAPS) for part in parts]),
     )
 
 
 def read_ids(folder: Path) -> pa.ChunkedArray:
     """Identities of the images in the tables."""
-    of_maps = _split(_read_table(folder, MAPS), "map")
+    of_maps = _split(read_table(folder / MAPS), "map")
     return next(iter(of_maps.values()))["image_id"]
-
-
-def _read_table(folder: Path, name: str) -> pa.Table:
-    with open_table(folder / name) as file:
-        return file.read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -257,7 +255,7 @@ class JudgedNumbers:
 def summarize_tables(folder: Path, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:
     """Summarise the tables of a result; the first removal decides."""
     with plain_damage(folder):
-        return _summarize(_read_table(folder, SCORES), _read_table(folder, MAPS), maps)
+        return _summarize(read_table(folder / SCORES), read_table(folder / MAPS), maps)
 
 
 def _summarize(scores: pa.Table, about: pa.Table, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:

@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.reading import open_table
 from vitscope.files.storage import link_or_copy
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.manifest import Manifest, read_sums
@@ -20,7 +19,7 @@ from vitscope.results.records import (
     shard_paths,
     table_path,
 )
-from vitscope.results.saved_result import read_failures
+from vitscope.results.saved_result import IMAGES, read_failures, read_table
 
 _NO_IDS = pa.chunked_array([], pa.string())
 
@@ -41,11 +40,9 @@ def merge_parts(
 
 def read_ids(folder: Path) -> pa.ChunkedArray:
     """Identities of the images of a part or a result."""
-    table = folder / "images.parquet"
-    if not table.exists():  # a part without readable images
-        return _NO_IDS
-    with open_table(table) as file:
-        return file.read(columns=["image_id"])["image_id"]
+    table = folder / IMAGES
+    # A part without readable images has no table.
+    return read_table(table, "image_id")["image_id"] if table.exists() else _NO_IDS
 
 
 def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:

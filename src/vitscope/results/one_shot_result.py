@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.reading import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.result_text import tell_one_shot
@@ -28,6 +27,7 @@ class OneShotResult(TabularResult):
         folder: Folder of the result.
     """
 
+    _table_file = _DRAWS
     summary = saved_summary(OneShotSummary)
     """Every number over the draws; `ResultError` if it is damaged or of another kind."""
 
@@ -38,18 +38,13 @@ class OneShotResult(TabularResult):
         return show_one_shot(self.summary)
 
     @property
-    def _table(self) -> pa.Table:
-        return self.draws
-
-    @property
     def draws(self) -> pa.Table:
         """One row per draw, classifier, readout and part, with `top1` and `top5`.
 
         Raises:
             ResultError: If the table cannot be read.
         """
-        with open_table(self.folder / _DRAWS) as file:
-            return file.read()
+        return self._table
 
 
 @dataclass(frozen=True)

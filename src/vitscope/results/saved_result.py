@@ -3,7 +3,6 @@
 import csv
 import shutil
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from importlib import import_module
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pyarrow as pa
 
@@ -173,8 +172,7 @@ class SavedResult:
         table = self.folder / (IMAGES if isinstance(summary, AuditSummary) else SCORES)
         paths: list[str] = []
         if table.is_file():
-            with open_table(table) as file:
-                paths = file.read(columns=["path"])["path"].to_pylist()
+            paths = read_table(table, "path")["path"].to_pylist()
         try:
             provenance, name = self.provenance, self.name
         except ResultError:  # the sentence says what is not known
@@ -210,17 +208,18 @@ class SavedResult:
         return type(self)(target)
 
 
-class TabularResult(SavedResult, ABC):
+class TabularResult(SavedResult):
     """A result with a table that pandas and Polars can read.
 
     Attributes:
         folder: Folder of the result.
     """
 
+    _table_file: ClassVar[str]
+
     @property
-    @abstractmethod
     def _table(self) -> pa.Table:
-        """The rows behind the summary."""
+        return read_table(self.folder / self._table_file)
 
     def to_pandas(self) -> Any:
         """The rows behind the summary as a pandas DataFrame.
@@ -246,6 +245,12 @@ class TabularResult(SavedResult, ABC):
             ResultError: If the table cannot be read.
         """
         return _import("polars").from_arrow(self._table)
+
+
+def read_table(path: Path, *columns: str) -> pa.Table:
+    """A table of a result, whole or in part."""
+    with open_table(path) as file:
+        return file.read(columns=list(columns) or None)
 
 
 def _import(library: str) -> Any:

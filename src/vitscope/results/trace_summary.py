@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.reading import open_table, plain_damage
+from vitscope.files.reading import plain_damage
 from vitscope.metrics.jackknife import Estimate, block_of, make_estimate
+from vitscope.results.saved_result import read_table
 from vitscope.results.schema_numbers import TraceSummary
 
 _TABLE = "traced.parquet"
@@ -33,10 +34,7 @@ def merge_traces(folder: Path, parts: Sequence[Path]) -> None:
 def read_traces(folder: Path) -> pa.Table | None:
     """Read the traced images; None if there are none."""
     path = folder / _TABLE
-    if not path.exists():
-        return None
-    with open_table(path) as file:
-        return file.read()
+    return read_table(path) if path.exists() else None
 
 
 def summarize_traces(folder: Path) -> TraceSummary | None:

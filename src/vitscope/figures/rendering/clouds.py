@@ -135,6 +135,7 @@ def _plot_forest(
             color=colour_term(source),
             marker=mark_term(source),
             markerfacecolor=colour_term(source) if point.is_significant else "white",
+            markersize=3.8,
             label=point.x,
         )
     panel.axvline(0, color=INK, linewidth=0.6, zorder=1)

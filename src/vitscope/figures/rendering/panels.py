@@ -173,14 +173,19 @@ def plot_intervals(
 
 
 def plot_across(
-    panel: Axes, numbers: Sequence[Interval], heights: Sequence[float], **look: Any
+    panel: Axes,
+    numbers: Sequence[Interval],
+    heights: Sequence[float],
+    *,
+    markersize: float = 3,
+    **look: Any,
 ) -> None:
     """Points with horizontal bars, one below the other."""
     panel.errorbar(
         [number.value for number in numbers],
         heights,
         xerr=[[number.errors[end] for number in numbers] for end in (0, 1)],
-        markersize=3,
+        markersize=markersize,
         elinewidth=0.8,
         linestyle="none",
         **look,

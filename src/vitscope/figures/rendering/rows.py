@@ -50,8 +50,14 @@ def draw_parts(data: FigureData) -> Figure:
         points = [point for point in data.points if point.term == term]
         offset = place_beside(place, len(data.terms))
         heights = [rows[point.model.folder] + offset for point in points]
-        look = {"color": colour_term(term), "marker": mark_term(term), "label": term}
-        plot_across(apart, scale_numbers(data, points), heights, **look)
+        plot_across(
+            apart,
+            scale_numbers(data, points),
+            heights,
+            color=colour_term(term),
+            marker=mark_term(term),
+            label=term,
+        )
     for panel in (stacked, apart):
         name_rows(panel, [model.label for model in data.shown])
         panel.axvline(0, color=INK, linewidth=0.6)
