@@ -210,14 +210,10 @@ def draw_heads_by_layer(results: Results, image: int = 0) -> Drawing:
 
 
 def _take(results: Results, kind: str) -> Results:
-    found = _list_kind(results, kind)
+    found = [result for result in results if result.kind == kind]
     if not found:
         raise NothingToDrawError(f"no result of the kind {kind!r}")
     return found
-
-
-def _list_kind(results: Results, kind: str) -> Results:
-    return [result for result in results if result.kind == kind]
 
 
 def _find_image(explanations: Results, image: int) -> str:
@@ -293,7 +289,7 @@ def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]
 
 
 def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
-    audits = _list_kind(results, "audit")
+    audits = [result for result in results if result.kind == "audit"]
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
     for figures, chosen, whose in (
@@ -324,7 +320,7 @@ def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
 
 
 def _plan_maps(results: Results) -> Iterator[Plan]:
-    explanations = _list_kind(results, "explanation")
+    explanations = [result for result in results if result.kind == "explanation"]
     ids = (image.image_id for one in explanations for image in one.explanation.images)
     images = list(dict.fromkeys(ids))
     if not images:
@@ -339,7 +335,7 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
 
 
 def _plan_judgements(results: Results) -> Iterator[Plan]:
-    judgements = _list_kind(results, "judgement")
+    judgements = [result for result in results if result.kind == "judgement"]
     yield "map_scores", partial(_draw_some, "map_scores", judgements, "no judgement")
     for own, result in _name_each(judgements).items():
         yield f"map_curves__{own}", partial(draw_figure, "map_curves", [result])

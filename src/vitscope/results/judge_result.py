@@ -68,20 +68,12 @@ class JudgeResult(MergeableResult):
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which model it is of.
-
-        Raises:
-            ResultError: If its provenance is damaged.
-        """
+        """Which model it is of."""
         return read_typed(ModelIdentity, self._plan, printable_path(self.folder / PROVENANCE))
 
     @property
     def described_target(self) -> Mapping[str, Any]:
-        """What the maps explain, with the digest of a classifier; None for a function.
-
-        Raises:
-            ResultError: If its provenance is damaged.
-        """
+        """What the maps explain, with the digest of a classifier; None for a function."""
         names = ("target", "classifier_hash")
         return {name: self._plan[name] for name in names if name in self._plan}
 

@@ -19,11 +19,7 @@ from vitscope.results.saved_result import PROVENANCE, TabularResult
 
 
 class MergeableResult(TabularResult):
-    """A result that others of disjoint sets of images can be added to.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """A result that others of disjoint sets of images can be added to."""
 
     @property
     def missing_shards(self) -> list[str] | None:

@@ -28,11 +28,7 @@ _SPREAD = ("largest_patch_attention", "attention_entropy")
 
 
 def compare_audits(before: AuditResult, after: AuditResult) -> dict[str, Change]:
-    """Every number of the comparison, by name.
-
-    Raises:
-        ResultError: If the audits are not of the same images in the same order.
-    """
+    """Every number of the comparison of audits of the same images in the same order, by name."""
     both = _open_pair(before, after)
     found = pair_audits(*both)
     high = find_high_norm(before.summary) or find_high_norm(after.summary)

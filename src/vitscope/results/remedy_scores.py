@@ -41,9 +41,6 @@ def compare_one_shots(before: OneShotResult, after: OneShotResult) -> dict[str, 
 
     A draw has the same training and test images before and after; the classifier is trained on
     each model's own full feature.
-
-    Raises:
-        ResultError: If the draws are not of the same images.
     """
     if before.provenance.get("drawn") != after.provenance.get("drawn"):
         raise ResultError(
@@ -77,9 +74,6 @@ def compare_judgements(before: JudgeResult, after: JudgeResult) -> dict[str, Cha
     """Skill of the maps that both models have, paired by image.
 
     Each model's maps explain its own target and are measured on its own outputs.
-
-    Raises:
-        ResultError: If the judgements are not of the same images in the same order.
     """
     (ids, first), (theirs, second) = before.read_gaps(), after.read_gaps()
     if ids != theirs:

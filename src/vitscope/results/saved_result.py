@@ -73,14 +73,7 @@ class SavedResult:
 
     @classmethod
     def own(cls, folder: Path) -> Self:
-        """Open a result whose folder is deleted with the object.
-
-        Args:
-            folder: A complete result in a temporary folder.
-
-        Returns:
-            The result; `save` it to keep it.
-        """
+        """Open a result in a temporary folder, which is deleted with the object."""
         return cls(folder, keeper=TemporaryFolder(folder))
 
     @classmethod
@@ -209,11 +202,7 @@ class SavedResult:
 
 
 class TabularResult(SavedResult):
-    """A result with a table that pandas and Polars can read.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """A result with a table that pandas and Polars can read."""
 
     _table_file: ClassVar[str]
 
