@@ -5,8 +5,15 @@ from dataclasses import dataclass
 from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
-from vitscope.results.choices import describe_settings
-from vitscope.results.number_text import NumberText, write_number, write_percent
+from vitscope.results.choices import (
+    LAYER,
+    Described,
+    count_cls,
+    describe_choices,
+    describe_settings,
+    find_mixture,
+)
+from vitscope.results.number_text import NumberText, write_millions, write_number, write_percent
 from vitscope.results.schema import (
     AuditSummary,
     ExplainedImage,
@@ -22,6 +29,8 @@ from vitscope.results.vocabulary import SOURCES, name_term, name_token, order_te
 Row = tuple[str, ...]
 
 ABSENT = "–"
+_COMPARED = (count_cls(*SOURCES), LAYER)
+"""Choices in which compared audits agree."""
 
 
 @dataclass(frozen=True)
@@ -182,6 +191,41 @@ def tabulate_traces(summaries: Sequence[AuditSummary]) -> TextTable | None:
         sections=[rows],
         caption="Shares at the input of the last block, ± 95 % intervals.",
         title="Where what becomes the output is",
+    )
+
+
+def tabulate_comparison(results: Sequence[Described]) -> TextTable | str:
+    """A row per audit: what decides its verdict; or why they cannot be compared."""
+    if mixture := find_mixture(_COMPARED, results):
+        return f"no table of all models: {mixture}"
+    rows = [
+        _list_compared(one.label, one.summary)
+        for one in results
+        if isinstance(one.summary, AuditSummary)
+    ]
+    notes = describe_choices(_COMPARED, results)
+    return TextTable(
+        (
+            *("model", "params", "patch attention", "patches' share", "CKA(r, patches)"),
+            *("main other source", "verdict"),
+        ),
+        [rows],
+        caption=" ".join([f"{describe_intervals(rows)}.", *notes]),
+        title="Where the [CLS] output comes from",
+    )
+
+
+def _list_compared(label: str, summary: AuditSummary) -> Row:
+    layer, params = summary.last, summary.model.num_params
+    share, cka = layer.variance_share["residual"]["patches"], layer.cka["residual"]["patches"]
+    return (
+        label,
+        NumberText(write_millions(params / 1e6), params) if params else ABSENT,
+        tell_number(mean_of(layer.attention_mass, "patches")),
+        tell_estimate(share.value, share.ci95),
+        tell_estimate(cka.unbiased, cka.ci95),
+        tell_main_other_source(layer),
+        layer.verdict.status,
     )
 
 
