@@ -14,11 +14,10 @@ from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.results.finishing import finish_result
+from vitscope.results.finishing import finish_result, merge_parts, read_ids
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same_run, read_manifest, read_sums
 from vitscope.results.mergeable import MergeableResult, check_disjoint
-from vitscope.results.merging import merge_parts, read_ids
 from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import IMAGES, saved_summary
 from vitscope.results.schema import AuditSummary

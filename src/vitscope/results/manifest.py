@@ -27,10 +27,11 @@ _FILE, _SUMS = "sums.safetensors", "sums"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest(ModelIdentity):
+class Manifest:
     """What was audited and how. Results merge if their manifests agree."""
 
     model: ModelSummary
+    weights_hash: str
     layers: tuple[int, ...]  # sorted; the headline is of the last
     groups: tuple[str, ...]
     has_skip: bool
@@ -41,6 +42,8 @@ class Manifest(ModelIdentity):
     preprocessing: PreprocessingSummary
     has_masks: bool
     tolerance: float  # largest accepted balance error
+    behaviour_hash: str = ""  # empty in results of earlier versions
+    unknown: tuple[str, ...] = ()  # behaviour that cannot be compared, in words
     metrics: Mapping[str, str] = field(default_factory=dict)  # name to package and version
 
     @property
@@ -52,6 +55,15 @@ class Manifest(ModelIdentity):
     def settings(self) -> Settings:
         """Settings that change the meaning of the numbers."""
         return Settings(renormalize=self.renormalize, cls_term=self.cls_term)
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """Which model was audited."""
+        return ModelIdentity(
+            weights_hash=self.weights_hash,
+            behaviour_hash=self.behaviour_hash,
+            unknown=self.unknown,
+        )
 
     def make_plan(self, layer: int) -> FeaturePlan:
         """The feature plan of a layer."""
@@ -80,7 +92,7 @@ class Manifest(ModelIdentity):
 def check_same_run(ours: Manifest, theirs: Manifest, folder: Path) -> None:
     """Refuse to merge results of different models or settings."""
     check_same(folder, _describe_same(ours), _describe_same(theirs))
-    ours.check_same_model(folder, theirs)
+    ours.identity.check_same_model(folder, theirs.identity)
 
 
 def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:

@@ -101,28 +101,26 @@ def compare_maps(
     The interval is a delete-one-block jackknife of the mean difference, p is Student's with one
     degree of freedom less than there are blocks, corrected by Holm over the maps.
     """
-    differences = {
-        name: average(values - gaps[against], ids)
-        for name, values in gaps.items()
-        if name != against and name not in {"oracle", "random"}
-    }
-    p_values = _find_p_values(differences, ids)
-    return {
-        name: Comparison(
-            difference, *p_values[name], _answer(difference.value, p_values[name][1], len(ids))
-        )
-        for name, difference in differences.items()
-    }
+    return _compare(
+        {
+            name: average(values - gaps[against], ids)
+            for name, values in gaps.items()
+            if name != against and name not in {"oracle", "random"}
+        },
+        ids,
+    )
 
 
-def _find_p_values(
-    differences: Mapping[str, Estimate], ids: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    # Of each difference, and corrected by Holm for all of them.
+def _compare(differences: Mapping[str, Estimate], ids: Sequence[str]) -> dict[str, Comparison]:
+    # p of each difference is also corrected by Holm for all of them.
     degrees = len({block_of(image) for image in ids}) - 1
     p_values = {name: _find_p(one, degrees) for name, one in differences.items()}
     corrected = adjust_holm({name: p for name, p in p_values.items() if not math.isnan(p)})
-    return {name: (p, corrected.get(name, math.nan)) for name, p in p_values.items()}
+    found = {}
+    for name, one in differences.items():
+        p_holm = corrected.get(name, math.nan)
+        found[name] = Comparison(one, p_values[name], p_holm, _answer(one.value, p_holm, len(ids)))
+    return found
 
 
 def _find_p(difference: Estimate, degrees: int) -> float:
@@ -186,17 +184,13 @@ def judge_maps(
 def _find_beaten(
     gaps: Mapping[str, Float64[np.ndarray, " image"]], best: str, ids: Sequence[str]
 ) -> dict[str, bool]:
-    # The best map against every other one and the baselines, corrected for their number.
+    # The best map against every other one and the baselines.
     differences = {
         name: average(gaps[best] - values, ids)
         for name, values in gaps.items()
         if name not in {best, "oracle"}
     }
-    p_values = _find_p_values(differences, ids)
-    return {
-        name: _answer(one.value, p_values[name][1], len(ids)) == "better"
-        for name, one in differences.items()
-    }
+    return {name: one.answer == "better" for name, one in _compare(differences, ids).items()}
 
 
 _BASELINE_WORDS = {

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -37,12 +37,8 @@ from vitscope.results.verdict import Constant, Verdict, judge, qualify
 from vitscope.results.vocabulary import PER_IMAGE
 
 ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
-HIGHEST_PATCH = "highest_patch"
 _MIN_IMAGES_FRACTION = 0.5
-_PATCHES = "patches"
 _COVARIATE = "covariate_"
-_Shares = Literal["share", "centred_share"]
-_SHARES: tuple[_Shares, ...] = get_args(_Shares)
 _SOURCES = ("patches", "registers", "skip")
 
 
@@ -150,7 +146,7 @@ def summarize_anatomy(
     table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormTokens
 ) -> Anatomy:
     """Summarise [CLS], the registers and the highest-norm patch at the input of a block."""
-    names = {column_name(("token_norm", name)): name for name in (*tokens, _PATCHES)}
+    names = {column_name(("token_norm", name)): name for name in (*tokens, "patches")}
     norms = {names[column]: values for column, values in iter_columns(table, names)}
     registers = [name for name in tokens if name.startswith("register_")]
     dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
@@ -160,7 +156,7 @@ def summarize_anatomy(
         # If few images have outliers, the highest patch is mostly an ordinary one.
         fraction = high_norm.images_fraction
         is_outlier = fraction is not None and fraction >= _MIN_IMAGES_FRACTION
-        analysed = HIGHEST_PATCH if is_outlier else None
+        analysed = "highest_patch" if is_outlier else None
     return Anatomy(
         norms={name: compute_distribution(values) for name, values in norms.items()},
         dominant_register=dominant,
@@ -214,7 +210,9 @@ def summarize_interdependence(
 ) -> Interdependence | None:
     """Correlation between the registers' and the skip connection's share of the output."""
     columns = pq.read_schema(table).names
-    kind = _SHARES[1] if f"{_SHARES[1]}_skip" in columns else _SHARES[0]
+    kind: Literal["share", "centred_share"] = (
+        "centred_share" if "centred_share_skip" in columns else "share"
+    )
     names = [f"{kind}_{source}" for source in ("registers", "skip")]
     if not set(names) <= set(columns):
         return None
@@ -233,7 +231,7 @@ def summarize_interdependence(
 def _list_targets(columns: Collection[str]) -> Iterator[str]:
     if "share_registers" in columns:  # Without registers it is 1 for every image.
         yield "patch_share"
-    for kind in _SHARES:
+    for kind in ("share", "centred_share"):
         yield from (f"{kind}_{source}" for source in _SOURCES)
 
 

@@ -34,31 +34,22 @@ _CSS_PX_PER_IN = 100
 INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
 
 # Okabe and Ito's palette, distinguishable with all common kinds of colour blindness.
-TERM_COLOURS = {
-    "patches": "#0072B2",
-    "registers": "#D55E00",
-    "cls": "#CC79A7",
-    "distillation": "#E69F00",
-    "skip": "#009E73",
-    "bias": "#999999",
-    "non_patch": "#56B4E9",
-    "full": INK,
-    "highest_patch": "#56B4E9",
+_TERM_LOOKS = {
+    "patches": ("#0072B2", "o"),
+    "registers": ("#D55E00", "s"),
+    "cls": ("#CC79A7", "D"),
+    "distillation": ("#E69F00", "P"),
+    "skip": ("#009E73", "^"),
+    "bias": ("#999999", "X"),
+    "non_patch": ("#56B4E9", "v"),
+    "full": (INK, "*"),
+    "highest_patch": ("#56B4E9", "p"),
     # Paul Tol's "muted" palette: no terms of the output.
-    "through_values": "#332288",
-    "through_routing": "#CC6677",
+    "through_values": ("#332288", "o"),
+    "through_routing": ("#CC6677", "o"),
 }
-TERM_MARKERS = {
-    "patches": "o",
-    "registers": "s",
-    "cls": "D",
-    "distillation": "P",
-    "skip": "^",
-    "bias": "X",
-    "non_patch": "v",
-    "full": "*",
-    "highest_patch": "p",
-}
+TERM_COLOURS = {term: colour for term, (colour, _) in _TERM_LOOKS.items()}
+_NO_TERM = (FAINT, "o")
 
 
 class Look(NamedTuple):
@@ -230,12 +221,12 @@ class ShownFigure(Figure):
 
 def colour_term(term: str) -> str:
     """The colour of a term, the same on every figure."""
-    return TERM_COLOURS.get(look_of(term), FAINT)
+    return _TERM_LOOKS.get(look_of(term), _NO_TERM)[0]
 
 
 def mark_term(term: str) -> str:
     """The marker of a term."""
-    return TERM_MARKERS.get(look_of(term), "o")
+    return _TERM_LOOKS.get(look_of(term), _NO_TERM)[1]
 
 
 def look_of_families(families: Sequence[str]) -> dict[str, Look]:
