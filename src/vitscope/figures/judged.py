@@ -31,7 +31,8 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
         kind="judgement",
         choices=(TARGET, REMOVAL, MAP_LAYER),
     )
-    removals = _share_removals([summary for _, summary in selection.found])
+    of_each = [summary.removals for _, summary in selection.found]
+    removals = [name for name in of_each[0] if all(name in each for each in of_each)]
     points = [
         Point(model=model, panel=removal, term=name, x=name_map(summary, name), number=number)
         for model, summary in selection.found
@@ -40,8 +41,7 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
         if name not in _ENDS
         and (number := read_estimate(scores.scores["skill"], model.num_images)) is not None
     ]
-    others = {name for _, summary in selection.found for name in summary.removals} - {*removals}
-    left = ", ".join(sorted(others))
+    left = ", ".join(sorted({name for each in of_each for name in each} - {*removals}))
     return selection.describe(
         _sort(points),
         (
@@ -58,14 +58,6 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
 
 _ENDS = ("oracle", "random")
 """Baselines whose skill is 1 and 0 by definition."""
-
-
-def _share_removals(summaries: Sequence[JudgementSummary]) -> list[str]:
-    return [
-        removal
-        for removal in summaries[0].removals
-        if all(removal in summary.removals for summary in summaries)
-    ]
 
 
 def _sort(points: Sequence[Point]) -> list[Point]:

@@ -59,7 +59,10 @@ class MergeableResult(TabularResult):
         """
         for other in others:
             check_kind("another result", other, type(self), f"one of type {type(self).__name__}")
-        results = sorted((self, *others), key=_find_first_shard)
+        # By their first shard, the same for all results of whole sets, which keep their order.
+        results = sorted(
+            (self, *others), key=lambda result: min(shard.number for shard in result._shards)
+        )
         if out is None:
             with scratch_folder() as folder:
                 self._merge_into(folder, results)
@@ -125,11 +128,6 @@ class _Shard(NamedTuple):
 def _read_shard(plan: Mapping[str, Any]) -> _Shard:
     number, count = map(int, (plan.get("shard") or "1/1").split("/"))
     return _Shard(str(plan.get("names")), number, count)
-
-
-def _find_first_shard(result: MergeableResult) -> int:
-    # The same for all results of whole sets, which keep their order.
-    return min(shard.number for shard in result._shards)
 
 
 def check_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

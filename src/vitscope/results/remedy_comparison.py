@@ -101,8 +101,12 @@ def compare_maps(before: AuditResult, after: AuditResult) -> MapChange:
     correlation = changed = None
     # Audits of earlier versions have neither this number nor the maps.
     if all(one.read_column("attention_entropy") is not None for one in both):
-        maps = (chain.from_iterable(_iter_maps(result)) for result in (before, after))
-        found = [correlate_ranks(first, second).rho for first, second in zip(*maps, strict=True)]
+        shards = (_iter_rows(result, "patch_attention") for result in (before, after))
+        maps = zip(*map(chain.from_iterable, shards), strict=True)
+        found = [
+            correlate_ranks(first.double().numpy(), second.double().numpy()).rho
+            for first, second in maps
+        ]
         correlation = audit.replicate(np.array(found)).estimate(at_most=1.0)
     if len(audit.blocks) >= MIN_IMAGES:
         verdicts, theirs = map(_judge_images, both)
@@ -149,10 +153,6 @@ def _judge_images(audit: ReplicatedAudit) -> np.ndarray:
     assert shares is not None  # features were kept
     judged = (judge_image({"patches": share}, len(shares), "") for share in shares.tolist())
     return np.array([verdict.status for verdict in judged])
-
-
-def _iter_maps(result: AuditResult) -> Iterator[np.ndarray]:
-    return (rows.double().numpy() for rows in _iter_rows(result, "patch_attention"))
 
 
 def _iter_rows(result: AuditResult, name: str) -> Iterator[Tensor]:

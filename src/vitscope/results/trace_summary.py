@@ -60,13 +60,14 @@ def _summarize(table: pa.Table) -> TraceSummary:
 
     names = [name for name in table.column_names if name not in _OTHER_COLUMNS]
     shares = {name: by_depth(name) for name in names}
+    below_half = (depth for depth, one in enumerate(shares["patches"]) if one.value < 0.5)
     return TraceSummary(
         num_images=table.num_rows,
         max_gap=float(np.max(table["gap"].to_numpy())),
         shares=shares,
         through_values=by_depth("through_values"),
         through_routing=by_depth("through_routing"),
-        half_depth=_find_half_depth(shares["patches"]),
+        half_depth=next(below_half, None),
     )
 
 
@@ -83,11 +84,6 @@ def _make_ratio(
             return make_estimate(float(parts.sum() / total.sum()), left_out, sizes.tolist())
 
     return estimate
-
-
-def _find_half_depth(patches: Sequence[Estimate]) -> int | None:
-    below = (depth for depth, share in enumerate(patches) if share.value < 0.5)
-    return next(below, None)
 
 
 def make_rows(
