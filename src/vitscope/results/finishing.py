@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +28,7 @@ from vitscope.results.saved_result import (
     read_table,
     write_result,
 )
-from vitscope.results.schema import AuditSummary, DataSummary
+from vitscope.results.schema import AuditSummary, DataSummary, Provenance
 from vitscope.results.schema_numbers import LayerSummary, TraceSummary
 from vitscope.results.summary import (
     add_centred_numbers,
@@ -53,7 +52,7 @@ def finish_result(
     sums: AuditSums,
     *,
     failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
 ) -> None:
     """Complete a result from its tables, features and sums; `summary.json` comes last."""
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}

@@ -16,6 +16,7 @@ from vitscope.files.reading import plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
 from vitscope.files.workspace import kept_from_runs
 from vitscope.results.saved_result import PROVENANCE, TabularResult
+from vitscope.results.schema import Provenance
 
 
 class MergeableResult(TabularResult):
@@ -109,7 +110,7 @@ class ModelIdentity:
             raise ResultError(f"{folder} cannot be merged: {reason}; run all images at once")
 
 
-def list_plans(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def list_plans(provenance: Provenance) -> list[Mapping[str, Any]]:
     """The plan of each run that a result is made of."""
     parts = provenance.get("merged_from")
     return (

@@ -1,9 +1,8 @@
 """The saved result of one-shot classification."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +13,7 @@ from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.result_text import tell_one_shot
 from vitscope.results.saved_result import TabularResult, saved_summary, write_result
-from vitscope.results.schema import OneShotSummary
+from vitscope.results.schema import OneShotSummary, Provenance
 from vitscope.results.schema_numbers import Measured, TopAccuracy, nest
 
 _DRAWS = "draws.parquet"
@@ -64,7 +63,7 @@ def finish_one_shot(
     scores: Sequence[DrawScore],
     *,
     failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
 ) -> None:
     """Write the result; `summary.json` comes last."""
     with plain_disk_errors(folder):

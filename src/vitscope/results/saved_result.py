@@ -26,6 +26,7 @@ from vitscope.results.schema import (
     KINDS,
     AuditSummary,
     JudgementSummary,
+    Provenance,
     S,
     Summary,
     read_summary,
@@ -282,7 +283,7 @@ def write_result(
     summary: Summary,
     *,
     failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
 ) -> None:
     """Write the files that all kinds of results have; `summary.json` comes last."""
     write_failures(folder, failures)
@@ -290,14 +291,14 @@ def write_result(
     write_summary(folder, summary)
 
 
-def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
+def list_source_notes(provenance: Provenance) -> list[str]:
     """Notes from the search for the images of a result."""
     parts = provenance.get("merged_from", [])
     notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
     return list(dict.fromkeys(notes))
 
 
-def _list_names(provenance: Mapping[str, Any]) -> Iterator[str]:
+def _list_names(provenance: Provenance) -> Iterator[str]:
     if (parts := provenance.get("merged_from")) is not None:
         yield from chain.from_iterable(map(_list_names, parts))
     elif name := provenance.get("name"):

@@ -49,6 +49,9 @@ from vitscope.results.verdict import ImageVerdict, Verdict
 
 SCHEMA_VERSION = 5
 
+Provenance = Mapping[str, Any]
+"""How a result was made: its plan, versions, digest of the weights, or those of merged parts."""
+
 Framing = Literal["whole", "cropped"]
 """Whether an image was only rounded to whole patches, or cropped to the input size."""
 Size = tuple[Annotated[int, Within(1, 2**16)], Annotated[int, Within(1, 2**16)]]
