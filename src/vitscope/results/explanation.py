@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -83,19 +83,9 @@ class Explanation(SavedResult):
             image = self.summary.images[index]
         except IndexError as error:
             raise ResultError(f"{path} cannot be read as image {index}: {error}") from None
-        found = read_maps(path, image.maps)
-        return ImageExplanation(
-            path=image.path,
-            image_id=image.image_id,
-            framing=image.framing,
-            image=found.image,
-            maps=found.maps,
-            heads_by_layer=found.heads_by_layer,
-            numbers=image.numbers,
-            verdict=image.verdict,
-            gap=image.gap,
-            skill=image.skill,
-        )
+        found = vars(read_maps(path, image.maps))
+        names = [one.name for one in fields(ImageExplanation) if one.name not in found]
+        return ImageExplanation(**found, **{name: getattr(image, name) for name in names})
 
     def save_overlays(
         self,
