@@ -24,8 +24,8 @@ from vitscope.metrics import feature_sums
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.sums import Batch
+from vitscope.results.finishing import merge_parts
 from vitscope.results.manifest import Manifest, write_sums
-from vitscope.results.merging import merge_parts
 from vitscope.results.records import RecordWriter, table_path
 from vitscope.results.saved_result import write_failures
 from vitscope.results.schema import ModelSummary, PreprocessingSummary

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.results.choices import Labelled
-from vitscope.results.comparison_text import tabulate_comparison
 from vitscope.results.judgement_text import (
     describe_judgement,
     list_judgements,
@@ -26,6 +25,7 @@ from vitscope.results.result_text import (
     list_bases,
     list_notes,
     tabulate_accuracies,
+    tabulate_comparison,
     tabulate_sources,
     tabulate_traces,
     tell_one_shot,

@@ -214,3 +214,42 @@ def test_one_figure_of_several_results_tells_them_apart_or_refuses(tmp_path):
     assert names == ["DINOv2 with registers S", "DINOv2 with registers S (2)"]
     with pytest.raises(NothingToDrawError, match="attention to itself is counted"):
         plot("variance_share", [a, c])
+
+
+@pytest.mark.parametrize(
+    ("figure", "reason"),
+    [
+        ("patch_share", "DINOv2 S: no registers"),
+        ("interdependence", "DINOv2 S: no registers"),
+        ("one_shot", "no result of the kind"),
+        ("maps", "no result of the kind"),
+        ("anatomy", "no anatomy"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
+    model = hold_audit("DINOv2", "S", 22.1).change_last(None, "anatomy")
+    with pytest.raises(NothingToDrawError, match=reason):
+        draw_figure(figure, [model])
+
+
+@pytest.mark.parametrize(
+    ("figure", "settings", "message"),
+    [
+        ("poem", {}, "figure 'poem': expected one of variance_share, attent"),
+        ("norms", {"top": "top1"}, "the figure norms takes no 'top': expected terms"),
+        ("patch_share", {"top": "top1"}, "the figure patch_share takes no 'top': expected none"),
+        ("one_shot", {"top": "top9"}, "top 'top9': expected one of top1, top5"),
+        ("one_shot", {"readout": "embedding"}, "readout 'embedding': expected one of attention, v"),
+        ("restricted_cka", {"readout": "residual"}, "readout 'residual': expected one of atten"),
+        ("maps", {"of": 1}, "the figure maps takes no 'of': expected image, heads"),
+        ("anatomy", {}, "the figure anatomy shows one result: 2 were given"),
+    ],
+)
+def test_a_figure_or_a_setting_that_there_is_not_is_refused(figure, settings, message):
+    with pytest.raises(UsageError, match=message):
+        draw_figure(figure, [audit(), audit("B", 86.6)], **settings)
+
+
+def test_what_is_no_result_is_refused_in_words():
+    with pytest.raises(UsageError, match="a result was given as int: expected"):
+        plot("norms", [1])

@@ -13,8 +13,7 @@ from blank_figures import words
 from made_judgements import make_judgement
 from made_remedies import make_remedies
 from made_results import FAMILIES, MadeResult, estimate, hold_audit, hold_layers, make_one_shot
-from vitscope.errors import UsageError
-from vitscope.figures import FIGURES, NothingToDrawError, draw_figure, plot
+from vitscope.figures import FIGURES, NothingToDrawError, draw_figure
 from vitscope.figures.contributions import list_classifiers
 from vitscope.figures.rendering.style import FAINT, TERM_COLOURS, look_of_families
 from vitscope.metrics.distribution import Distribution
@@ -353,45 +352,6 @@ def test_an_undefined_cka_is_put_down_to_what_it_comes_from(figure, readout):
     assert told == f"its CKA is undefined: its output, or what is kept of it, {same}"
     told = refuse(model.change(3, "data", "num_images"))
     assert told == "its CKA is undefined with fewer than 4 images"
-
-
-@pytest.mark.parametrize(
-    ("figure", "reason"),
-    [
-        ("patch_share", "DINOv2 S: no registers"),
-        ("interdependence", "DINOv2 S: no registers"),
-        ("one_shot", "no result of the kind"),
-        ("maps", "no result of the kind"),
-        ("anatomy", "no anatomy"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused_in_words(figure, reason):
-    model = hold_audit("DINOv2", "S", 22.1).change_last(None, "anatomy")
-    with pytest.raises(NothingToDrawError, match=reason):
-        draw_figure(figure, [model])
-
-
-@pytest.mark.parametrize(
-    ("figure", "settings", "message"),
-    [
-        ("poem", {}, "figure 'poem': expected one of variance_share, attent"),
-        ("norms", {"top": "top1"}, "the figure norms takes no 'top': expected terms"),
-        ("patch_share", {"top": "top1"}, "the figure patch_share takes no 'top': expected none"),
-        ("one_shot", {"top": "top9"}, "top 'top9': expected one of top1, top5"),
-        ("one_shot", {"readout": "embedding"}, "readout 'embedding': expected one of attention, v"),
-        ("restricted_cka", {"readout": "residual"}, "readout 'residual': expected one of atten"),
-        ("maps", {"of": 1}, "the figure maps takes no 'of': expected image, heads"),
-        ("anatomy", {}, "the figure anatomy shows one result: 2 were given"),
-    ],
-)
-def test_a_figure_or_a_setting_that_there_is_not_is_refused(figure, settings, message):
-    with pytest.raises(UsageError, match=message):
-        draw_figure(figure, audits("iBOT")[:2], **settings)
-
-
-def test_what_is_no_result_is_refused_in_words():
-    with pytest.raises(UsageError, match="a result was given as int: expected"):
-        plot("norms", [1])
 
 
 @pytest.mark.parametrize("figure", [name for name in FIGURES if name != "high_norm_grid"])

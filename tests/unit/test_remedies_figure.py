@@ -9,7 +9,7 @@ from matplotlib.container import ErrorbarContainer
 from made_remedies import EDITS, make_remedies, write_comparison
 from made_results import MadeResult, change, hold_audit
 from vitscope.figures import NothingToDrawError, draw_figure, draw_figures
-from vitscope.figures.remedies import CHANGES
+from vitscope.figures.differences import CHANGES
 from vitscope.results.remedy_result import RemedyResult
 
 MM_PER_IN = 25.4

@@ -8,7 +8,7 @@ import torch
 
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import Batch
-from vitscope.results.token_summary import _find_dominant
+from vitscope.results.summary import _find_dominant
 
 
 def fit(norms):

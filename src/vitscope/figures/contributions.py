@@ -66,7 +66,7 @@ def describe_variance_share(results: Results) -> FigureData:
 
 def describe_attention_mass(results: Results) -> FigureData:
     """Attention of [CLS] on each group of tokens."""
-    return _describe_means("attention_mass", results, limits=(0.0, 1.0))
+    return _describe_means("attention_mass", results, percent=True, limits=(0.0, 1.0))
 
 
 def describe_norms(results: Results, terms: Sequence[str] = _ADDED) -> FigureData:
@@ -163,7 +163,7 @@ def _describe_means(
         f"images; {describe_n(selection.results)}.",
     )
     axis = quantity.name.lower()
-    return _describe(selection, notes, axis=axis, percent=quantity.is_part, **settings)
+    return _describe(selection, notes, axis=axis, **settings)
 
 
 def _describe(selection: Selection[Terms], notes: Sequence[str], **settings: Any) -> FigureData:

@@ -1,4 +1,4 @@
-"""Paired differences between audits that share images."""
+"""Paired differences: between audits that share images, and of edits from their original."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +11,15 @@ from vitscope.figures.description import (
     FigureData,
     NothingToDrawError,
     Point,
+    describe_n,
     select,
     write_range,
 )
 from vitscope.figures.intervals import Interval, read_estimate, span
-from vitscope.figures.saved import ModelResult
+from vitscope.figures.saved import ModelResult, printable
 from vitscope.results.choices import LAYER, RENORMALIZE, count_cls, enumerate_labels
-from vitscope.results.remedy_text import NUMBERS, name_number
+from vitscope.results.remedy_text import DECIDING, NUMBERS, name_number
+from vitscope.results.schema_remedies import ComparedRemedy
 from vitscope.results.verdict import MIN_IMAGES
 from vitscope.results.vocabulary import SOURCES
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from vitscope.results.paired_audits import ReplicatedAudit
 
 Opened = tuple[ModelResult, "ReplicatedAudit"]
+
+CHANGES = {**DECIDING, "moved": "cos(f, f′) − 1"}
+"""What is shown of each edit, in words: whether maps are cleaner, whether truer, and the price."""
 
 _SAME = 1e-6
 """Numbers that differ by less are the same: sums of float32, in another order."""
@@ -211,3 +216,34 @@ def _tell_counts(pair: AuditPair) -> str:
 def _is_nothing(number: Interval) -> bool:
     low, high = number.errors
     return max(abs(number.value - low), abs(number.value + high)) <= _SAME
+
+
+def describe_remedies(results: Iterable[ModelResult]) -> FigureData:
+    """Differences of each edit from the original, and how far it moved the global feature."""
+    selection = select(results, lambda one: one.remedies, kind="remedies")
+    points = [
+        Point(model=model, term=name, x=printable(one.edit), number=number)
+        for model, summary in selection.found
+        for one in summary.remedies
+        for name in CHANGES
+        if (number := _read_change(one, name)) is not None
+    ]
+    if not points:
+        raise NothingToDrawError("no difference is defined")
+    return selection.describe(
+        points,
+        (
+            f"{describe_n(selection.results)}. Edited less original, paired by image: 0 is no "
+            "change. Bar: 95 % interval. cos(f, f′) − 1: 0 if the edit leaves the global feature "
+            "f as it is.",
+        ),
+        axis="change",
+        limits=span([point.number for point in points], 0.0),
+    )
+
+
+def _read_change(one: ComparedRemedy, name: str) -> Interval | None:
+    if name == "moved":
+        cosine = read_estimate(one.drift.cosine)
+        return None if cosine is None else cosine.less(1.0)
+    return read_estimate(one.changes[name].difference) if name in one.changes else None

@@ -25,8 +25,14 @@ CURVES = {"deletion": "patches removed", "insertion": "patches present"}
 
 def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
     """Skill of each map, the best first; a panel for each removal that all results share."""
-    selection = select(results, _read, kind="judgement", choices=(TARGET, REMOVAL, MAP_LAYER))
-    removals = _share_removals([summary for _, summary in selection.found])
+    selection = select(
+        results,
+        lambda one: one.judgement,
+        kind="judgement",
+        choices=(TARGET, REMOVAL, MAP_LAYER),
+    )
+    of_each = [summary.removals for _, summary in selection.found]
+    removals = [name for name in of_each[0] if all(name in each for each in of_each)]
     points = [
         Point(model=model, panel=removal, term=name, x=name_map(summary, name), number=number)
         for model, summary in selection.found
@@ -35,8 +41,7 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
         if name not in _ENDS
         and (number := read_estimate(scores.scores["skill"], model.num_images)) is not None
     ]
-    others = {name for _, summary in selection.found for name in summary.removals} - {*removals}
-    left = ", ".join(sorted(others))
+    left = ", ".join(sorted({name for each in of_each for name in each} - {*removals}))
     return selection.describe(
         _sort(points),
         (
@@ -55,18 +60,6 @@ _ENDS = ("oracle", "random")
 """Baselines whose skill is 1 and 0 by definition."""
 
 
-def _read(result: ModelResult) -> JudgementSummary:
-    return result.judgement
-
-
-def _share_removals(summaries: Sequence[JudgementSummary]) -> list[str]:
-    return [
-        removal
-        for removal in summaries[0].removals
-        if all(removal in summary.removals for summary in summaries)
-    ]
-
-
 def _sort(points: Sequence[Point]) -> list[Point]:
     # By the mean skill over models with the first removal.
     first = points[0].panel if points else ""
@@ -81,7 +74,7 @@ def _sort(points: Sequence[Point]) -> list[Point]:
 
 def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
     """Target over the fraction of patches removed and added, of every map."""
-    selection = select(results, _read, kind="judgement")
+    selection = select(results, lambda one: one.judgement, kind="judgement")
     points = [
         Point(
             model=model,

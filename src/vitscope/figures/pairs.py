@@ -16,7 +16,7 @@ from vitscope.figures.intervals import CkaInterval, Interval, make_interval
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.estimates import GramShare
 from vitscope.results.choices import LAYER, count_cls
-from vitscope.results.vocabulary import SOURCES, TERMS, order_terms
+from vitscope.results.vocabulary import SOURCES, name_term, order_terms
 
 TOTALS = ("attention", "residual")
 ANGLES, SHARED, CHANCE, RANKS = (
@@ -42,7 +42,7 @@ def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
         points,
         notes,
         heading=f"Gram ledger: {result.label}",
-        titles={total: TERMS[f"{total}_total"].name for total in TOTALS},
+        titles={total: name_term(f"{total}_total") for total in TOTALS},
         axis="part of the similarities between images",
     )
 

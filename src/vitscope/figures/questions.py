@@ -10,51 +10,18 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitscope.errors import UsageError
+from vitscope.figures import contributions, depths, image_numbers
 from vitscope.figures.anatomy import describe_anatomy
-from vitscope.figures.contributions import (
-    TOPS,
-    Readout,
-    describe_attention_mass,
-    describe_norms,
-    describe_one_shot,
-    describe_residual_cka,
-    describe_restricted_cka,
-    describe_variance_share,
-    list_classifiers,
-)
-from vitscope.figures.depths import (
-    describe_high_norm_fraction,
-    describe_high_norm_grid,
-    describe_high_norm_layers,
-    describe_layer_similarity,
-)
 from vitscope.figures.description import FigureData, NothingToDrawError, over_size
-from vitscope.figures.image_numbers import (
-    describe_covariates,
-    describe_interdependence,
-    describe_patch_share,
-)
+from vitscope.figures.differences import describe_remedies
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
-from vitscope.figures.remedies import describe_remedies
-from vitscope.figures.rendering.bars import draw_parts
-from vitscope.figures.rendering.by_depth import (
-    draw_by_depth,
-    draw_by_layer,
-    draw_routes_by_block,
-    draw_shares_by_depth,
-    draw_sources_by_layer,
-)
+from vitscope.figures.rendering import by_depth, clouds
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
-from vitscope.figures.rendering.clouds import (
-    draw_clouds,
-    draw_correlations,
-    draw_distributions,
-)
 from vitscope.figures.rendering.judged import draw_map_curves, draw_map_scores
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
-from vitscope.figures.rendering.remedies import draw_remedies
+from vitscope.figures.rendering.rows import draw_parts, draw_remedies
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
@@ -88,25 +55,35 @@ class Question:
 
 
 FIGURES: Mapping[str, Question] = {
-    "variance_share": Question(describe_variance_share, draw_parts),
-    "attention_mass": Question(over_size(describe_attention_mass), draw_terms_by_size),
-    "norms": Question(over_size(describe_norms), draw_terms_by_size),
-    "residual_cka": Question(over_size(describe_residual_cka), draw_terms_by_size),
-    "restricted_cka": Question(over_size(describe_restricted_cka), draw_families_by_size),
-    "patch_share": Question(describe_patch_share, draw_distributions),
-    "layer_similarity": Question(describe_layer_similarity, draw_by_depth),
-    "sources_by_layer": Question(describe_sources_by_layer, draw_sources_by_layer),
-    "shares_by_depth": Question(describe_shares_by_depth, draw_shares_by_depth),
-    "routes_by_block": Question(describe_routes_by_block, draw_routes_by_block),
-    "high_norm_fraction": Question(describe_high_norm_fraction, draw_by_depth),
-    "interdependence": Question(describe_interdependence, draw_clouds),
+    "variance_share": Question(contributions.describe_variance_share, draw_parts),
+    "attention_mass": Question(
+        over_size(contributions.describe_attention_mass), draw_terms_by_size
+    ),
+    "norms": Question(over_size(contributions.describe_norms), draw_terms_by_size),
+    "residual_cka": Question(over_size(contributions.describe_residual_cka), draw_terms_by_size),
+    "restricted_cka": Question(
+        over_size(contributions.describe_restricted_cka), draw_families_by_size
+    ),
+    "patch_share": Question(image_numbers.describe_patch_share, clouds.draw_distributions),
+    "layer_similarity": Question(depths.describe_layer_similarity, by_depth.draw_by_depth),
+    "sources_by_layer": Question(describe_sources_by_layer, by_depth.draw_sources_by_layer),
+    "shares_by_depth": Question(describe_shares_by_depth, by_depth.draw_shares_by_depth),
+    "routes_by_block": Question(describe_routes_by_block, by_depth.draw_routes_by_block),
+    "high_norm_fraction": Question(depths.describe_high_norm_fraction, by_depth.draw_by_depth),
+    "interdependence": Question(image_numbers.describe_interdependence, clouds.draw_clouds),
     "anatomy": Question(describe_anatomy, draw_tokens, of_one=True),
     "gram_ledger": Question(describe_gram_ledger, draw_ledgers, of_one=True),
     "directions": Question(describe_directions, draw_directions, of_one=True),
-    "covariates": Question(describe_covariates, draw_correlations, of_one=True),
-    "high_norm_layers": Question(describe_high_norm_layers, draw_by_layer, of_one=True),
-    "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
-    "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size, kind="one-shot"),
+    "covariates": Question(
+        image_numbers.describe_covariates, clouds.draw_correlations, of_one=True
+    ),
+    "high_norm_layers": Question(
+        depths.describe_high_norm_layers, by_depth.draw_by_layer, of_one=True
+    ),
+    "high_norm_grid": Question(depths.describe_high_norm_grid, draw_grid, of_one=True),
+    "one_shot": Question(
+        over_size(contributions.describe_one_shot), draw_terms_by_size, kind="one-shot"
+    ),
     "map_scores": Question(describe_map_scores, draw_map_scores, kind="judgement"),
     "map_curves": Question(describe_map_curves, draw_map_curves, of_one=True, kind="judgement"),
     "remedies": Question(describe_remedies, draw_remedies, kind="remedies"),
@@ -200,24 +177,32 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
-    explanations = [result for result in results if result.kind == "explanation"]
+    explanations = _take(results, "explanation")
     return draw_image(explanations, _find_image(explanations, image), heads=heads)
 
 
 def draw_heads_by_layer(results: Results, image: int = 0) -> Drawing:
     """Attention of every head in every layer of one image, by the first model that explains it."""
-    explanations = [result for result in results if result.kind == "explanation"]
-    image_id = _find_image(explanations, image)
-    return draw_heads(explanations[0], image_id)
+    explanations = _take(results, "explanation")
+    return draw_heads(explanations[0], _find_image(explanations, image))
+
+
+def _take(results: Results, kind: str) -> Results:
+    found = [result for result in results if result.kind == kind]
+    if not found:
+        raise NothingToDrawError(f"no result of the kind {kind!r}")
+    return found
 
 
 def _find_image(explanations: Results, image: int) -> str:
-    if not explanations:
-        raise NothingToDrawError("no result of the kind 'explanation'")
-    ids = [one.image_id for one in explanations[0].explanation.images]
-    if not 0 <= image < len(ids):
-        raise UsageError(f"image {image} does not exist: expected 0 to {len(ids) - 1}")
-    return ids[image]
+    images = explanations[0].explanation.images
+    _check_image(image, len(images))
+    return images[image].image_id
+
+
+def _check_image(image: int, count: int) -> None:
+    if not 0 <= image < count:
+        raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
 
 
 def draw_heads(result: ModelResult, image_id: str) -> Drawing:
@@ -249,20 +234,16 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
 def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
     """One kept image of a judgement: its maps with the skill of each, the best-judged first."""
-    judgements = [result for result in results if result.kind == "judgement"]
-    if not judgements:
-        raise NothingToDrawError("no result of the kind 'judgement'")
-    count = len(judgements[0].judgement.images)
+    judged = _take(results, "judgement")[0]
+    count = len(judged.judgement.images)
     if not count:
         raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
-    if not 0 <= image < count:
-        raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
+    _check_image(image, count)
     # Reading maps needs torch.
     from vitscope.figures.explained import describe_judged_maps
     from vitscope.figures.rendering.maps import plot_judged
 
-    data = describe_judged_maps(judgements[0], image)
-    return Drawing(plot_judged(judgements[0], image), data, "judged_maps")
+    return Drawing(plot_judged(judged, image), describe_judged_maps(judged, image), "judged_maps")
 
 
 _SHEETS: Mapping[str, Callable[..., Drawing]] = {
@@ -273,7 +254,7 @@ _SHEETS: Mapping[str, Callable[..., Drawing]] = {
 """Figures of one image, by the name that `plot` takes."""
 
 
-def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]:
+def plan_figures(results: Results, readout: contributions.Readout = "attention") -> list[Plan]:
     """Every figure that the results could have."""
     plans: list[Plan] = [
         *_plan_audits(results, readout),
@@ -285,7 +266,7 @@ def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]
     return sorted(plans, key=lambda plan: (not plan[0].startswith("fig"), plan[0]))
 
 
-def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
+def _plan_audits(results: Results, readout: contributions.Readout) -> Iterator[Plan]:
     audits = [result for result in results if result.kind == "audit"]
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
@@ -297,22 +278,20 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
         for name, figure in figures.items():
             settings = {"readout": readout} if figure == "restricted_cka" else {}
             yield name, partial(_draw_some, figure, chosen, whose, **settings)
-    names: dict[Path, str] = {}
-    for result in audits:
-        names[result.folder] = name_apart(slug(result.label), names.values())
+    named = _name_each(audits)
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
             yield name, partial(_refuse, "no audit among the results")
-        for result in audits:
-            yield f"{name}__{names[result.folder]}", partial(draw_figure, figure, [result])
+        for own, result in named.items():
+            yield f"{name}__{own}", partial(draw_figure, figure, [result])
 
 
-def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
-    classifiers = list_classifiers(results)
+def _plan_one_shot(results: Results, readout: contributions.Readout) -> Iterator[Plan]:
+    classifiers = contributions.list_classifiers(results)
     if not classifiers:
         yield "fig3b_one_shot", partial(_refuse, "no one-shot result among them")
     for classifier in classifiers:
-        for top in TOPS:
+        for top in contributions.TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
             settings = {"classifier": classifier, "top": top, "readout": readout}
             yield name, partial(draw_figure, "one_shot", results, **settings)
@@ -336,12 +315,17 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
 def _plan_judgements(results: Results) -> Iterator[Plan]:
     judgements = [result for result in results if result.kind == "judgement"]
     yield "map_scores", partial(_draw_some, "map_scores", judgements, "no judgement")
-    names: dict[Path, str] = {}
-    for result in judgements:
-        own = names[result.folder] = name_apart(slug(result.label), names.values())
+    for own, result in _name_each(judgements).items():
         yield f"map_curves__{own}", partial(draw_figure, "map_curves", [result])
         for image in range(len(result.judgement.images)):
             yield f"judged_maps_{image:03d}__{own}", partial(draw_judged_maps, [result], image)
+
+
+def _name_each(results: Results) -> dict[str, ModelResult]:
+    named: dict[str, ModelResult] = {}
+    for result in results:
+        named[name_apart(slug(result.label), named)] = result
+    return named
 
 
 def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:

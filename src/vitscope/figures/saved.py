@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from itertools import chain, compress, count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -19,21 +19,11 @@ from vitscope.errors import ResultError, UsageError
 from vitscope.files.printable import printable_path, without_folders
 from vitscope.files.reading import open_table
 from vitscope.files.storage import MARKER
+from vitscope.results import schema
 from vitscope.results.choices import describe_settings
-from vitscope.results.compared_runs import check_run, read_runs
-from vitscope.results.saved_result import SavedResult
-from vitscope.results.schema import (
-    KINDS,
-    AuditSummary,
-    ExplanationSummary,
-    JudgementSummary,
-    OneShotSummary,
-    RemediesSummary,
-    Summary,
-)
+from vitscope.results.saved_result import SavedResult, check_run, read_runs
+from vitscope.results.schema import KINDS, S, Summary
 from vitscope.results.schema_remedies import EDITED, PLACES
-
-S = TypeVar("S", bound=Summary)
 
 _LONGEST, _SHORT = 60, 32
 _SAME_SIZE = 0.06
@@ -54,6 +44,20 @@ _RECIPES = (
     "SigLIP 2",
     "EVA-02",
 )
+
+
+def _only_of(kind: type[S]) -> cached_property[S]:
+    """The summary of a result of this kind."""
+
+    def read(result: "ModelResult") -> S:
+        if not isinstance(result.summary, kind):
+            raise ResultError(
+                f"{printable_path(result.folder)} is a result of kind {result.kind!r}: expected "
+                f"{kind.KIND!r}"
+            )
+        return result.summary
+
+    return cached_property(read)
 
 
 @dataclass(frozen=True)
@@ -78,30 +82,11 @@ class ModelResult:
         """Kind of result: "audit", "one-shot", "explanation", "judgement" or "remedies"."""
         return self.summary.KIND
 
-    @property
-    def audit(self) -> AuditSummary:
-        """The summary of an audit."""
-        return self._read_as(AuditSummary)
-
-    @property
-    def one_shot(self) -> OneShotSummary:
-        """The summary of one-shot classification."""
-        return self._read_as(OneShotSummary)
-
-    @property
-    def explanation(self) -> ExplanationSummary:
-        """The summary of explained images."""
-        return self._read_as(ExplanationSummary)
-
-    @property
-    def judgement(self) -> JudgementSummary:
-        """The summary of judged maps."""
-        return self._read_as(JudgementSummary)
-
-    @property
-    def remedies(self) -> RemediesSummary:
-        """The summary of compared remedies."""
-        return self._read_as(RemediesSummary)
+    audit = _only_of(schema.AuditSummary)
+    one_shot = _only_of(schema.OneShotSummary)
+    explanation = _only_of(schema.ExplanationSummary)
+    judgement = _only_of(schema.JudgementSummary)
+    remedies = _only_of(schema.RemediesSummary)
 
     @property
     def model_id(self) -> str:
@@ -197,14 +182,6 @@ class ModelResult:
             values: np.ndarray = column.to_numpy().astype(np.float64)
         return np.where(np.isfinite(values), values, np.nan)
 
-    def _read_as(self, kind: type[S]) -> S:
-        if not isinstance(self.summary, kind):
-            raise ResultError(
-                f"{printable_path(self.folder)} is a result of kind {self.kind!r}: expected "
-                f"{kind.KIND!r}"
-            )
-        return self.summary
-
 
 def load_results(folders: Sequence[Path]) -> list[ModelResult]:
     """Open results, ordered by kind, family and size."""
@@ -264,9 +241,7 @@ def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
 def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
     """Mark results by settings if these differ, and those of the same name by model and run too."""
     settings = [printable(describe_settings(result.summary)) for result in results]
-    alike: dict[tuple[str, str], list[ModelResult]] = {}
-    for result in results:
-        alike.setdefault((result.kind, result.label), []).append(result)
+    alike = _group_by_name(results)
     marked = []
     for result, told in zip(results, settings, strict=True):
         group = alike[result.kind, result.label]
@@ -280,10 +255,15 @@ def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
     return marked
 
 
-def _mark_times(results: Sequence[ModelResult]) -> list[ModelResult]:
-    alike: dict[tuple[str, str], list[ModelResult]] = {}
+def _group_by_name(results: Sequence[ModelResult]) -> dict[tuple[str, str], list[ModelResult]]:
+    groups: dict[tuple[str, str], list[ModelResult]] = {}
     for result in results:
-        alike.setdefault((result.kind, result.label), []).append(result)
+        groups.setdefault((result.kind, result.label), []).append(result)
+    return groups
+
+
+def _mark_times(results: Sequence[ModelResult]) -> list[ModelResult]:
+    alike = _group_by_name(results)
     times = {
         result.folder: time
         for group in alike.values()

@@ -10,14 +10,12 @@ from vitscope.figures.description import (
     select,
     write_range,
 )
-from vitscope.figures.intervals import read_estimate
+from vitscope.figures.intervals import read_estimate, span
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.result_text import tell_half_depth
 from vitscope.results.schema_numbers import TraceSummary
 from vitscope.results.vocabulary import order_terms
-
-_MARGIN = 0.04
 
 
 def describe_shares_by_depth(results: Iterable[ModelResult]) -> FigureData:
@@ -78,9 +76,6 @@ def _place(result: ModelResult, lines: Mapping[str, Sequence[Estimate]]) -> list
 
 def _describe(selection: Selection[list[Point]], *notes: str) -> FigureData:
     points = [point for _, own in selection.found for point in own]
-    numbers = [point.number for point in points]
-    low = min(number.value - number.errors[0] for number in numbers)
-    high = max(number.value + number.errors[1] for number in numbers)
     each = " a model" if len(selection.found) > 1 else ""
     counts = write_range([_read_trace(model).num_images for model in selection.results])
     return selection.describe(
@@ -88,5 +83,5 @@ def _describe(selection: Selection[list[Point]], *notes: str) -> FigureData:
         (f"n = {counts} traced images{each}.", *notes),
         axis="share of the output",
         percent=True,
-        limits=(min(0.0, low) - _MARGIN, high + _MARGIN),
+        limits=span([point.number for point in points], 0.0),
     )

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from vitscope.figures.saved import ModelResult
-from vitscope.results.comparison_text import tabulate_comparison
 from vitscope.results.number_text import NumberText
-from vitscope.results.result_text import ABSENT, TextTable
+from vitscope.results.result_text import ABSENT, TextTable, tabulate_comparison
 from vitscope.results.schema_remedies import ORIGINAL
 
 

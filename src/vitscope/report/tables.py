@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from vitscope.figures.anatomy import COSINES, NORMS, STATES
 from vitscope.figures.description import FigureData, Point
+from vitscope.figures.differences import CHANGES
 from vitscope.figures.image_numbers import R2
 from vitscope.figures.intervals import write_interval
-from vitscope.figures.remedies import CHANGES
 from vitscope.results.judgement_text import name_map
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import name_covariate, name_term, name_token

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import altair as alt
 
 from vitscope.figures.description import FigureData, Point, group_points
-from vitscope.figures.remedies import CHANGES
+from vitscope.figures.differences import CHANGES
 from vitscope.report.vega_parts import (
     FAINT,
     SERIES,

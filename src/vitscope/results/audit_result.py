@@ -1,8 +1,7 @@
 """The saved result of an audit: a folder from which everything is drawn, without a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -10,22 +9,21 @@ import numpy as np
 import pyarrow as pa
 
 from vitscope.errors import UsageError
-from vitscope.files.reading import open_table, plain_damage
+from vitscope.files.reading import plain_damage
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.results.finishing import finish_result
+from vitscope.results.finishing import finish_result, merge_parts, read_ids
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same_run, read_manifest, read_sums
 from vitscope.results.mergeable import MergeableResult, check_disjoint
-from vitscope.results.merging import merge_parts, read_ids
 from vitscope.results.result_html import show_audit
-from vitscope.results.schema import AuditSummary, read_summary
+from vitscope.results.saved_result import IMAGES, saved_summary
+from vitscope.results.schema import AuditSummary
 from vitscope.results.trace_summary import merge_traces
 
 
-@dataclass(frozen=True)
 class AuditResult(MergeableResult):
     """An audit on disk: read access to its files.
 
@@ -33,24 +31,15 @@ class AuditResult(MergeableResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> AuditSummary:
-        """Every number over the images.
-
-        Raises:
-            ResultError: If it is not an audit of this schema, or damaged.
-        """
-        return read_summary(self.folder, AuditSummary)
+    _table_file = IMAGES
+    summary = saved_summary(AuditSummary)
+    """Every number over the images; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {self.summary.last.verdict.text}"
 
     def _repr_html_(self) -> str:
         return show_audit(self.summary)
-
-    @property
-    def _table(self) -> pa.Table:
-        return self.images
 
     @property
     def manifest(self) -> Manifest:
@@ -69,8 +58,7 @@ class AuditResult(MergeableResult):
         Raises:
             ResultError: If the table cannot be read.
         """
-        with open_table(self.folder / "images.parquet") as file:
-            return file.read()
+        return self._table
 
     @property
     def gallery(self) -> Gallery | None:

@@ -4,7 +4,7 @@ Results that differ in a `Choice` are never shown together; other differences of
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import NamedTuple, Protocol, get_args
 
@@ -50,7 +50,12 @@ class Choice:
     about: str  # name of the setting, after "differ in"
     read: Callable[[Summary], frozenset[str]]  # all values that would give the same numbers
     names: Mapping[str, str]  # values in words, the default first; other values as they are
-    tell: Callable[[str], str]  # note for results that share a value; empty for the default
+    notes: Mapping[str, str] = field(default_factory=dict)  # for results that share a value
+    note: str = ""  # for those that share another value
+
+    def tell(self, value: str) -> str:
+        """The note for results that share a value; empty for the default."""
+        return self.notes.get(value, self.note.format(value))
 
     def agree(self, results: Iterable[Described]) -> str | None:
         """The value that all results share; None if there is none."""
@@ -74,7 +79,8 @@ def find_mixture(choices: Sequence[Choice], results: Sequence[Described]) -> str
 
 def describe_choices(choices: Sequence[Choice], results: Sequence[Described]) -> tuple[str, ...]:
     """Notes under a figure or table of results that agree in all choices."""
-    told = [choice.tell(choice.agree(results) or "") for choice in choices]
+    shared = ((choice, choice.agree(results)) for choice in choices)
+    told = [choice.tell(value) for choice, value in shared if value]
     return tuple(filter(None, [*told, *_describe_inputs(results)]))
 
 
@@ -109,16 +115,15 @@ def enumerate_labels(labels: Sequence[str]) -> str:
 
 def count_cls(*shown: str) -> Choice:
     """Where [CLS]'s attention to itself is counted, which the paper leaves open."""
-    notes = {
-        "registers": "[CLS]'s attention to itself is counted among the registers, in models that "
-        "have any.",
-        "patches": "[CLS]'s attention to itself is counted among the patches.",
-    }
     return Choice(
         about="where [CLS]'s attention to itself is counted",
         read=partial(_read_cls_term, frozenset(shown)),
         names=_CLS_PLACES,
-        tell=lambda value: notes.get(value, ""),
+        notes={
+            "registers": "[CLS]'s attention to itself is counted among the registers, in models "
+            "that have any.",
+            "patches": "[CLS]'s attention to itself is counted among the patches.",
+        },
     )
 
 
@@ -139,12 +144,10 @@ RENORMALIZE = Choice(
     about="whether restricted outputs are renormalised",
     read=lambda summary: frozenset({str(summary.settings.renormalize)}),
     names={"False": "as they are", "True": "renormalised"},
-    tell=lambda value: (
-        "Restricted outputs are divided by the attention mass that they keep; the residual readout "
-        "compares terms, which are not."
-        if value == "True"
-        else ""
-    ),
+    notes={
+        "True": "Restricted outputs are divided by the attention mass that they keep; the residual "
+        "readout compares terms, which are not."
+    },
 )
 """Whether restricted outputs are divided by the kept attention mass."""
 
@@ -164,11 +167,10 @@ SHARES = Choice(
         else frozenset()
     ),
     names={"centred": "centred", "raw": "raw"},
-    tell=lambda value: (
-        "Shares are raw: features were dropped, so what is the same for every image counts too."
-        if value == "raw"
-        else ""
-    ),
+    notes={
+        "raw": "Shares are raw: features were dropped, so what is the same for every image counts "
+        "too."
+    },
 )
 """Whether shares are centred on the mean image, which needs kept features."""
 
@@ -176,11 +178,8 @@ LAYER = Choice(
     about="the block that was audited",
     read=lambda summary: frozenset({_name_layer(summary), f"layer {summary.layer}"}),
     names={_LAST: _LAST},
-    tell=lambda value: (
-        f"The numbers are of {value}, counted from 0, and not of each model's last block."
-        if value.startswith("layer ")
-        else ""
-    ),
+    notes={_LAST: ""},
+    note="The numbers are of {}, counted from 0, and not of each model's last block.",
 )
 """Layer of the numbers: the last of each model, or the same index in all."""
 
@@ -190,7 +189,8 @@ TARGET = Choice(
         {summary.target} if isinstance(summary, JudgementSummary) else ()
     ),
     names={"self": "self"},
-    tell=lambda value: "" if value == "self" else f"What maps explain: target {value}.",
+    notes={"self": ""},
+    note="What maps explain: target {}.",
 )
 """The number that judged maps explain."""
 
@@ -200,19 +200,13 @@ REMOVAL = Choice(
         summary.removals if isinstance(summary, JudgementSummary) else ()
     ),
     names={},
-    tell=lambda _: "",
 )
 """The ways to remove patches, of which results that are compared share at least one."""
 
 MAP_LAYER = replace(
     LAYER,
     about="the block whose attention row maps are of",
-    tell=lambda value: (
-        f"Maps of an attention row are of {value}, counted from 0, and not of each model's last "
-        "block."
-        if value.startswith("layer ")
-        else ""
-    ),
+    note="Maps of an attention row are of {}, counted from 0, and not of each model's last block.",
 )
 """Layer of judged maps of one attention row."""
 

@@ -2,14 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from vitscope.files.printable import escape_markdown, printable, without_folders
 from vitscope.images.paths import name_folder
 from vitscope.results.choices import describe_settings
-from vitscope.results.schema import AuditSummary, JudgementSummary
+from vitscope.results.schema import AuditSummary, JudgementSummary, Provenance
 
 _TEX = {letter: f"\\{letter}" for letter in "$&#%_"}
 _TEX |= {"{": "(", "}": ")"}  # BibTeX counts braces, escaped ones too
@@ -38,7 +37,7 @@ class Citation:
 
 def cite(
     summary: AuditSummary | JudgementSummary,
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
     paths: Iterable[str],
     run: str = "",
 ) -> Citation:

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -11,16 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import link_or_copy
 from vitscope.files.typed_json import read_typed
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
-from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
+from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
 from vitscope.results.result_html import show_explanation
-from vitscope.results.saved_result import SavedResult
-from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing, read_summary
+from vitscope.results.saved_result import SavedResult, saved_summary
+from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing
 from vitscope.results.schema_numbers import ImageNumbers, nest
 from vitscope.results.verdict import ImageVerdict
 from vitscope.row_maps import map_shares_along
@@ -52,14 +49,8 @@ class Explanation(SavedResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> ExplanationSummary:
-        """Every number of the images.
-
-        Raises:
-            ResultError: If it is not an explanation of this schema, or damaged.
-        """
-        return read_summary(self.folder, ExplanationSummary)
+    summary = saved_summary(ExplanationSummary)
+    """Every number of the images; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         return "\n".join(f"{one.path}: {one.verdict.text}" for one in self.summary.images)
@@ -87,24 +78,14 @@ class Explanation(SavedResult):
         Raises:
             ResultError: If its files are missing or damaged.
         """
-        path = self.folder / _name_file(index)
+        path = self.folder / name_maps(index)
         try:
             image = self.summary.images[index]
         except IndexError as error:
             raise ResultError(f"{path} cannot be read as image {index}: {error}") from None
-        found = read_maps(path, image.maps)
-        return ImageExplanation(
-            path=image.path,
-            image_id=image.image_id,
-            framing=image.framing,
-            image=found.image,
-            maps=found.maps,
-            heads_by_layer=found.heads_by_layer,
-            numbers=image.numbers,
-            verdict=image.verdict,
-            gap=image.gap,
-            skill=image.skill,
-        )
+        found = vars(read_maps(path, image.maps))
+        names = [one.name for one in fields(ImageExplanation) if one.name not in found]
+        return ImageExplanation(**found, **{name: getattr(image, name) for name in names})
 
     def save_overlays(
         self,
@@ -227,24 +208,22 @@ def write_part(folder: Path, image: ImageExplanation, *, is_narrow: bool) -> Non
 def keep_parts(folder: Path, parts: Sequence[Path]) -> Iterator[ExplainedPart]:
     """Take over the images of parts, in their order, with their maps."""
     for number, source in enumerate(parts):
-        about, name = source / _ABOUT, _name_file(number)
+        about = source / _ABOUT
         part = read_typed(ExplainedPart, read_json(about), printable_path(about))
-        with plain_disk_errors(folder):
-            (folder / name).parent.mkdir(exist_ok=True)
-            link_or_copy(source / part.image.file, folder / name)
-        yield replace(part, image=replace(part.image, file=name))
+        file = keep_maps(folder, number, source / part.image.file)
+        yield replace(part, image=replace(part.image, file=file))
 
 
 def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedImage:
     """Write one image's maps."""
-    name = _name_file(index)
-    write_maps(folder / name, image)
+    name = name_maps(index)
+    about = write_maps(folder / name, image)
     height, width = image.image.shape[:2]
     return ExplainedImage(
         path=image.path,
         image_id=image.image_id,
         file=name,
-        maps={name: one.about for name, one in image.maps.items()},
+        maps=about,
         framing=image.framing,
         input_size=(height, width),
         grid=image.grid,
@@ -253,7 +232,3 @@ def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedI
         gap=image.gap,
         skill=image.skill,
     )
-
-
-def _name_file(index: int) -> str:
-    return f"maps/{index:04d}.npz"

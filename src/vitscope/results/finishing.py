@@ -1,28 +1,49 @@
-"""The second pass over a run's features, and its summary."""
+"""Parts of a run, with tables, features, sums and failures of some images, become a result."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
-from vitscope.files.reading import open_table
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.storage import link_or_copy
 from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.sums import AuditSums
-from vitscope.results.association_summary import summarize_covariates, summarize_interdependence
-from vitscope.results.manifest import Manifest, write_sums
-from vitscope.results.records import table_path
-from vitscope.results.saved_result import list_source_notes, write_result
-from vitscope.results.schema import AuditSummary, DataSummary
+from vitscope.results.manifest import Manifest, read_sums, write_sums
+from vitscope.results.records import (
+    GROUP_ROWS,
+    TableWriter,
+    iter_row_groups,
+    shard_paths,
+    table_path,
+)
+from vitscope.results.saved_result import (
+    IMAGES,
+    list_source_notes,
+    read_failures,
+    read_table,
+    write_result,
+)
+from vitscope.results.schema import AuditSummary, DataSummary, Provenance
 from vitscope.results.schema_numbers import LayerSummary, TraceSummary
 from vitscope.results.summary import (
     add_centred_numbers,
     judge_layer,
     read_column,
+    summarize_anatomy,
+    summarize_covariates,
     summarize_errors,
     summarize_images,
+    summarize_interdependence,
+    summarize_layer_similarity,
 )
-from vitscope.results.token_summary import summarize_anatomy, summarize_layer_similarity
 from vitscope.results.trace_summary import summarize_traces
+
+_NO_IDS = pa.chunked_array([], pa.string())
 
 
 def finish_result(
@@ -31,7 +52,7 @@ def finish_result(
     sums: AuditSums,
     *,
     failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
 ) -> None:
     """Complete a result from its tables, features and sums; `summary.json` comes last."""
     tables = {layer: table_path(folder, layer, manifest.last_layer) for layer in manifest.layers}
@@ -89,6 +110,56 @@ def _note_ranges(table: Path) -> list[str]:
     narrow = read_column(table, "level_range") < NARROW
     names: list[str] = []
     if narrow.any():
-        with open_table(table) as file:
-            names = file.read(columns=["path"]).filter(narrow).column("path").to_pylist()
+        names = read_table(table, "path").filter(narrow)["path"].to_pylist()
     return note_narrow(names, len(narrow))
+
+
+def merge_parts(
+    folder: Path, manifest: Manifest, parts: Sequence[Path]
+) -> tuple[AuditSums, list[tuple[str, str]]]:
+    """Merge parts with tables and features; the same order gives the same bits."""
+    sums = manifest.make_sums(folder)
+    for part in parts:
+        sums.merge(read_sums(part, manifest))
+    # A part without readable images has no tables.
+    filled = [p for p in parts if table_path(p, manifest.last_layer, manifest.last_layer).exists()]
+    for layer in manifest.layers:
+        _merge_layer(folder, layer, manifest.last_layer, filled)
+    return sums, list(chain.from_iterable(map(read_failures, parts)))
+
+
+def read_ids(folder: Path) -> pa.ChunkedArray:
+    """Identities of the images of a part or a result."""
+    table = folder / IMAGES
+    # A part without readable images has no table.
+    return read_table(table, "image_id")["image_id"] if table.exists() else _NO_IDS
+
+
+def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:
+    shards = [shard_paths(part, layer) for part in parts]
+    keep = all(shards)
+    target = table_path(folder, layer, last_layer)
+    with plain_disk_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    _concat_tables(
+        target, [table_path(part, layer, last_layer) for part in parts], drop_centred=not keep
+    )
+    if keep:
+        home = folder / "features" / f"{layer:03d}"
+        with plain_disk_errors(home):
+            home.mkdir(parents=True)
+            for index, shard in enumerate(chain.from_iterable(shards)):
+                link_or_copy(shard, home / f"{index:06d}.safetensors")
+
+
+def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:
+    if not tables:
+        return
+    names = [
+        name
+        for name in pq.read_schema(tables[0]).names
+        if not (drop_centred and name.startswith("centred_"))
+    ]
+    with closing(TableWriter(target, GROUP_ROWS)) as writer:
+        for group in chain.from_iterable(map(iter_row_groups, tables)):
+            writer.write(group.select(names))

@@ -328,8 +328,7 @@ def _write_entry(
     folder: Path, index: int, path: str, digest: str, why: Why, maps: ImageMaps
 ) -> GalleryImage:
     name = _name_file(index)
-    write_maps(folder / name, maps)
-    about = {name: one.about for name, one in maps.maps.items()}
+    about = write_maps(folder / name, maps)
     return GalleryImage(path, digest, why, name, about)
 
 

@@ -18,6 +18,7 @@ from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
+from vitscope.files.storage import link_or_copy
 from vitscope.layout import TokenLayout
 from vitscope.results.schema_maps import MapSummary
 from vitscope.results.vocabulary import ROW_MAPS, MapKind
@@ -135,8 +136,8 @@ def with_unplaced(one: ImageMap, unplaced: Mapping[str, float]) -> ImageMap:
     return replace(one, about=replace(one.about, unplaced=dict(unplaced)))
 
 
-def write_maps(path: Path, maps: ImageMaps) -> None:
-    """Write an image and its maps."""
+def write_maps(path: Path, maps: ImageMaps) -> dict[str, MapSummary]:
+    """Write an image and its maps; what the file does not say of each is returned."""
     arrays: dict[str, Any] = {"image": maps.image}
     for name, one in maps.maps.items():
         named = zip(_name_arrays(name), (one.values, one.heads, one.error), strict=True)
@@ -146,6 +147,21 @@ def write_maps(path: Path, maps: ImageMaps) -> None:
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **arrays)
+    return {name: one.about for name, one in maps.maps.items()}
+
+
+def name_maps(index: int) -> str:
+    """File of an image's maps within its result."""
+    return f"maps/{index:04d}.npz"
+
+
+def keep_maps(folder: Path, index: int, file: Path) -> str:
+    """Take over the file of an image's maps; its new name."""
+    name = name_maps(index)
+    with plain_disk_errors(folder):
+        (folder / name).parent.mkdir(exist_ok=True)
+        link_or_copy(file, folder / name)
+    return name
 
 
 def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,11 +13,10 @@ from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
-from vitscope.files.reading import open_table, plain_damage
-from vitscope.files.storage import link_or_copy
+from vitscope.files.reading import plain_damage
 from vitscope.files.typed_json import read_typed
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.image_maps import ImageMaps, read_maps, write_maps
+from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
 from vitscope.results.map_verdict import (
     REFERENCE_MAP,
     MapVerdict,
@@ -27,11 +25,22 @@ from vitscope.results.map_verdict import (
     judge_maps,
     replicate_skill,
 )
-from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same, list_plans
-from vitscope.results.model_identity import ModelIdentity
+from vitscope.results.mergeable import (
+    MergeableResult,
+    ModelIdentity,
+    check_disjoint,
+    check_same,
+    list_plans,
+)
 from vitscope.results.result_html import show_judgement
-from vitscope.results.saved_result import PROVENANCE, SCORES, write_result
-from vitscope.results.schema import DataSummary, JudgementSummary, read_summary
+from vitscope.results.saved_result import (
+    PROVENANCE,
+    SCORES,
+    read_table,
+    saved_summary,
+    write_result,
+)
+from vitscope.results.schema import DataSummary, JudgementSummary
 from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, MapScores
 
 MAPS = "maps.parquet"
@@ -46,7 +55,6 @@ SANITY = ("randomised_last", "randomised_all", "other_target", "sensitivity")
 _IDENTITY = ("path", "image_id", "removal", "map", "ceiling")
 
 
-@dataclass(frozen=True)
 class JudgeResult(MergeableResult):
     """Judged maps on disk: read access to their files.
 
@@ -54,31 +62,18 @@ class JudgeResult(MergeableResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> JudgementSummary:
-        """Every number over the images.
-
-        Raises:
-            ResultError: If it is not a judgement of this schema, or damaged.
-        """
-        return read_summary(self.folder, JudgementSummary)
+    _table_file = SCORES
+    summary = saved_summary(JudgementSummary)
+    """Every number over the images; `ResultError` if it is damaged or of another kind."""
 
     @property
     def identity(self) -> ModelIdentity:
-        """Which model it is of.
-
-        Raises:
-            ResultError: If its provenance is damaged.
-        """
+        """Which model it is of."""
         return read_typed(ModelIdentity, self._plan, printable_path(self.folder / PROVENANCE))
 
     @property
     def described_target(self) -> Mapping[str, Any]:
-        """What the maps explain, with the digest of a classifier; None for a function.
-
-        Raises:
-            ResultError: If its provenance is damaged.
-        """
+        """What the maps explain, with the digest of a classifier; None for a function."""
         names = ("target", "classifier_hash")
         return {name: self._plan[name] for name in names if name in self._plan}
 
@@ -95,17 +90,13 @@ class JudgeResult(MergeableResult):
         return show_judgement(self.summary)
 
     @property
-    def _table(self) -> pa.Table:
-        return self.scores
-
-    @property
     def scores(self) -> pa.Table:
         """One row per image, removal and map, with every score and both curves.
 
         Raises:
             ResultError: If the table cannot be read.
         """
-        return _read_table(self.folder, SCORES)
+        return self._table
 
     def read_gaps(self) -> tuple[list[str], dict[str, np.ndarray]]:
         """Identities of the images, and the gap of each map and baseline on them.
@@ -131,7 +122,7 @@ class JudgeResult(MergeableResult):
         Raises:
             ResultError: If its file is missing or damaged.
         """
-        return read_maps(self.folder / _name_maps(index), self.summary.images[index].maps)
+        return read_maps(self.folder / name_maps(index), self.summary.images[index].maps)
 
     @classmethod
     def _merge_into(cls, folder: Path, results: Sequence[Self]) -> None:
@@ -176,26 +167,14 @@ def _merge_images(
     folder: Path, results: Sequence[JudgeResult], limit: int
 ) -> tuple[JudgedImage, ...]:
     kept = [
-        (image, result.folder / _name_maps(index))
+        (image, result.folder / name_maps(index))
         for result in results
         for index, image in enumerate(result.summary.images)
     ]
     return tuple(
-        replace(image, file=_keep_maps(folder, index, file))
+        replace(image, file=keep_maps(folder, index, file))
         for index, (image, file) in enumerate(kept[:limit])
     )
-
-
-def _keep_maps(folder: Path, index: int, file: Path) -> str:
-    name = _name_maps(index)
-    with plain_disk_errors(folder):
-        (folder / name).parent.mkdir(exist_ok=True)
-        link_or_copy(file, folder / name)
-    return name
-
-
-def _name_maps(index: int) -> str:
-    return f"maps/{index:04d}.npz"
 
 
 @dataclass(frozen=True)
@@ -205,8 +184,7 @@ class _About:
 
 def write_part_maps(part: Path, maps: ImageMaps) -> None:
     """Write the maps of an image that is kept."""
-    write_maps(part / _MAPS_FILE, maps)
-    about = {name: one.about for name, one in maps.maps.items()}
+    about = write_maps(part / _MAPS_FILE, maps)
     write_json(part / _ABOUT_FILE, asdict(_About(about)))
 
 
@@ -217,14 +195,14 @@ def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
         if not (part / _MAPS_FILE).exists():
             continue
         about = part / _ABOUT_FILE
-        scores = _read_table(part, SCORES)
+        scores = read_table(part / SCORES)
         first = next(iter(_split(scores, "removal").values()))
         skills = zip(first["map"].to_pylist(), _take(first, "skill").tolist(), strict=True)
         kept.append(
             JudgedImage(
                 path=first["path"][0].as_py(),
                 image_id=first["image_id"][0].as_py(),
-                file=_keep_maps(folder, len(kept), part / _MAPS_FILE),
+                file=keep_maps(folder, len(kept), part / _MAPS_FILE),
                 maps=read_typed(_About, read_json(about), printable_path(about)).maps,
                 skill=dict(skills),
             )
@@ -243,20 +221,15 @@ def concat_tables(folder: Path, parts: Sequence[Path]) -> None:
     """Write the tables of all parts as one."""
     write_tables(
         folder,
-        pa.concat_tables([_read_table(part, SCORES) for part in parts]),
-        pa.concat_tables([_read_table(part, MAPS) for part in parts]),
+        pa.concat_tables([read_table(part / SCORES) for part in parts]),
+        pa.concat_tables([read_table(part / MAPS) for part in parts]),
     )
 
 
 def read_ids(folder: Path) -> pa.ChunkedArray:
     """Identities of the images in the tables."""
-    of_maps = _split(_read_table(folder, MAPS), "map")
+    of_maps = _split(read_table(folder / MAPS), "map")
     return next(iter(of_maps.values()))["image_id"]
-
-
-def _read_table(folder: Path, name: str) -> pa.Table:
-    with open_table(folder / name) as file:
-        return file.read()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,7 +247,7 @@ class JudgedNumbers:
 def summarize_tables(folder: Path, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:
     """Summarise the tables of a result; the first removal decides."""
     with plain_damage(folder):
-        return _summarize(_read_table(folder, SCORES), _read_table(folder, MAPS), maps)
+        return _summarize(read_table(folder / SCORES), read_table(folder / MAPS), maps)
 
 
 def _summarize(scores: pa.Table, about: pa.Table, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:

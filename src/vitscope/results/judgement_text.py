@@ -10,7 +10,7 @@ from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import (
     ABSENT,
     TextTable,
-    describe_left_out,
+    describe_images,
     tell_estimate,
     tell_number,
 )
@@ -19,12 +19,10 @@ from vitscope.results.schema import ExplainedImage, ExplanationSummary, Judgemen
 
 def describe_judgement(summary: JudgementSummary) -> str:
     """What was judged, on which images."""
-    model, data, reference = summary.model, summary.data, summary.reference
-    height, width = summary.preprocessing.size
+    reference = summary.reference
     return (
-        f"{data.num_images} images{describe_left_out(data)}, {height} x {width} px, target "
-        f"{summary.target}, compared with {reference.num_images} images ({reference.source}), "
-        f"{model.dtype}"
+        f"{describe_images(summary)}, target {summary.target}, compared with "
+        f"{reference.num_images} images ({reference.source}), {summary.model.dtype}"
     )
 
 

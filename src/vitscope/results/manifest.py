@@ -20,8 +20,7 @@ from vitscope.metrics.other_metrics import OtherMetrics
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums, Sums
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.results.mergeable import check_same
-from vitscope.results.model_identity import ModelIdentity
+from vitscope.results.mergeable import ModelIdentity, check_same
 from vitscope.results.schema import ModelSummary, PreprocessingSummary, Settings
 
 _FILE, _SUMS = "sums.safetensors", "sums"

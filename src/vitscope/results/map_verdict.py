@@ -9,7 +9,6 @@ import numpy as np
 from jaxtyping import Bool, Float64
 
 from vitscope.metrics.jackknife import (
-    NUM_BLOCKS,
     Estimate,
     Replicates,
     block_of,
@@ -59,13 +58,11 @@ def average(values: Float64[np.ndarray, " image"], ids: Sequence[str]) -> Estima
         return Estimate(math.nan, None)
     kept = values[defined]
     blocks = np.array([block_of(image) for image in ids])[defined]
-    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
+    used, sizes = np.unique(blocks, return_counts=True)
     left_out = [
-        float(kept[blocks != block].mean()) if (blocks != block).any() else math.nan
-        for block in used
+        float(kept[blocks != block].mean()) if len(used) > 1 else math.nan for block in used
     ]
-    sizes = [int((blocks == block).sum()) for block in used]
-    return make_estimate(float(kept.mean()), left_out, sizes)
+    return make_estimate(float(kept.mean()), left_out, sizes.tolist())
 
 
 def replicate_skill(
@@ -80,11 +77,10 @@ def replicate_skill(
     others.
     """
     blocks = np.array([block_of(image) for image in ids])
-    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
+    used, sizes = np.unique(blocks, return_counts=True)
     left_out = tuple(_divide(gaps, random, oracle, blocks != block) for block in used)
-    sizes = tuple(int((blocks == block).sum()) for block in used)
     everything = np.ones(len(ids), dtype=bool)
-    return Replicates(_divide(gaps, random, oracle, everything), left_out, sizes)
+    return Replicates(_divide(gaps, random, oracle, everything), left_out, tuple(sizes.tolist()))
 
 
 def _divide(
@@ -105,28 +101,26 @@ def compare_maps(
     The interval is a delete-one-block jackknife of the mean difference, p is Student's with one
     degree of freedom less than there are blocks, corrected by Holm over the maps.
     """
-    differences = {
-        name: average(values - gaps[against], ids)
-        for name, values in gaps.items()
-        if name != against and name not in {"oracle", "random"}
-    }
-    p_values = _find_p_values(differences, ids)
-    return {
-        name: Comparison(
-            difference, *p_values[name], _answer(difference.value, p_values[name][1], len(ids))
-        )
-        for name, difference in differences.items()
-    }
+    return _compare(
+        {
+            name: average(values - gaps[against], ids)
+            for name, values in gaps.items()
+            if name != against and name not in {"oracle", "random"}
+        },
+        ids,
+    )
 
 
-def _find_p_values(
-    differences: Mapping[str, Estimate], ids: Sequence[str]
-) -> dict[str, tuple[float, float]]:
-    # Of each difference, and corrected by Holm for all of them.
+def _compare(differences: Mapping[str, Estimate], ids: Sequence[str]) -> dict[str, Comparison]:
+    # p of each difference is also corrected by Holm for all of them.
     degrees = len({block_of(image) for image in ids}) - 1
     p_values = {name: _find_p(one, degrees) for name, one in differences.items()}
     corrected = adjust_holm({name: p for name, p in p_values.items() if not math.isnan(p)})
-    return {name: (p, corrected.get(name, math.nan)) for name, p in p_values.items()}
+    found = {}
+    for name, one in differences.items():
+        p_holm = corrected.get(name, math.nan)
+        found[name] = Comparison(one, p_values[name], p_holm, _answer(one.value, p_holm, len(ids)))
+    return found
 
 
 def _find_p(difference: Estimate, degrees: int) -> float:
@@ -190,17 +184,13 @@ def judge_maps(
 def _find_beaten(
     gaps: Mapping[str, Float64[np.ndarray, " image"]], best: str, ids: Sequence[str]
 ) -> dict[str, bool]:
-    # The best map against every other one and the baselines, corrected for their number.
+    # The best map against every other one and the baselines.
     differences = {
         name: average(gaps[best] - values, ids)
         for name, values in gaps.items()
         if name not in {best, "oracle"}
     }
-    p_values = _find_p_values(differences, ids)
-    return {
-        name: _answer(one.value, p_values[name][1], len(ids)) == "better"
-        for name, one in differences.items()
-    }
+    return {name: one.answer == "better" for name, one in _compare(differences, ids).items()}
 
 
 _BASELINE_WORDS = {

@@ -16,15 +16,11 @@ from vitscope.files.reading import plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
 from vitscope.files.workspace import kept_from_runs
 from vitscope.results.saved_result import PROVENANCE, TabularResult
+from vitscope.results.schema import Provenance
 
 
-@dataclass(frozen=True)
 class MergeableResult(TabularResult):
-    """A result that others of disjoint sets of images can be added to.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """A result that others of disjoint sets of images can be added to."""
 
     @property
     def missing_shards(self) -> list[str] | None:
@@ -64,7 +60,10 @@ class MergeableResult(TabularResult):
         """
         for other in others:
             check_kind("another result", other, type(self), f"one of type {type(self).__name__}")
-        results = sorted((self, *others), key=_find_first_shard)
+        # By their first shard, the same for all results of whole sets, which keep their order.
+        results = sorted(
+            (self, *others), key=lambda result: min(shard.number for shard in result._shards)
+        )
         if out is None:
             with scratch_folder() as folder:
                 self._merge_into(folder, results)
@@ -82,7 +81,36 @@ class MergeableResult(TabularResult):
         """Write the result of the union."""
 
 
-def list_plans(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class ModelIdentity:
+    """The weights of a model, and how it computes with them."""
+
+    weights_hash: str
+    behaviour_hash: str = ""  # empty in results of earlier versions
+    unknown: tuple[str, ...] = ()  # behaviour that cannot be compared, in words
+
+    def compare_behaviour(self, behaviour_hash: str, unknown: Sequence[str]) -> str:
+        """Why another model with the same weights may compute other numbers; empty if not."""
+        if found := [*self.unknown, *unknown]:
+            return f"whether its model is the same cannot be verified, for {found[0]} is not known"
+        if not (self.behaviour_hash and behaviour_hash):
+            return (
+                "it was written by an earlier version, which did not record how its model computes"
+            )
+        if self.behaviour_hash != behaviour_hash:
+            return (
+                "its model has the same weights and computes otherwise (a hook, a parametrisation, "
+                "a replaced part or a setting)"
+            )
+        return ""
+
+    def check_same_model(self, folder: Path, other: "ModelIdentity") -> None:
+        """Refuse to merge a result of a model with the same weights that computes otherwise."""
+        if reason := other.compare_behaviour(self.behaviour_hash, self.unknown):
+            raise ResultError(f"{folder} cannot be merged: {reason}; run all images at once")
+
+
+def list_plans(provenance: Provenance) -> list[Mapping[str, Any]]:
     """The plan of each run that a result is made of."""
     parts = provenance.get("merged_from")
     return (
@@ -101,11 +129,6 @@ class _Shard(NamedTuple):
 def _read_shard(plan: Mapping[str, Any]) -> _Shard:
     number, count = map(int, (plan.get("shard") or "1/1").split("/"))
     return _Shard(str(plan.get("names")), number, count)
-
-
-def _find_first_shard(result: MergeableResult) -> int:
-    # The same for all results of whole sets, which keep their order.
-    return min(shard.number for shard in result._shards)
 
 
 def check_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

@@ -1,28 +1,24 @@
 """The saved result of one-shot classification."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.reading import open_table
 from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_html import show_one_shot
 from vitscope.results.result_text import tell_one_shot
-from vitscope.results.saved_result import TabularResult, write_result
-from vitscope.results.schema import OneShotSummary, read_summary
-from vitscope.results.schema_numbers import Measured, TopAccuracy
+from vitscope.results.saved_result import TabularResult, saved_summary, write_result
+from vitscope.results.schema import OneShotSummary, Provenance
+from vitscope.results.schema_numbers import Measured, TopAccuracy, nest
 
 _DRAWS = "draws.parquet"
 
 
-@dataclass(frozen=True)
 class OneShotResult(TabularResult):
     """One-shot accuracies on disk: read access to their files.
 
@@ -30,14 +26,9 @@ class OneShotResult(TabularResult):
         folder: Folder of the result.
     """
 
-    @cached_property
-    def summary(self) -> OneShotSummary:
-        """Every number over the draws.
-
-        Raises:
-            ResultError: If it is not a one-shot result of this schema, or damaged.
-        """
-        return read_summary(self.folder, OneShotSummary)
+    _table_file = _DRAWS
+    summary = saved_summary(OneShotSummary)
+    """Every number over the draws; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {tell_one_shot(self.summary)}"
@@ -46,18 +37,13 @@ class OneShotResult(TabularResult):
         return show_one_shot(self.summary)
 
     @property
-    def _table(self) -> pa.Table:
-        return self.draws
-
-    @property
     def draws(self) -> pa.Table:
         """One row per draw, classifier, readout and part, with `top1` and `top5`.
 
         Raises:
             ResultError: If the table cannot be read.
         """
-        with open_table(self.folder / _DRAWS) as file:
-            return file.read()
+        return self._table
 
 
 @dataclass(frozen=True)
@@ -77,7 +63,7 @@ def finish_one_shot(
     scores: Sequence[DrawScore],
     *,
     failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
 ) -> None:
     """Write the result; `summary.json` comes last."""
     with plain_disk_errors(folder):
@@ -86,27 +72,20 @@ def finish_one_shot(
 
 
 def _make_table(scores: Sequence[DrawScore]) -> pa.Table:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(score, name) for score in scores]
-        for name in ("draw", "classifier", "readout", "part")
-    }
-    for name in Accuracy._fields:
-        columns[name] = [getattr(score.accuracy, name) for score in scores]
-    return pa.table(columns)
+    rows = [vars(score) | score.accuracy._asdict() for score in scores]
+    return pa.Table.from_pylist(rows).drop_columns("accuracy")
 
 
-def average_scores(
-    scores: Sequence[DrawScore],
-) -> dict[str, dict[str, dict[str, TopAccuracy]]]:
+def average_scores(scores: Sequence[DrawScore]) -> dict[str, dict[str, dict[str, TopAccuracy]]]:
     """Mean over draws, by classifier, readout and part."""
-    by_path: dict[tuple[str, str, str], list[Accuracy]] = {}
+    by_path: dict[tuple[str, ...], list[Accuracy]] = {}
     for score in scores:
         path = (score.classifier, score.readout, score.part)
         by_path.setdefault(path, []).append(score.accuracy)
-    found: dict[str, dict[str, dict[str, TopAccuracy]]] = {}
-    for (classifier, readout, part), accuracies in by_path.items():
-        columns = np.asarray(accuracies).T
-        top1, top5 = (Measured(**asdict(average_draws(values))) for values in columns)
-        parts = found.setdefault(classifier, {}).setdefault(readout, {})
-        parts[part] = TopAccuracy(top1=top1, top5=top5)
-    return found
+    return nest({path: _average(accuracies) for path, accuracies in by_path.items()})
+
+
+def _average(accuracies: Sequence[Accuracy]) -> TopAccuracy:
+    columns = np.asarray(accuracies).T
+    top1, top5 = (Measured(**asdict(average_draws(values))) for values in columns)
+    return TopAccuracy(top1=top1, top5=top5)

@@ -1,4 +1,4 @@
-"""Two audits of the same images, before and after an edit of the model: paired differences."""
+"""Two audits, one-shot results or judgements of the same images, before and after an edit."""
 
 from collections.abc import Iterator
 from itertools import chain
@@ -8,31 +8,42 @@ import torch
 from torch import Tensor
 
 from vitscope.errors import ResultError
+from vitscope.files.printable import printable_path
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import cosine
 from vitscope.metrics.agreement import compare_features, share_neighbours
 from vitscope.metrics.jackknife import replicate_mean
+from vitscope.metrics.one_shot import average_draws
 from vitscope.metrics.rank_correlation import correlate_ranks
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.judge_result import JudgeResult
+from vitscope.results.map_verdict import BASELINES, replicate_skill
+from vitscope.results.one_shot_result import OneShotResult
 from vitscope.results.paired_audits import Pair, ReplicatedAudit, make_changes, pair_audits
 from vitscope.results.records import shard_paths
 from vitscope.results.schema import AuditSummary
-from vitscope.results.schema_remedies import Change, Drift, HighNormReference, MapChange
+from vitscope.results.schema_remedies import (
+    Change,
+    ClassifiedImages,
+    Drift,
+    HighNormReference,
+    JudgedImages,
+    MapChange,
+)
 from vitscope.results.verdict import MIN_IMAGES, judge_image
 
 NUM_NEIGHBOURS = 10
 MOST_COMPARED = 4096
 """Images among which neighbours are found, at most: the work grows with their square."""
 
+READOUT, CLASSIFIER = "embedding", "nearest"
+"""The global feature is classified, which is what a user of the model gets."""
+
 _SPREAD = ("largest_patch_attention", "attention_entropy")
 
 
 def compare_audits(before: AuditResult, after: AuditResult) -> dict[str, Change]:
-    """Every number of the comparison, by name.
-
-    Raises:
-        ResultError: If the audits are not of the same images in the same order.
-    """
+    """Every number of the comparison of audits of the same images in the same order, by name."""
     both = _open_pair(before, after)
     found = pair_audits(*both)
     high = find_high_norm(before.summary) or find_high_norm(after.summary)
@@ -90,8 +101,12 @@ def compare_maps(before: AuditResult, after: AuditResult) -> MapChange:
     correlation = changed = None
     # Audits of earlier versions have neither this number nor the maps.
     if all(one.read_column("attention_entropy") is not None for one in both):
-        maps = (chain.from_iterable(_iter_maps(result)) for result in (before, after))
-        found = [correlate_ranks(first, second).rho for first, second in zip(*maps, strict=True)]
+        shards = (_iter_rows(result, "patch_attention") for result in (before, after))
+        maps = zip(*map(chain.from_iterable, shards), strict=True)
+        found = [
+            correlate_ranks(first.double().numpy(), second.double().numpy()).rho
+            for first, second in maps
+        ]
         correlation = audit.replicate(np.array(found)).estimate(at_most=1.0)
     if len(audit.blocks) >= MIN_IMAGES:
         verdicts, theirs = map(_judge_images, both)
@@ -140,11 +155,85 @@ def _judge_images(audit: ReplicatedAudit) -> np.ndarray:
     return np.array([verdict.status for verdict in judged])
 
 
-def _iter_maps(result: AuditResult) -> Iterator[np.ndarray]:
-    return (rows.double().numpy() for rows in _iter_rows(result, "patch_attention"))
-
-
 def _iter_rows(result: AuditResult, name: str) -> Iterator[Tensor]:
     for path in shard_paths(result.folder, result.summary.layer):
         tensors, _ = read_tensors(path, [name])
         yield tensors[name]
+
+
+def describe_classified(result: OneShotResult) -> ClassifiedImages:
+    """What was classified."""
+    summary = result.summary
+    return ClassifiedImages(
+        num_images=summary.data.num_images,
+        num_classes=summary.data.num_classes,
+        draws=summary.draws,
+        chance=summary.chance,
+    )
+
+
+def describe_judged(result: JudgeResult) -> JudgedImages:
+    """What was judged; baselines are no maps of the model."""
+    summary = result.summary
+    return JudgedImages(
+        num_images=summary.data.num_images,
+        target=summary.target,
+        removal=next(iter(summary.removals)),
+        maps={name: one.title for name, one in summary.maps.items() if name not in BASELINES},
+    )
+
+
+def compare_one_shots(before: OneShotResult, after: OneShotResult) -> dict[str, Change]:
+    """Accuracies of the global feature, and of that from patches alone, paired by draw.
+
+    A draw has the same training and test images before and after; the classifier is trained on
+    each model's own full feature.
+    """
+    if before.provenance.get("drawn") != after.provenance.get("drawn"):
+        raise ResultError(
+            f"{printable_path(after.folder)} drew other images than "
+            f"{printable_path(before.folder)}: compare one-shot results of the same images and seed"
+        )
+    return {
+        f"{part}_{top}": _compare_draws(*(_read_draws(one, part, top) for one in (before, after)))
+        for part in ("full", "patches")
+        for top in ("top1", "top5")
+    }
+
+
+def _compare_draws(before: np.ndarray, after: np.ndarray) -> Change:
+    return Change(
+        before=average_draws(before),
+        after=average_draws(after),
+        difference=average_draws(after - before, at_least=-1.0),
+    )
+
+
+def _read_draws(result: OneShotResult, part: str, top: str) -> np.ndarray:
+    path = (CLASSIFIER, READOUT, part)
+    rows = result.draws.to_pylist()
+    return np.array(
+        [row[top] for row in rows if (row["classifier"], row["readout"], row["part"]) == path]
+    )
+
+
+def compare_judgements(before: JudgeResult, after: JudgeResult) -> dict[str, Change]:
+    """Skill of the maps that both models have, paired by image.
+
+    Each model's maps explain its own target and are measured on its own outputs.
+    """
+    (ids, first), (theirs, second) = before.read_gaps(), after.read_gaps()
+    if ids != theirs:
+        raise ResultError(
+            f"{printable_path(after.folder)} is of other images than "
+            f"{printable_path(before.folder)}: compare judgements of the same images"
+        )
+    found = {}
+    for name in first:
+        if name in second and name not in BASELINES:
+            old, new = (
+                replicate_skill(gaps[name], gaps["random"], gaps["oracle"], ids)
+                for gaps in (first, second)
+            )
+            found[name] = (old, new)
+    return make_changes(found)

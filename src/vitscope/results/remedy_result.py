@@ -1,21 +1,17 @@
 """The saved comparison of a model with edits of it."""
 
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from vitscope.errors import ResultError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.compared_runs import check_run
 from vitscope.results.result_html import show_remedies
-from vitscope.results.saved_result import SavedResult
-from vitscope.results.schema import RemediesSummary, read_summary
+from vitscope.results.saved_result import SavedResult, check_run, saved_summary
+from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import EDITED, ORIGINAL, PLACES
 
 
-@dataclass(frozen=True)
 class RemedyResult(SavedResult):
     """A comparison on disk, beside the audits that it is made of.
 
@@ -23,14 +19,8 @@ class RemedyResult(SavedResult):
         folder: Folder of the comparison.
     """
 
-    @cached_property
-    def summary(self) -> RemediesSummary:
-        """Every number, before and after.
-
-        Raises:
-            ResultError: If it is not a comparison of this schema, or damaged.
-        """
-        return read_summary(self.folder, RemediesSummary)
+    summary = saved_summary(RemediesSummary)
+    """Every number, before and after; `ResultError` if it is damaged or of another kind."""
 
     def __str__(self) -> str:
         told = (f"{one.edit}: {one.text}" for one in self.summary.remedies)

@@ -10,7 +10,7 @@ from vitscope.results.result_text import (
     ABSENT,
     Row,
     TextTable,
-    describe_left_out,
+    describe_images,
     tell_estimate,
     tell_half_depth,
     tell_percent,
@@ -72,10 +72,9 @@ def name_number(name: str) -> str:
 
 def describe_remedies(summary: RemediesSummary) -> str:
     """What was compared, on which images."""
-    model, data, high = summary.model, summary.data, summary.high_norm
-    height, width = summary.preprocessing.size
+    model, high = summary.model, summary.high_norm
     told = (
-        f"{data.num_images} images{describe_left_out(data)}, {height} x {width} px, "
+        f"{describe_images(summary)}, "
         f"{model.num_registers} registers, layer {summary.layer}, {model.dtype}"
     )
     if high is None:

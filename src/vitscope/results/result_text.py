@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
-from vitscope.results.choices import describe_settings
-from vitscope.results.number_text import NumberText, write_number, write_percent
+from vitscope.results.choices import (
+    LAYER,
+    Described,
+    count_cls,
+    describe_choices,
+    describe_settings,
+    find_mixture,
+)
+from vitscope.results.number_text import NumberText, write_millions, write_number, write_percent
 from vitscope.results.schema import (
     AuditSummary,
-    DataSummary,
     ExplainedImage,
     ExplanationSummary,
     LedgerSummary,
@@ -17,12 +23,14 @@ from vitscope.results.schema import (
     Summary,
 )
 from vitscope.results.schema_maps import MapSummary
-from vitscope.results.schema_numbers import LayerSummary, Measured, TraceSummary
+from vitscope.results.schema_numbers import LayerSummary, TraceSummary
 from vitscope.results.vocabulary import SOURCES, name_term, name_token, order_terms
 
 Row = tuple[str, ...]
 
 ABSENT = "–"
+_COMPARED = (count_cls(*SOURCES), LAYER)
+"""Choices in which compared audits agree."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +53,9 @@ def list_notes(summary: Summary) -> list[str]:
 
 def describe_audit(summary: AuditSummary) -> tuple[str, str]:
     """What was audited, and how well the ledger balances."""
-    model, data = summary.model, summary.data
-    rows, columns = model.grid
-    height, width = summary.preprocessing.size
+    model, (rows, columns) = summary.model, summary.model.grid
     return (
-        f"{data.num_images} images{describe_left_out(data)}, {height} x {width} px, "
+        f"{describe_images(summary)}, "
         f"{rows} x {columns} patches, {model.num_registers} registers, "
         f"layer {summary.layer}, {model.dtype}",
         _describe_proof(summary),
@@ -59,18 +65,19 @@ def describe_audit(summary: AuditSummary) -> tuple[str, str]:
 def describe_one_shot(summary: OneShotSummary) -> str:
     """What was classified."""
     model, data = summary.model, summary.data
-    height, width = summary.preprocessing.size
     unlabelled = _count(data.num_unlabelled, "in no class's folder or without a label and left out")
     return (
-        f"{data.num_classes} classes, {data.num_images} images{describe_left_out(data)}"
-        f"{unlabelled}, {height} x {width} px, {model.num_registers} registers, {model.dtype}"
+        f"{data.num_classes} classes, {describe_images(summary, unlabelled)}, "
+        f"{model.num_registers} registers, {model.dtype}"
     )
 
 
-def describe_left_out(data: DataSummary) -> str:
-    """Images that are not among those counted."""
+def describe_images(summary: Summary, left_out: str = "") -> str:
+    """How many images, which others were left out, and the size of the input."""
+    data, (height, width) = summary.data, summary.preprocessing.size
     failed = _count(data.num_failed, "not readable (see failures.csv)")
-    return failed + _count(data.num_repeated, "the same again and left out")
+    repeated = _count(data.num_repeated, "the same again and left out")
+    return f"{data.num_images} images{failed}{repeated}{left_out}, {height} x {width} px"
 
 
 def _count(number: int, words: str) -> str:
@@ -184,6 +191,41 @@ def tabulate_traces(summaries: Sequence[AuditSummary]) -> TextTable | None:
         sections=[rows],
         caption="Shares at the input of the last block, ± 95 % intervals.",
         title="Where what becomes the output is",
+    )
+
+
+def tabulate_comparison(results: Sequence[Described]) -> TextTable | str:
+    """A row per audit: what decides its verdict; or why they cannot be compared."""
+    if mixture := find_mixture(_COMPARED, results):
+        return f"no table of all models: {mixture}"
+    rows = [
+        _list_compared(one.label, one.summary)
+        for one in results
+        if isinstance(one.summary, AuditSummary)
+    ]
+    notes = describe_choices(_COMPARED, results)
+    return TextTable(
+        (
+            *("model", "params", "patch attention", "patches' share", "CKA(r, patches)"),
+            *("main other source", "verdict"),
+        ),
+        [rows],
+        caption=" ".join([f"{describe_intervals(rows)}.", *notes]),
+        title="Where the [CLS] output comes from",
+    )
+
+
+def _list_compared(label: str, summary: AuditSummary) -> Row:
+    layer, params = summary.last, summary.model.num_params
+    share, cka = layer.variance_share["residual"]["patches"], layer.cka["residual"]["patches"]
+    return (
+        label,
+        NumberText(write_millions(params / 1e6), params) if params else ABSENT,
+        tell_number(mean_of(layer.attention_mass, "patches")),
+        tell_estimate(share.value, share.ci95),
+        tell_estimate(cka.unbiased, cka.ci95),
+        tell_main_other_source(layer),
+        layer.verdict.status,
     )
 
 
@@ -324,10 +366,6 @@ def _accuracy_rows(summary: OneShotSummary, readout: str) -> Iterator[Row]:
             if part in of_readout[readout]
         ]
         if found:
-            cells = (_percent(value) for entry in found for value in (entry.top1, entry.top5))
+            tops = (top for entry in found for top in (entry.top1, entry.top5))
+            cells = (tell_percent(top.value, top.ci95) for top in tops)
             yield (readout if part == "full" else "", name_term(part), *cells)
-
-
-def _percent(accuracy: Measured) -> str:
-    ends = [100 * end for end in accuracy.ci95]
-    return tell_estimate(100 * accuracy.value, ends, digits=1)

@@ -3,7 +3,6 @@
 import csv
 import shutil
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ from importlib import import_module
 from io import StringIO
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import pyarrow as pa
 
@@ -28,6 +27,8 @@ from vitscope.results.schema import (
     AuditSummary,
     ExplanationSummary,
     JudgementSummary,
+    Provenance,
+    S,
     Summary,
     read_summary,
     write_summary,
@@ -54,6 +55,11 @@ class TemporaryFolder:
         return self._finalizer.detach() is not None
 
 
+def saved_summary(*kinds: type[S]) -> cached_property[S]:
+    """The summary of a result of one of these kinds, read when it is first asked for."""
+    return cached_property(lambda result: read_summary(result.folder, *kinds))
+
+
 @dataclass(frozen=True)
 class SavedResult:
     """A result on disk, of any kind: read access to its files.
@@ -69,14 +75,7 @@ class SavedResult:
 
     @classmethod
     def own(cls, folder: Path) -> Self:
-        """Open a result whose folder is deleted with the object.
-
-        Args:
-            folder: A complete result in a temporary folder.
-
-        Returns:
-            The result; `save` it to keep it.
-        """
+        """Open a result in a temporary folder, which is deleted with the object."""
         return cls(folder, keeper=TemporaryFolder(folder))
 
     @classmethod
@@ -96,14 +95,8 @@ class SavedResult:
         _ = result.summary  # reading checks it
         return result
 
-    @cached_property
-    def summary(self) -> Summary:
-        """Every number over the images.
-
-        Raises:
-            ResultError: If it is not a result of this kind and schema, or damaged.
-        """
-        return read_summary(self.folder, *KINDS)
+    summary = saved_summary(*KINDS)
+    """Every number; `ResultError` if it is damaged or of another kind."""
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -207,18 +200,14 @@ class SavedResult:
         return type(self)(target)
 
 
-@dataclass(frozen=True)
-class TabularResult(SavedResult, ABC):
-    """A result with a table that pandas and Polars can read.
+class TabularResult(SavedResult):
+    """A result with a table that pandas and Polars can read."""
 
-    Attributes:
-        folder: Folder of the result.
-    """
+    _table_file: ClassVar[str]
 
     @property
-    @abstractmethod
     def _table(self) -> pa.Table:
-        """The rows behind the summary."""
+        return read_table(self.folder / self._table_file)
 
     def to_pandas(self) -> Any:
         """The rows behind the summary as a pandas DataFrame.
@@ -253,9 +242,14 @@ def list_of_images(result: SavedResult, column: Literal["path", "image_id"]) -> 
     table = result.folder / (IMAGES if isinstance(result.summary, AuditSummary) else SCORES)
     if not table.is_file():
         return []
-    with open_table(table) as file:
-        found: list[str] = file.read(columns=[column])[column].to_pylist()
+    found: list[str] = read_table(table, column)[column].to_pylist()
     return found
+
+
+def read_table(path: Path, *columns: str) -> pa.Table:
+    """A table of a result, whole or in part."""
+    with open_table(path) as file:
+        return file.read(columns=list(columns) or None)
 
 
 def _import(library: str) -> Any:
@@ -298,7 +292,7 @@ def write_result(
     summary: Summary,
     *,
     failures: Sequence[tuple[str, str]],
-    provenance: Mapping[str, Any],
+    provenance: Provenance,
 ) -> None:
     """Write the files that all kinds of results have; `summary.json` comes last."""
     write_failures(folder, failures)
@@ -306,14 +300,14 @@ def write_result(
     write_summary(folder, summary)
 
 
-def list_source_notes(provenance: Mapping[str, Any]) -> list[str]:
+def list_source_notes(provenance: Provenance) -> list[str]:
     """Notes from the search for the images of a result."""
     parts = provenance.get("merged_from", [])
     notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
     return list(dict.fromkeys(notes))
 
 
-def _list_names(provenance: Mapping[str, Any]) -> Iterator[str]:
+def _list_names(provenance: Provenance) -> Iterator[str]:
     if (parts := provenance.get("merged_from")) is not None:
         yield from chain.from_iterable(map(_list_names, parts))
     elif name := provenance.get("name"):
@@ -335,3 +329,20 @@ def read_failures(folder: Path) -> list[tuple[str, str]]:
     with plain_damage(path):
         rows = csv.DictReader(StringIO(data.decode("utf-8"), newline=""))
         return [(read_cell(str(row["path"])), read_cell(str(row["reason"]))) for row in rows]
+
+
+def read_runs(comparison: SavedResult) -> Mapping[str, str]:
+    """The run of each audit that was compared, by its folder; empty in earlier versions."""
+    runs = comparison.provenance.get("audits")
+    return runs if isinstance(runs, dict) else {}
+
+
+def check_run(comparison: SavedResult, audit: SavedResult) -> None:
+    """Refuse an audit that has replaced the one that was compared, in a run that did not finish."""
+    run = read_runs(comparison).get(audit.folder.name)
+    if run is not None and audit.provenance.get("run") != run:
+        raise ResultError(
+            f"{printable_path(audit.folder)} has replaced the audit that "
+            f"{printable_path(comparison.folder)} is of: finish the run that replaced it, with "
+            "resume=True and overwrite=True, or compare again"
+        )

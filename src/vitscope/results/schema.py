@@ -22,10 +22,10 @@ from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import MapVerdict
 from vitscope.results.schema_maps import (
-    ByMap,
     JudgedImage,
     JudgedMap,
     JudgeReference,
+    KeptImage,
     MapScores,
     MapScoring,
     UsedJudgement,
@@ -48,6 +48,9 @@ from vitscope.results.schema_remedies import (
 from vitscope.results.verdict import ImageVerdict, Verdict
 
 SCHEMA_VERSION = 5
+
+Provenance = Mapping[str, Any]
+"""How a result was made: its plan, versions, digest of the weights, or those of merged parts."""
 
 Framing = Literal["whole", "cropped"]
 """Whether an image was only rounded to whole patches, or cropped to the input size."""
@@ -216,13 +219,9 @@ class ReferenceSummary:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExplainedImage:
+class ExplainedImage(KeptImage):
     """One explained image."""
 
-    path: str  # its file, printable
-    image_id: str  # digest of its bytes
-    file: str  # file of its maps in the result's folder
-    maps: ByMap
     framing: Framing  # "whole" or "cropped"
     input_size: Size  # input of the model as (height, width) in pixels
     grid: Size  # patches as (rows, columns)

@@ -48,13 +48,19 @@ class MapScores:
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgedImage:
-    """A judged image that is kept with its maps."""
+class KeptImage:
+    """An image that is kept with its maps."""
 
     path: str  # its file, printable
     image_id: str  # digest of its bytes
     file: str  # file of its maps in the result's folder
     maps: ByMap
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedImage(KeptImage):
+    """A judged image that is kept with its maps."""
+
     skill: Mapping[str, float]  # by map, with the first removal; NaN where it is undefined
 
 

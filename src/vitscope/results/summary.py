@@ -1,10 +1,11 @@
-"""Summary of a layer: every number over the images, from its table and sums."""
+"""Summary of an audit: every number over the images, from its tables and sums."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,16 +15,31 @@ from torch import Tensor
 from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
-from vitscope.metrics.distribution import compute_distribution
+from vitscope.metrics.distribution import Distribution, compute_distribution
+from vitscope.metrics.estimates import HighNormTokens, TokenSummary
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
+from vitscope.metrics.jackknife import block_of
+from vitscope.metrics.rank_correlation import correlate_ranks, correlate_several
+from vitscope.metrics.regression import regress
 from vitscope.results.records import column_name, replace_columns, shard_paths
 from vitscope.results.schema import AuditLedger
-from vitscope.results.schema_numbers import PerImage, nest
+from vitscope.results.schema_numbers import (
+    Anatomy,
+    CovariateSummary,
+    DominantRegister,
+    Interdependence,
+    LayerSummary,
+    PerImage,
+    nest,
+)
 from vitscope.results.verdict import Constant, Verdict, judge, qualify
 from vitscope.results.vocabulary import PER_IMAGE
 
 ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
+_MIN_IMAGES_FRACTION = 0.5
+_COVARIATE = "covariate_"
+_SOURCES = ("patches", "registers", "skip")
 
 
 def summarize_images(table: Path) -> dict[str, Any]:
@@ -124,3 +140,103 @@ def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tens
     noise = 10 * torch.finfo(rows[plan.sums[name][0]].dtype).eps * mean.norm()
     centred[centred.norm(dim=1) <= noise] = math.nan
     return centred
+
+
+def summarize_anatomy(
+    table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormTokens
+) -> Anatomy:
+    """Summarise [CLS], the registers and the highest-norm patch at the input of a block."""
+    names = {column_name(("token_norm", name)): name for name in (*tokens, "patches")}
+    norms = {names[column]: values for column, values in iter_columns(table, names)}
+    registers = [name for name in tokens if name.startswith("register_")]
+    dominant = _find_dominant(np.stack([norms[n] for n in registers])) if registers else None
+    if dominant is not None:
+        analysed: str | None = registers[dominant.index]
+    else:
+        # If few images have outliers, the highest patch is mostly an ordinary one.
+        fraction = high_norm.images_fraction
+        is_outlier = fraction is not None and fraction >= _MIN_IMAGES_FRACTION
+        analysed = "highest_patch" if is_outlier else None
+    return Anatomy(
+        norms={name: compute_distribution(values) for name, values in norms.items()},
+        dominant_register=dominant,
+        analysed=analysed,
+        tokens=tokens,
+    )
+
+
+def summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
+    """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L."""
+    names = sorted(n for n in pq.read_schema(table).names if n.startswith("layer_similarity_"))
+    return tuple(compute_distribution(values) for _, values in iter_columns(table, names))
+
+
+def _find_dominant(norms: np.ndarray) -> DominantRegister:
+    # One row per register, one column per image.
+    counts = np.bincount(norms.argmax(axis=0), minlength=len(norms))
+    index = int(counts.argmax())
+    others = np.delete(norms, index, axis=0).mean() if len(norms) > 1 else 0.0
+    return DominantRegister(
+        index=index,
+        share=float(counts[index] / counts.sum()),
+        counts=tuple(counts.tolist()),
+        # There may be no others, or they may be zero in every image.
+        ratio=float(norms[index].mean() / others) if others > 0 else math.nan,
+    )
+
+
+def summarize_covariates(table: Path) -> CovariateSummary:
+    """How image properties relate to where the output comes from."""
+    columns = pq.read_schema(table).names
+    covariates = {
+        name.removeprefix(_COVARIATE): values
+        for name, values in iter_columns(table, [c for c in columns if c.startswith(_COVARIATE)])
+    }
+    targets = dict(
+        iter_columns(table, [name for name in _list_targets(columns) if name in columns])
+    )
+    blocks = _read_blocks(table)
+    return CovariateSummary(
+        distributions={name: compute_distribution(values) for name, values in covariates.items()},
+        correlations={
+            name: correlate_several(covariates, target) for name, target in targets.items()
+        },
+        regressions={name: regress(covariates, target, blocks) for name, target in targets.items()},
+    )
+
+
+def summarize_interdependence(
+    table: Path, layers: Sequence[LayerSummary]
+) -> Interdependence | None:
+    """Correlation between the registers' and the skip connection's share of the output."""
+    columns = pq.read_schema(table).names
+    kind: Literal["share", "centred_share"] = (
+        "centred_share" if "centred_share_skip" in columns else "share"
+    )
+    names = [f"{kind}_{source}" for source in ("registers", "skip")]
+    if not set(names) <= set(columns):
+        return None
+    over_images = correlate_ranks(*(values for _, values in iter_columns(table, names)))
+    shares = [layer.variance_share["residual"] for layer in layers]
+    over_layers = correlate_ranks(
+        *(np.array([s[source].value for s in shares]) for source in ("registers", "skip"))
+    )
+    return Interdependence(
+        shares=kind,
+        over_images=over_images,
+        over_layers=over_layers if len(layers) > 1 else None,
+    )
+
+
+def _list_targets(columns: Collection[str]) -> Iterator[str]:
+    if "share_registers" in columns:  # Without registers it is 1 for every image.
+        yield "patch_share"
+    for kind in ("share", "centred_share"):
+        yield from (f"{kind}_{source}" for source in _SOURCES)
+
+
+def _read_blocks(table: Path) -> np.ndarray:
+    with pq.ParquetFile(table) as file:
+        rows = file.iter_batches(columns=["image_id"])
+        ids = chain.from_iterable(batch.column(0).to_pylist() for batch in rows)
+        return np.fromiter(map(block_of, ids), dtype=np.int64)

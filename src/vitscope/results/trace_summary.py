@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float64
 
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.reading import open_table, plain_damage
-from vitscope.metrics.jackknife import NUM_BLOCKS, Estimate, block_of, make_estimate
+from vitscope.files.reading import plain_damage
+from vitscope.metrics.jackknife import Estimate, block_of, make_estimate
+from vitscope.results.saved_result import read_table
 from vitscope.results.schema_numbers import TraceSummary
 
 _TABLE = "traced.parquet"
@@ -33,10 +34,7 @@ def merge_traces(folder: Path, parts: Sequence[Path]) -> None:
 def read_traces(folder: Path) -> pa.Table | None:
     """Read the traced images; None if there are none."""
     path = folder / _TABLE
-    if not path.exists():
-        return None
-    with open_table(path) as file:
-        return file.read()
+    return read_table(path) if path.exists() else None
 
 
 def summarize_traces(folder: Path) -> TraceSummary | None:
@@ -62,35 +60,30 @@ def _summarize(table: pa.Table) -> TraceSummary:
 
     names = [name for name in table.column_names if name not in _OTHER_COLUMNS]
     shares = {name: by_depth(name) for name in names}
+    below_half = (depth for depth, one in enumerate(shares["patches"]) if one.value < 0.5)
     return TraceSummary(
         num_images=table.num_rows,
         max_gap=float(np.max(table["gap"].to_numpy())),
         shares=shares,
         through_values=by_depth("through_values"),
         through_routing=by_depth("through_routing"),
-        half_depth=_find_half_depth(shares["patches"]),
+        half_depth=next(below_half, None),
     )
 
 
 def _make_ratio(
     total: Float64[np.ndarray, " image"], blocks: np.ndarray
 ) -> Callable[[Float64[np.ndarray, " image"]], Estimate]:
-    used = [block for block in range(NUM_BLOCKS) if (blocks == block).any()]
-    sizes = [int((blocks == block).sum()) for block in used]
+    used, sizes = np.unique(blocks, return_counts=True)
 
     def estimate(parts: Float64[np.ndarray, " image"]) -> Estimate:
         with np.errstate(invalid="ignore", divide="ignore"):  # without the only block
             left_out = [
                 float(parts[blocks != block].sum() / total[blocks != block].sum()) for block in used
             ]
-            return make_estimate(float(parts.sum() / total.sum()), left_out, sizes)
+            return make_estimate(float(parts.sum() / total.sum()), left_out, sizes.tolist())
 
     return estimate
-
-
-def _find_half_depth(patches: Sequence[Estimate]) -> int | None:
-    below = (depth for depth, share in enumerate(patches) if share.value < 0.5)
-    return next(below, None)
 
 
 def make_rows(

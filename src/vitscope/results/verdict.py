@@ -9,7 +9,7 @@ from typing import Literal, TypeVar, get_args
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number, write_percent
-from vitscope.results.vocabulary import SOURCES, TERMS
+from vitscope.results.vocabulary import PHRASES, SOURCES
 
 Level = Literal["broken", "weakened", "holds"]
 Span = tuple[Level, Level]
@@ -228,7 +228,7 @@ def _tell_percent(share: float) -> str:
 
 def _name_source(term: str, shares: Collection[str]) -> str:
     # Without a skip connection the query is a learned probe, and [CLS] is a token like others.
-    name = TERMS[term].phrase
+    name = PHRASES[term]
     return name if "skip" in shares else name.replace("'s attention to itself", "")
 
 

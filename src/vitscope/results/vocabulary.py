@@ -6,18 +6,6 @@ Figures, report, terminal, notebook and docs take them from here.
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeVar
-
-
-@dataclass(frozen=True)
-class Term:
-    """A term of the output, or a sum of terms."""
-
-    key: str  # in results
-    name: str  # in legends
-    phrase: str  # in sentences
-    description: str
-    is_source: bool = False  # a token group or the skip connection
 
 
 @dataclass(frozen=True)
@@ -28,7 +16,6 @@ class Quantity:
     name: str
     description: str
     unit: str = ""  # empty for a dimensionless number
-    is_part: bool = False  # whether it is a fraction, to be shown in percent
     totals: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
 
@@ -49,87 +36,39 @@ class MapKind:
     signed: bool  # whether a number below zero speaks against what is explained
 
 
-Entry = TypeVar("Entry", Term, Quantity)
+def _by_key(quantities: Iterable[Quantity]) -> Mapping[str, Quantity]:
+    return MappingProxyType({one.key: one for one in quantities})
 
 
-def _by_key(entries: Iterable[Entry]) -> Mapping[str, Entry]:
-    return MappingProxyType({entry.key: entry for entry in entries})
-
-
-TERMS: Mapping[str, Term] = _by_key(
-    [
-        Term("full", "full output", "the full output", "the output with nothing left out"),
-        Term(
-            "patches",
-            "patches",
-            "the patches",
-            "what [CLS] reads from the patch tokens, the only part that a map can show",
-            is_source=True,
-        ),
-        Term(
-            "registers",
-            "registers",
-            "the register tokens",
-            "what [CLS] reads from the register tokens",
-            is_source=True,
-        ),
-        Term(
-            "cls",
-            "[CLS] itself",
-            "the [CLS] token's attention to itself",
-            "what [CLS] reads from itself by attention",
-            is_source=True,
-        ),
-        Term(
-            "distillation",
-            "distillation token",
-            "the distillation token",
-            "what [CLS] reads from the second summary token of distilled DeiT",
-            is_source=True,
-        ),
-        Term(
-            "skip",
-            "skip connection",
-            "the [CLS] token's skip connection",
-            "what [CLS] was before the block, which the skip connection adds",
-            is_source=True,
-        ),
-        Term(
-            "non_patch",
-            "all but patches",
-            "all but the patches",
-            "r less the patches' term and the bias",
-        ),
-        Term(
-            "bias",
-            "projection bias",
-            "the bias",
-            "bias of the output projection, the same for every image",
-        ),
-        Term(
-            "attention_total",
-            "attention branch (t)",
-            "the attention branch's output t",
-            "t, the sum of what all tokens write and the bias",
-        ),
-        Term(
-            "residual_total",
-            "residual stream (r)",
-            "the residual stream r",
-            "r, the sum of t and the skip connection",
-        ),
-        Term(
-            "highest_patch",
-            "highest patch",
-            "the patch of the highest norm",
-            "the patch token that has the highest norm of its image",
-        ),
-    ]
+TERMS: Mapping[str, str] = MappingProxyType(
+    {
+        "full": "full output",
+        "patches": "patches",
+        "registers": "registers",
+        "cls": "[CLS] itself",
+        "distillation": "distillation token",
+        "skip": "skip connection",
+        "non_patch": "all but patches",
+        "bias": "projection bias",
+        "attention_total": "attention branch (t)",
+        "residual_total": "residual stream (r)",
+        "highest_patch": "highest patch",
+    }
 )
-"""By key, in the order of every legend and table."""
+"""Terms of the output and sums of them: their names, in the order of every legend and table."""
 
-SOURCES = tuple(key for key, term in TERMS.items() if term.is_source)
-"""Terms that are sources of the output."""
+PHRASES: Mapping[str, str] = MappingProxyType(
+    {
+        "patches": "the patches",
+        "registers": "the register tokens",
+        "cls": "the [CLS] token's attention to itself",
+        "distillation": "the distillation token",
+        "skip": "the [CLS] token's skip connection",
+    }
+)
+"""Terms that are sources of the output, in sentences."""
+
+SOURCES = tuple(PHRASES)
 _GROUPS = tuple(key for key in SOURCES if key != "skip")
 _ITEMS = (*SOURCES, "bias")
 
@@ -142,41 +81,35 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
             "centred_share",
             "Centred share",
             "⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²: the image's own part of the variance share",
-            is_part=True,
             terms=SOURCES,
         ),
         Quantity(
             "share_without_bias",
             "Share, bias aside",
             "⟨c, r − bias⟩ / ‖r − bias‖²: part of the output less the bias",
-            is_part=True,
             terms=SOURCES,
         ),
         Quantity(
             "share",
             "Share",
             "⟨c, r⟩ / ‖r‖²: part of the output as it is, constants included",
-            is_part=True,
             terms=_ITEMS,
         ),
         Quantity(
             "attention_mass",
             "Attention mass",
             "mean over heads of the attention of [CLS] on a group of tokens",
-            is_part=True,
             terms=_GROUPS,
         ),
         Quantity(
             "patch_share",
             "Patch share",
             "attention on patches over that on patches and registers",
-            is_part=True,
         ),
         Quantity(
             "largest_patch_attention",
             "Largest attention on a patch",
             "attention of [CLS], mean over heads, on the patch that has most of it",
-            is_part=True,
         ),
         Quantity(
             "attention_entropy",
@@ -246,7 +179,6 @@ PER_IMAGE: Mapping[str, Quantity] = _by_key(
             "level_range",
             "Range of levels",
             "part of the range from black to white that the image uses",
-            is_part=True,
         ),
     ]
 )
@@ -259,7 +191,6 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
             "edge_density",
             "Edge density",
             "part of the pixels at an edge steeper than 25 grey levels",
-            is_part=True,
         ),
         Quantity(
             "colourfulness",
@@ -282,11 +213,8 @@ COVARIATES: Mapping[str, Quantity] = _by_key(
             "largest_segment",
             "Largest segment",
             "area of the largest segment as a part of the image",
-            is_part=True,
         ),
-        Quantity(
-            "mean_segment", "Mean segment", "mean area of the segments, likewise", is_part=True
-        ),
+        Quantity("mean_segment", "Mean segment", "mean area of the segments, likewise"),
     ]
 )
 """Measured image properties, by key; they need no labels."""
@@ -324,7 +252,7 @@ ROW_MAPS: Mapping[str, MapKind] = MappingProxyType(
 
 def name_term(key: str) -> str:
     """Name of a term, token or part in legends."""
-    return TERMS[key].name if key in TERMS else key.replace("_", " ")
+    return TERMS.get(key, key.replace("_", " "))
 
 
 def name_token(key: str) -> str:

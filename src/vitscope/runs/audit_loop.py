@@ -41,8 +41,8 @@ from vitscope.images.image_set import ImageSet
 from vitscope.images.paths import check_given
 from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.finishing import read_ids
 from vitscope.results.mergeable import find_repeated
-from vitscope.results.merging import read_ids
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.finished import is_finished, read_provenance

@@ -19,11 +19,10 @@ from vitscope.metrics.feature_sums import rows_before_fold
 from vitscope.metrics.other_metrics import OtherMetrics, find_packages
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import name_tokens
-from vitscope.results.finishing import finish_result
+from vitscope.results.finishing import finish_result, merge_parts, read_ids
 from vitscope.results.gallery import Choice, GalleryCandidates, write_gallery
 from vitscope.results.image_maps import ImageMap
 from vitscope.results.manifest import Manifest
-from vitscope.results.merging import merge_parts, read_ids
 from vitscope.runs.audit_plan import make_plan
 from vitscope.runs.chosen_maps import choose_gallery_maps, map_gallery
 from vitscope.runs.model_run import (

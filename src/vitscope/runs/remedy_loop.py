@@ -40,7 +40,6 @@ from vitscope.remedies.remedy_files import (
     save_remedy,
 )
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.compared_runs import read_runs
 from vitscope.results.gallery import read_gallery
 from vitscope.results.remedy_comparison import (
     compare_audits,
@@ -50,7 +49,7 @@ from vitscope.results.remedy_comparison import (
 )
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.remedy_text import tell_remedy
-from vitscope.results.saved_result import TemporaryFolder, write_result
+from vitscope.results.saved_result import TemporaryFolder, read_runs, write_result
 from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import COMPARISON, ORIGINAL, ComparedRemedy
 from vitscope.runs.audit_loop import audit_as_lead

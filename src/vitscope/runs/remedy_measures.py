@@ -13,7 +13,7 @@ from vitscope.images.labels import find_classes
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.one_shot_result import OneShotResult
-from vitscope.results.remedy_scores import (
+from vitscope.results.remedy_comparison import (
     compare_judgements,
     compare_one_shots,
     describe_classified,

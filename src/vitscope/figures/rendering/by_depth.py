@@ -26,14 +26,15 @@ from vitscope.figures.rendering.panels import (
     scale_numbers,
     term_handles,
     use_plain_ticks,
+    write_above,
     write_axis,
 )
 from vitscope.figures.rendering.style import (
     BASE_PT,
+    DASHES,
     FAINT,
     SMALL_PT,
     TERM_COLOURS,
-    Dashes,
     Look,
     colour_term,
     in_style,
@@ -50,7 +51,6 @@ _LIGHTEST = 0.88
 _HEADING_IN = 2.6
 _SYMBOLS_PT = 110
 """Width that all symbols above a panel share."""
-_DASHES: tuple[Dashes, ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
 _PATCHES, _REGISTERS = TERM_COLOURS["patches"], TERM_COLOURS["registers"]
 _LOOKS: Mapping[str, dict[str, Any]] = {
     "max": {"color": _PATCHES, "linestyle": ":"},
@@ -73,9 +73,12 @@ def draw_by_depth(data: FigureData) -> Figure:
         handles = []
         for own in group_points(points, lambda point: point.model.folder).values():
             base = _base_size(own[0].model)
-            dashes = _DASHES[drawn.count(base) % len(_DASHES)]
+            dashes = DASHES[drawn.count(base) % len(DASHES)]
             drawn.append(base)
-            handles.append(_plot_depths(panel, data, own, colours[base], dashes))
+            depths = [float(point.x) / point.model.summary.model.depth for point in own]
+            label = literal(own[0].model.short_label)
+            look: dict[str, Any] = {"color": colours[base], "linestyle": dashes, "label": label}
+            handles.append(_plot_line(panel, data, own, depths, **look))
         panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         panel.set_xlabel("relative depth (0: embeddings)")
@@ -135,15 +138,7 @@ def draw_sources_by_layer(data: FigureData) -> Figure:
         panel.set(xlabel="layer", ylabel=write_axis(part))
         size = min(SMALL_PT, _SYMBOLS_PT / len(layers))
         for layer in layers:
-            panel.text(
-                layer.index,
-                1.015,
-                SYMBOLS[layer.verdict.status],
-                transform=panel.get_xaxis_transform(),
-                ha="center",
-                va="bottom",
-                fontsize=size,
-            )
+            write_above(panel, layer.index, SYMBOLS[layer.verdict.status], fontsize=size)
         if not part.points:
             mark_empty(panel, "undefined at every layer")
     for panel, model in zip(panels[:: len(data.titles)], data.shown, strict=True):
@@ -175,14 +170,6 @@ def draw_by_layer(data: FigureData) -> Figure:
         else:
             mark_empty(panel, "no threshold at any depth")
     return finish(figure, data)
-
-
-def _plot_depths(
-    panel: Axes, data: FigureData, points: Sequence[Point], colour: str, dashes: Dashes
-) -> Line2D:
-    depths = [float(point.x) / point.model.summary.model.depth for point in points]
-    label = literal(points[0].model.short_label)
-    return _plot_line(panel, data, points, depths, color=colour, linestyle=dashes, label=label)
 
 
 def _plot_line(

@@ -20,12 +20,12 @@ from vitscope.figures.rendering.panels import (
     scale_numbers,
     term_handles,
     use_plain_ticks,
+    write_above,
     write_axis,
 )
 from vitscope.figures.rendering.style import (
     FAINT,
     HAIRLINE,
-    SMALL_PT,
     Look,
     colour_term,
     in_style,
@@ -126,13 +126,4 @@ def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> No
         panel.set_ylim(scale_limits(data))
     for place, label in label_sizes(point.model for point in points):
         panel.axvline(place, color=HAIRLINE, linewidth=0.5, zorder=0)
-        panel.text(
-            place,
-            1.015,
-            literal(label),
-            transform=panel.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            fontsize=SMALL_PT,
-            color="#555555",
-        )
+        write_above(panel, place, literal(label), color="#555555")

@@ -13,6 +13,8 @@ from vitscope.figures.rendering.panels import (
     finish,
     label_rows,
     make_panels,
+    name_rows,
+    plot_across,
     wrap_title,
     write_axis,
 )
@@ -89,7 +91,6 @@ def draw_correlations(data: FigureData) -> Figure:
         title = wrap_title(figure, data.titles[target])
         panel.set_title("\n".join([title, *(fits or ["R² not known"])]))
         panel.title.set_fontsize(BASE_PT)
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
     return finish(figure, data)
 
 
@@ -127,16 +128,14 @@ def _plot_forest(
 ) -> None:
     source = points[0].term
     for point in points:
-        below, above = point.number.errors
-        panel.errorbar(
-            [point.number.value],
+        plot_across(
+            panel,
+            [point.number],
             [rows.index(str(point.x))],
-            xerr=[[below], [above]],
             color=colour_term(source),
             marker=mark_term(source),
             markerfacecolor=colour_term(source) if point.is_significant else "white",
-            elinewidth=0.9,
-            linestyle="none",
+            markersize=3.8,
             label=point.x,
         )
     panel.axvline(0, color=INK, linewidth=0.6, zorder=1)
@@ -144,6 +143,5 @@ def _plot_forest(
         panel.axhline(row, color=HAIRLINE, linewidth=0.4, zorder=0)
     panel.set_xlim(data.limits)
     panel.set_xticks([-1, -0.5, 0, 0.5, 1], ["−1", "−½", "0", "½", "1"])
-    panel.set_yticks(range(len(rows)), [literal(name_covariate(name)) for name in rows])
-    panel.tick_params(axis="y", length=0)
+    name_rows(panel, map(name_covariate, rows))
     panel.set_xlabel(data.axis)

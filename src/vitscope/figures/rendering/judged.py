@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -14,12 +13,14 @@ from vitscope.figures.rendering.panels import (
     label_rows,
     make_handles,
     make_panels,
+    name_rows,
+    place_beside,
     plot_across,
+    write_above,
 )
 from vitscope.figures.rendering.style import (
     FAINT,
     INK,
-    SMALL_PT,
     TERM_COLOURS,
     in_style,
     literal,
@@ -28,8 +29,6 @@ from vitscope.figures.rendering.style import (
 from vitscope.results.map_verdict import BASELINES
 
 _ROW_IN, _MODEL_IN = 0.1, 0.07
-_SPREAD = 0.7
-"""Part of a row that its models take."""
 _LOOKS: Mapping[Role, dict[str, Any]] = {
     "other": {"color": "#d0d0d0", "linewidth": 0.7},
     "random": {"color": FAINT, "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
@@ -51,44 +50,28 @@ def draw_map_scores(data: FigureData) -> Figure:
     figure, panels = make_panels(len(data.panels), panel_height_in=height)
     for (removal, points), panel in zip(data.panels.items(), panels, strict=True):
         for (name, model), own in group_points(points, lambda p: (p.term, p.model.label)).items():
-            place = (models.index(model) - (len(models) - 1) / 2) * _SPREAD / len(models)
-            look = looks[model]
+            look, offset = looks[model], place_beside(models.index(model), len(models))
             plot_across(
                 panel,
                 [own[0].number],
-                [rows[name] + place],
+                [rows[name] + offset],
                 color=FAINT if name in BASELINES else look.colour,
                 marker=look.marker,
                 label=model,
             )
-        _mark_ends(panel)
+        for skill, end in ((0, "random"), (1, "oracle")):
+            panel.axvline(skill, color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
+            write_above(panel, skill, end, color=FAINT)
+        name_rows(panel, names.values())
         panel.set_title(literal(data.titles[removal]), pad=12)
         panel.set_xlabel(data.axis)
         panel.set_xlim(data.limits)
         panel.grid(axis="x")
-        panel.tick_params(axis="y", length=0)
-    panels[0].set_yticks(range(len(rows)), [literal(title) for title in names.values()])
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
     for panel in panels:
         # Empty beside another panel.
         for label, name in zip(panel.get_yticklabels(), names, strict=False):
             label.set_color(FAINT if name in BASELINES else INK)
     return finish(figure, data, handles=make_handles(looks) if len(models) > 1 else ())
-
-
-def _mark_ends(panel: Axes) -> None:
-    for skill, name in ((0, "random"), (1, "oracle")):
-        panel.axvline(skill, color=FAINT, linewidth=0.8, linestyle="--", zorder=1)
-        panel.text(
-            skill,
-            1.01,
-            name,
-            transform=panel.get_xaxis_transform(),
-            ha="center",
-            va="bottom",
-            color=FAINT,
-            fontsize=SMALL_PT,
-        )
 
 
 @in_style

@@ -34,12 +34,11 @@ from vitscope.figures.rendering.style import (
 from vitscope.figures.rendering.wrapping import (
     keep_together,
     page_width,
-    shorten_name,
     wrap,
     wrap_across,
     wrap_notes,
 )
-from vitscope.figures.saved import ModelResult, printable
+from vitscope.figures.saved import ModelResult, printable, shorten
 from vitscope.results.choices import list_inputs
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.image_maps import ImageMap, ImageMaps
@@ -190,7 +189,7 @@ def _make_row(explanation: Explanation, image_id: str, *, heads: bool) -> _Row:
     summary = explanation.summary
     index = explanation.image_ids.index(image_id)
     one = explanation.read_image(index)
-    name = shorten_name(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
+    name = shorten(printable(one.path.rsplit("/", 1)[-1]), _IMAGE_LETTERS)
     shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
     return _Row(
         label=wrap_across([_label(summary)], _VERDICT_LETTERS),

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
     FAINT,
+    INK,
     PAGE_IN,
     SMALL_PT,
     Look,
@@ -40,6 +41,8 @@ _LEGEND_ROW_IN = 0.16
 _HEADING_IN = 0.2
 _MOST_TICKS = 5
 _NARROW = 2
+_SPREAD = 0.7
+"""Part of a row or column that its numbers take."""
 
 
 def make_panels(
@@ -170,17 +173,52 @@ def plot_intervals(
 
 
 def plot_across(
-    panel: Axes, numbers: Sequence[Interval], heights: Sequence[float], **look: Any
+    panel: Axes,
+    numbers: Sequence[Interval],
+    heights: Sequence[float],
+    *,
+    markersize: float = 3,
+    **look: Any,
 ) -> None:
     """Points with horizontal bars, one below the other."""
     panel.errorbar(
         [number.value for number in numbers],
         heights,
         xerr=[[number.errors[end] for number in numbers] for end in (0, 1)],
-        markersize=3,
+        markersize=markersize,
         elinewidth=0.8,
         linestyle="none",
         **look,
+    )
+
+
+def place_beside(place: int, count: int) -> float:
+    """How far from the middle of its row or column one of several numbers stands."""
+    return (place - (count - 1) / 2) * _SPREAD / count
+
+
+def name_rows(panel: Axes, names: Iterable[str]) -> None:
+    """Name the rows of a panel, the first at its top."""
+    labels = list(map(literal, names))
+    panel.set_yticks(range(len(labels)), labels)
+    panel.set_ylim(len(labels) - 0.5, -0.5)
+    panel.tick_params(axis="y", length=0)
+
+
+def write_above(
+    panel: Axes, place: float, text: str, *, fontsize: float = SMALL_PT, color: str = INK
+) -> None:
+    """Write above a panel, over a place on its axis."""
+    above = panel.get_xaxis_transform()
+    panel.text(
+        place,
+        1.015,
+        text,
+        transform=above,
+        ha="center",
+        va="bottom",
+        fontsize=fontsize,
+        color=color,
     )
 
 

@@ -34,31 +34,22 @@ _CSS_PX_PER_IN = 100
 INK, FAINT, HAIRLINE = "#222222", "#8c8c8c", "#d9d9d9"
 
 # Okabe and Ito's palette, distinguishable with all common kinds of colour blindness.
-TERM_COLOURS = {
-    "patches": "#0072B2",
-    "registers": "#D55E00",
-    "cls": "#CC79A7",
-    "distillation": "#E69F00",
-    "skip": "#009E73",
-    "bias": "#999999",
-    "non_patch": "#56B4E9",
-    "full": INK,
-    "highest_patch": "#56B4E9",
+_TERM_LOOKS = {
+    "patches": ("#0072B2", "o"),
+    "registers": ("#D55E00", "s"),
+    "cls": ("#CC79A7", "D"),
+    "distillation": ("#E69F00", "P"),
+    "skip": ("#009E73", "^"),
+    "bias": ("#999999", "X"),
+    "non_patch": ("#56B4E9", "v"),
+    "full": (INK, "*"),
+    "highest_patch": ("#56B4E9", "p"),
     # Paul Tol's "muted" palette: no terms of the output.
-    "through_values": "#332288",
-    "through_routing": "#CC6677",
+    "through_values": ("#332288", "o"),
+    "through_routing": ("#CC6677", "o"),
 }
-TERM_MARKERS = {
-    "patches": "o",
-    "registers": "s",
-    "cls": "D",
-    "distillation": "P",
-    "skip": "^",
-    "bias": "X",
-    "non_patch": "v",
-    "full": "*",
-    "highest_patch": "p",
-}
+TERM_COLOURS = {term: colour for term, (colour, _) in _TERM_LOOKS.items()}
+_NO_TERM = (FAINT, "o")
 
 
 class Look(NamedTuple):
@@ -69,9 +60,8 @@ class Look(NamedTuple):
     dashes: Dashes | str
 
 
-_SOLID: Dashes = (0, ())
-_DASHED: Dashes = (0, (4, 1.5))
-_DOTTED: Dashes = (0, (1, 1.2))
+DASHES: tuple[Dashes, ...] = ((0, ()), (0, (4, 1.5)), (0, (1, 1.2)))
+_SOLID, _DASHED, _DOTTED = DASHES
 _DASH_DOT: Dashes = (0, (5, 1.5, 1, 1.5))
 # Paul Tol's "muted" palette, distinct from the colours of the terms.
 _FAMILY_LOOKS = {
@@ -91,7 +81,7 @@ _FAMILY_LOOKS = {
 }
 _OTHER_LOOKS = tuple(
     Look(colour, marker, dashes)
-    for dashes in (_SOLID, _DASHED, _DOTTED)
+    for dashes in DASHES
     for colour, marker in (
         ("#332288", "o"),
         ("#CC6677", "^"),
@@ -114,7 +104,6 @@ _SETTINGS: dict[str, Any] = {
     "axes.titlelocation": "left",
     "axes.titlesize": BASE_PT,
     "axes.titleweight": "bold",
-    "axes.unicode_minus": True,
     "errorbar.capsize": 1.5,
     "font.family": "DejaVu Sans",
     "font.size": BASE_PT,
@@ -129,7 +118,6 @@ _SETTINGS: dict[str, Any] = {
     "legend.handletextpad": 0.5,
     "lines.linewidth": 1.1,
     "lines.markersize": 3.8,
-    "mathtext.fontset": "dejavusans",
     "pdf.fonttype": 42,
     "savefig.dpi": 300,
     "svg.hashsalt": "vitscope",
@@ -233,12 +221,12 @@ class ShownFigure(Figure):
 
 def colour_term(term: str) -> str:
     """The colour of a term, the same on every figure."""
-    return TERM_COLOURS.get(look_of(term), FAINT)
+    return _TERM_LOOKS.get(look_of(term), _NO_TERM)[0]
 
 
 def mark_term(term: str) -> str:
     """The marker of a term."""
-    return TERM_MARKERS.get(look_of(term), "o")
+    return _TERM_LOOKS.get(look_of(term), _NO_TERM)[1]
 
 
 def look_of_families(families: Sequence[str]) -> dict[str, Look]:

@@ -11,6 +11,7 @@ from vitscope.figures.rendering.panels import (
     finish,
     make_panels,
     mark_empty,
+    place_beside,
     plot_intervals,
     use_plain_ticks,
     wrap_title,
@@ -75,12 +76,12 @@ def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -
         return
     by_token = group_points(points, lambda point: point.term)
     for place, (token, own) in enumerate(by_token.items()):
-        offset = (place - (len(by_token) - 1) / 2) * 0.7 / len(by_token)
+        offset = place_beside(place, len(by_token))
         strong = highlight in {None, token} or not token.startswith("register_")
-        panel.errorbar(
+        plot_intervals(
+            panel,
             [STATES.index(str(point.x)) + offset for point in own],
-            [point.number.value for point in own],
-            yerr=[[point.number.errors[end] for point in own] for end in (0, 1)],
+            [point.number for point in own],
             color=colour_term(token),
             alpha=1.0 if strong else 0.4,
             marker=mark_term(token),

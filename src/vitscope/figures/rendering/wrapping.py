@@ -32,9 +32,3 @@ def wrap_notes(lines: Iterable[str], letters: int) -> tuple[str, ...]:
 def keep_together(line: str) -> str:
     """Leave no break between the words of an item."""
     return ", ".join(item.replace(" ", _NO_BREAK) for item in line.split(", "))
-
-
-def shorten_name(name: str, letters: int) -> str:
-    """A name that fits; it is not broken, because a name has no place for a break."""
-    kept = (letters - 1) // 2
-    return name if len(name) <= letters else f"{name[:kept]}…{name[-kept:]}"
