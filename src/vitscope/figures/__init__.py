@@ -1,9 +1,17 @@
-"""Figures of saved results: what each shows, and how matplotlib draws it."""
+"""Figures of saved results: what each shows, and how matplotlib draws it.
+
+What draws is imported when it is used: the report describes figures without matplotlib's own.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from vitscope.figures.description import FigureData, NothingToDrawError
-from vitscope.figures.draw import draw_figures
-from vitscope.figures.questions import FIGURES, Drawing, draw_figure, plot
 from vitscope.figures.saved import ModelResult, load_results
+
+if TYPE_CHECKING:
+    from vitscope.figures.draw import draw_figures
+    from vitscope.figures.questions import FIGURES, Drawing, draw_figure, plot
 
 __all__ = [
     "FIGURES",
@@ -16,3 +24,11 @@ __all__ = [
     "load_results",
     "plot",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'vitscope.figures' has no attribute {name!r}")
+    return getattr(
+        import_module(f"{__name__}.{'draw' if name == 'draw_figures' else 'questions'}"), name
+    )
