@@ -116,11 +116,7 @@ class CaughtFunctions(TorchFunctionMode):
         }
 
     def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, function: Callable[..., Any], _: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         named = dict(kwargs or {})
         handler = self._handlers.get(function)

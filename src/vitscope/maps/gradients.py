@@ -1,5 +1,6 @@
 """Maps made of gradients: with respect to attention weights, or to tokens."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -125,6 +126,17 @@ def _gradcam(given: MapInput) -> MapValues:
     return given.place_row((normed @ weights.unsqueeze(-1)).squeeze(-1))
 
 
+_difference = partial(
+    MapMethod,
+    unit="part of s(x) − s(reference)",
+    compares=True,
+    signed=True,
+    targeted=True,
+)
+_of_row = partial(
+    MapMethod, differentiates=True, check=check_row, signed=True, targeted=True, cost="about 2"
+)
+
 METHODS = (
     MapMethod(
         name="chefer",
@@ -146,49 +158,31 @@ METHODS = (
         cost="about 2.5",
         source="Bousselham et al. (ICCV 2025), last two blocks as in its code",
     ),
-    MapMethod(
+    _difference(
         name="gradient_input",
         title="Gradient × input",
-        unit="part of s(x) − s(reference)",
         compute=_multiply_gradient,
         differentiates=True,
-        compares=True,
-        signed=True,
-        targeted=True,
         cost="about 4",
         source="Shrikumar et al. (2016), at depth 0, from the mean token",
     ),
-    MapMethod(
+    _difference(
         name="integrated_gradients",
         title="Integrated gradients",
-        unit="part of s(x) − s(reference)",
         compute=_integrate,
-        compares=True,
-        signed=True,
-        targeted=True,
         cost="25 to 350",
         source="Sundararajan et al. (ICML 2017), at depth 0, from the mean token",
     ),
-    MapMethod(
+    _of_row(
         name="cdam",
         title="CDAM",
         compute=_cdam,
-        differentiates=True,
-        check=check_row,
-        signed=True,
-        targeted=True,
-        cost="about 2",
         source="Brocki et al. (TMLR 2024)",
     ),
-    MapMethod(
+    _of_row(
         name="gradcam",
         title="Grad-CAM",
         compute=_gradcam,
-        differentiates=True,
-        check=check_row,
-        signed=True,
-        targeted=True,
-        cost="about 2",
         source="Selvaraju et al. (ICCV 2017), after the last block's first norm, unclamped",
     ),
 )

@@ -30,7 +30,7 @@ _NEIGHBOURS = {
 _NOISE = 0.01
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Removal:
     """A way to remove patches.
 
@@ -200,40 +200,32 @@ REMOVALS: Mapping[str, Removal] = {
     removal.name: removal
     for removal in (
         Removal(
-            name="shuffle",
-            title="Token of another image",
-            measure=_replace_tokens(_find_tokens_of_another),
-            source="the token at that place of a reference image, drawn once for each image",
+            "shuffle",
+            "Token of another image",
+            _replace_tokens(_find_tokens_of_another),
+            "the token at that place of a reference image, drawn once for each image",
         ),
         Removal(
-            name="drop",
-            title="Token left out",
-            measure=_drop,
-            source="Jain et al. (ICLR 2022): the sequence becomes shorter",
+            "drop", "Token left out", _drop, "Jain et al. (ICLR 2022): the sequence becomes shorter"
         ),
         Removal(
-            name="mean",
-            title="Mean token",
-            measure=_replace_tokens(_find_mean_tokens),
-            source="the mean token at that place over the references",
+            "mean",
+            "Mean token",
+            _replace_tokens(_find_mean_tokens),
+            "the mean token at that place over the references",
         ),
         Removal(
-            name="blur",
-            title="Blurred pixels",
-            measure=_replace_pixels(_blur),
-            source="a Gaussian with a standard deviation of one patch",
+            "blur",
+            "Blurred pixels",
+            _replace_pixels(_blur),
+            "a Gaussian with a standard deviation of one patch",
         ),
+        Removal("black", "Black pixels", _replace_pixels(_blacken), "level 0 before normalisation"),
         Removal(
-            name="black",
-            title="Black pixels",
-            measure=_replace_pixels(_blacken),
-            source="level 0 before normalisation",
-        ),
-        Removal(
-            name="linear",
-            title="Interpolated pixels",
-            measure=_replace_pixels(_impute),
-            source="ROAD (Rong et al., ICML 2022): noisy linear imputation",
+            "linear",
+            "Interpolated pixels",
+            _replace_pixels(_impute),
+            "ROAD (Rong et al., ICML 2022): noisy linear imputation",
         ),
     )
 }

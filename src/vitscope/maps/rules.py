@@ -142,10 +142,6 @@ def find_secant(function: Function, x: Pair) -> Tensor:
     return torch.where(small, middle, rise.div_(difference.masked_fill_(small, 1)))
 
 
-def _secant_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
-    return m * find_secant(function, x)
-
-
 def _secant_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:
     # With ρ = (‖x‖²/d + ε)^−½ and σ = x + x':
     # ½ (ρ + ρ') m − ½ ⟨m, σ⟩ (ρ ρ')² / (ρ + ρ') σ / d.
@@ -176,7 +172,7 @@ def _secant_softmax(m: Tensor, logs: Pair) -> Tensor:
 
 
 SECANT = Rules(
-    elementwise=_secant_elementwise,
+    elementwise=lambda m, function, x: m * find_secant(function, x),
     rms_norm=_secant_rms_norm,
     product=_secant_product,
     scale=_secant_product,
@@ -192,36 +188,14 @@ def _frozen_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
     return m * torch.where(zero, _differentiate(function, x.image), slope)
 
 
-def _frozen_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:
-    return m * (x.image.square().sum(dim=-1, keepdim=True) / size + eps).rsqrt()
-
-
-def _frozen_product(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
-    return m * b.image / 2, m * a.image / 2
-
-
-def _frozen_scale(m: Tensor, x: Pair, rho: Pair) -> tuple[Tensor, Tensor]:
-    return m * rho.image, torch.zeros_like(x.image)
-
-
-def _frozen_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
-    return m @ b.image.mT / 2, a.image.mT @ m / 2
-
-
-def _frozen_read(m: Tensor, weights: Pair, _: Pair) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(weights.image), weights.image.mT @ m
-
-
-def _frozen_softmax(m: Tensor, _: Pair) -> Tensor:
-    return torch.zeros_like(m)
-
-
 FROZEN = Rules(
     elementwise=_frozen_elementwise,
-    rms_norm=_frozen_rms_norm,
-    product=_frozen_product,
-    scale=_frozen_scale,
-    matmul=_frozen_matmul,
-    read=_frozen_read,
-    softmax=_frozen_softmax,
+    rms_norm=lambda m, x, size, eps: (
+        m * (x.image.square().sum(dim=-1, keepdim=True) / size + eps).rsqrt()
+    ),
+    product=lambda m, a, b: (m * b.image / 2, m * a.image / 2),
+    scale=lambda m, x, rho: (m * rho.image, torch.zeros_like(x.image)),
+    matmul=lambda m, a, b: (m @ b.image.mT / 2, a.image.mT @ m / 2),
+    read=lambda m, weights, _: (torch.zeros_like(weights.image), weights.image.mT @ m),
+    softmax=lambda m, _: torch.zeros_like(m),
 )

@@ -1,6 +1,7 @@
 """The traced map: an image's difference from reference images, followed back to its patches."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -137,40 +138,34 @@ def _trace_frozen(given: MapInput) -> MapValues:
     return MapValues(values=trace_output(given, rules=FROZEN).parts[:, 0])
 
 
+_traced = partial(
+    MapMethod,
+    unit="part of s(x) − s(reference)",
+    compares=True,
+    signed=True,
+    targeted=True,
+    check=check_traced,
+)
+
 METHODS = (
-    MapMethod(
+    _traced(
         name="traced",
         title="Traced",
-        unit="part of s(x) − s(reference)",
         compute=_trace_to_pixels,
-        compares=True,
-        signed=True,
-        targeted=True,
-        check=check_traced,
         cost="about 10",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
-    MapMethod(
+    _traced(
         name="traced_mean",
         title="Traced, mean over depths",
-        unit="part of s(x) − s(reference)",
         compute=_trace_over_depths,
-        compares=True,
-        signed=True,
-        targeted=True,
-        check=check_traced,
         cost="about 10",
         source="vitscope: as traced, each token's part at every depth",
     ),
-    MapMethod(
+    _traced(
         name="frozen",
         title="Frozen trace",
-        unit="part of s(x) − s(reference)",
         compute=_trace_frozen,
-        compares=True,
-        signed=True,
-        targeted=True,
-        check=check_traced,
         cost="about 9",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from vitscope.layout import TokenLayout
-from vitscope.maps.functions import MATMULS, SOFTMAXES, read_fused
+from vitscope.maps.attention_calls import AttentionCalls
+from vitscope.maps.functions import read_fused
 from vitscope.maps.passes import Pass, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
@@ -77,7 +77,7 @@ def watch_blocks(
     )
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(AttentionCalls):
     """Keeps what is handed to attentions, norms and the analysed row, and changes nothing."""
 
     def __init__(
@@ -157,25 +157,17 @@ class _Watch(TorchFunctionMode):
             given = dict(zip(("query", "key"), args, strict=False)) | kwargs
             self._keep(partial(_weigh_packed, attention, given["query"], given["key"]))
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        named = dict(kwargs or {})
-        output = function(*args, **named)
-        if function is functional.scaled_dot_product_attention:
-            self._keep(_weigh_later(*args, **named))
-        elif function in SOFTMAXES:
-            output._is_attention = output.ndim == 4
-        elif function in MATMULS:
-            first = args[0] if args else named["input"]
-            if getattr(first, "_is_attention", False):
-                mean = first.mean(dim=1)
-                self._keep(lambda: mean)
-        return output
+    def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+        self._keep(_weigh_later(*given, **named))
+        return call(*given, **named)
+
+    def packed(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        return call(*given, **named)  # kept by `_keep_packed`
+
+    def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
+        mean = weights.mean(dim=1)
+        self._keep(lambda: mean)
+        return call(weights, values)
 
     def _keep(self, weigh: Callable[[], Weights]) -> None:
         self.attentions.append(SeenAttention(self._block, weigh))

@@ -383,7 +383,7 @@ def _find_hidden(
 ) -> None:
     running = state.now
     places = find(take_stream(take_input(args, kwargs)), running)
-    state.hidden.enter(layer, places, running.layout.query)
+    state.hidden.place(layer, places, running.layout.query)
 
 
 def _leave(hidden: HiddenTokens, *_: object) -> None:

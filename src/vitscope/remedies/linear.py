@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vitscope.errors import UnsupportedModelError
+from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
 from vitscope.maps.functions import read_fused
 from vitscope.maps.passes import run_blocks
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import OwnHook
 from vitscope.models.stream import replace_input, take_input, take_stream
-from vitscope.remedies.attention_calls import AttentionCalls
 from vitscope.remedies.editor import find_neurons
 
 Matrix = Float64[Tensor, "dim dim"]
@@ -178,9 +178,8 @@ class RowBlock:
             output = take_stream(self._module(*args, **kwargs))
         if attention.num_calls != 1:
             raise UnsupportedModelError(
-                f"{attention.num_calls} attentions were found in a block, expected 1: call "
-                "set_attn_implementation('sdpa') on a model of transformers, or choose another "
-                "model"
+                f"{attention.num_calls} attentions were found in a block, expected 1: "
+                f"{BlockAttentions.advice}"
             )
         return output
 

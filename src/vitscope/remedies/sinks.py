@@ -13,8 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import UsageError
 from vitscope.layout import GROUPS, TokenLayout
+from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
 from vitscope.maps.passes import find_patches, run_blocks
 from vitscope.maps.rules import attend
@@ -22,7 +23,6 @@ from vitscope.models.base import ViTAdapter
 from vitscope.models.running import OwnHook
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
-from vitscope.remedies.attention_calls import AttentionCalls
 from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.tokens import Layers
@@ -234,27 +234,22 @@ def _name_places(layout: TokenLayout, num_tokens: int) -> Mapping[str, list[int]
     return groups | ({"others": list(range(left_out))} if left_out else {})
 
 
-class _SinkRecorder(AttentionCalls):
+class _SinkRecorder(BlockAttentions):
     """Adds up the attention of every block while the model runs, unchanged."""
 
     def __init__(self, vit: ViTAdapter) -> None:
         super().__init__()
         self.by_layer: dict[int, _Sums] = {}
         self._vit = vit
-        self._layer: int | None = None
-        self._num_seen = 0
-
-    @property
-    def is_inside(self) -> bool:
-        return self._layer is not None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Watch the forward that runs in the context."""
         with ExitStack() as stack:
             for layer, block in enumerate(self._vit.encoder_blocks):
-                enter, leave = OwnHook(partial(self._enter, layer)), OwnHook(self._leave)
+                enter = OwnHook(lambda *_, layer=layer: self.enter(layer))
                 stack.callback(block.register_forward_pre_hook(enter).remove)
+                leave = OwnHook(lambda *_: self.leave())
                 stack.callback(block.register_forward_hook(leave).remove)
             stack.enter_context(self)
             yield
@@ -271,23 +266,11 @@ class _SinkRecorder(AttentionCalls):
         return call(weights, values)
 
     def _add(self, weights: Tensor, values: Tensor) -> None:
-        assert self._layer is not None
-        self._num_seen += 1
-        if self._layer not in self.by_layer:
-            self.by_layer[self._layer] = _Sums(weights.shape[1], weights.shape[-1])
-        self.by_layer[self._layer].add(weights, values)
-
-    def _enter(self, layer: int, *_: object) -> None:
-        self._layer, self._num_seen = layer, 0
-
-    def _leave(self, *_: object) -> None:
-        layer, self._layer = self._layer, None
-        if self._num_seen != 1:
-            raise UnsupportedModelError(
-                f"{self._num_seen} attentions were found in block {layer}, expected 1: call "
-                "set_attn_implementation('sdpa') on a model of transformers, or choose another "
-                "model"
-            )
+        assert self.layer is not None
+        self.num_seen += 1
+        if self.layer not in self.by_layer:
+            self.by_layer[self.layer] = _Sums(weights.shape[1], weights.shape[-1])
+        self.by_layer[self.layer].add(weights, values)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

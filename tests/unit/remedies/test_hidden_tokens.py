@@ -6,7 +6,7 @@ import torch
 from audits import tiny_vit
 from edited_vit import EditedViT, draw_pixels, record_streams, wrap_tiny
 from vitscope.ledger import make_ledger
-from vitscope.remedies.attention_calls import AttentionCalls
+from vitscope.maps.attention_calls import AttentionCalls
 from vitscope.remedies.registry import parse_remedy
 
 PREFIX = 5
