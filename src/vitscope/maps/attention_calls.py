@@ -32,17 +32,11 @@ class AttentionCalls(TorchFunctionMode):
         return call(weights, values)
 
     def packed(
-        self,
-        _: Callable[..., Any],
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        *args: Any,
-        attn_mask: Tensor | None = None,
-        **__: Any,
-    ) -> tuple[Tensor, None]:
+        self, call: Callable[..., Any], *given: Any, attn_mask: Tensor | None = None, **_: Any
+    ) -> Any:
         """Run packed attention, whose inner attention torch does not show to a mode."""
-        heads, join = split_packed(query, key, value, *args)
+        heads, join = split_packed(*given)
+        del call
         attend = functional.scaled_dot_product_attention
         return join(self.fused(attend, *heads, attn_mask=attn_mask)), None
 
