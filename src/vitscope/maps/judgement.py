@@ -83,26 +83,14 @@ class Judgement:
 def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Removal) -> Judgement:
     """Judge maps of a batch of images, on their patches alone.
 
-    All maps of an image get the same target, removed sets, random subsets and random order of
-    ties, which depend on the image and `given.seed` alone. Scores are means over a map's orders:
-    three if patches have equal values.
+    All maps of an image get the same target, removed sets, random subsets and random order of ties,
+    which depend on the image and `given.seed` alone. Scores are means over a map's orders: three if
+    patches have equal values.
 
     Every set is run once for each image. For P patches and M maps these are at most 1 + P for the
     single deletions, 30 for the two curves of each order and 10 for its groups (M + 1 orders with
     the oracle, three times as many for maps with ties; five random ones), one without all patches,
     and 40 random subsets: P + 40 M + 282.
-
-    Args:
-        given: The images and what is explained.
-        maps: Values of each map over all tokens.
-        removal: How patches are removed.
-
-    Returns:
-        Scores, curves and single deletions.
-
-    Raises:
-        UsageError: If a map is named like a baseline, or has a value that is not finite.
-        NonFiniteError: If the target of an image without some patches is not finite.
     """
     _check_maps(maps)
     found = [_judge_image(given, image, maps, removal) for image in range(len(given.pixels))]

@@ -186,13 +186,7 @@ class MapInput:
     def measure_sets(
         self, image: int, tokens: Tokens | None = None, kept: Kept | None = None
     ) -> Float[Tensor, " sets"]:
-        """The target of one image with other tokens at depth 0, or with fewer patches.
-
-        Args:
-            image: Index of the image.
-            tokens: Tokens of each set; the image's own if None.
-            kept: Patches that stay in each set; all if None.
-        """
+        """The target of one image with other tokens at depth 0, or with `kept` patches alone."""
         given = tokens if tokens is not None else kept
         assert given is not None
         own = self.own.streams[0][image]

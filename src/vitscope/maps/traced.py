@@ -42,19 +42,9 @@ _SMALL_TOTAL = 0.1
 
 
 def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
-    """Follow s(x) − s(x') back to the tokens at every depth, for a batch of images.
+    """Follow s(x) − s(x') back to the tokens at every depth, averaged over the references x'.
 
-    Args:
-        given: The images x and their references x', over which the trace is averaged.
-        rules: Backward rules. Only the secant ones make the parts sum to the total.
-
-    Returns:
-        The trace.
-
-    Raises:
-        ImbalanceError: If the parts of secant rules do not sum to the total at some depth, or the
-            pass computed another feature than the model does.
-        UnsupportedModelError: If an operation of a block was not caught.
+    Only secant rules make the parts sum to the total, which is verified at every depth.
     """
     vit, target, references = given.vit, given.target, given.compare("a trace")
     others = references.run
