@@ -40,20 +40,14 @@ _EXPECTED = f"{NAMED_TARGETS}, an image, a vector as tensor, or a function of vi
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChosenTarget:
-    """A target, before an image is seen.
+    """A target, before an image is seen."""
 
-    Attributes:
-        vit: The model, whose output the target is a number of: the global feature, or logits.
-        choose: Makes the target of images from their outputs.
-        told: What it is, in results and plans.
-        compares: Whether it needs the mean of references.
-        has_classifier: Whether the model is one with weights beside those of the vision tower.
-    """
-
+    # the model, whose output the target is a number of: the global feature, or logits
     vit: ViTAdapter
-    choose: TargetChoice
-    told: str
-    compares: bool = False
+    choose: TargetChoice  # makes the target of images from their outputs
+    told: str  # what it is, in results and plans
+    compares: bool = False  # whether it needs the mean of references
+    # whether the model is one with weights beside those of the vision tower
     has_classifier: bool = False
 
     def describe(self) -> dict[str, str]:

@@ -47,33 +47,21 @@ Inputs = list[tuple[Tensor, ...]]
 
 
 class Call(NamedTuple):
-    """A call that was caught.
+    """A call that was caught."""
 
-    Attributes:
-        kind: "norm", "activation", "product", "matmul", "softmax", "read" or "attention".
-        block: Index of the block that was running; None outside the blocks.
-    """
-
-    kind: str
-    block: int | None
+    kind: str  # "norm", "activation", "product", "matmul", "softmax", "read" or "attention"
+    block: int | None  # index of the block that was running; None outside the blocks
 
 
 class AttentionBackward(NamedTuple):
-    """One attention in a backward pass.
+    """One attention in a backward pass."""
 
-    Attributes:
-        block: Index of its block; None outside the blocks.
-        weights: A, at the image.
-        of_weights: The multiplier of A.
-        through_values: ⟨m_V, V − V'⟩ of each image: what came through what was read.
-        through_routing: ⟨m_A, A − A'⟩: what came through where it was read.
-    """
-
-    block: int | None
-    weights: Float[Tensor, "batch head query key"]
-    of_weights: Float[Tensor, "batch head query key"]
+    block: int | None  # index of its block; None outside the blocks
+    weights: Float[Tensor, "batch head query key"]  # A, at the image
+    of_weights: Float[Tensor, "batch head query key"]  # the multiplier of A
+    # ⟨m_V, V − V'⟩ of each image: what came through what was read
     through_values: Float[Tensor, " batch"]
-    through_routing: Float[Tensor, " batch"]
+    through_routing: Float[Tensor, " batch"]  # ⟨m_A, A − A'⟩: what came through where it was read
 
 
 class CaughtFunctions(TorchFunctionMode):

@@ -58,26 +58,19 @@ _NUM_RANDOM_ORDERS = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judgement:
-    """Scores of maps, image by image, with one removal.
+    """Scores of maps, image by image, with one removal."""
 
-    Attributes:
-        removal: Name of the removal.
-        maps: Names of the maps, then "oracle" and "random".
-        scores: Each of `SCORES`; NaN where it is undefined.
-        deletion: s at k/16 of the patches removed, the most important first.
-        insertion: s at k/16 of the patches present, the most important first.
-        deltas: s(x) − s(x without the patch). Their `compute_rank` with those of another removal
-            is the ceiling.
-        num_runs: Forward passes for each image.
-    """
-
-    removal: str
-    maps: tuple[str, ...]
-    scores: Float64[np.ndarray, "image map score"]
+    removal: str  # name of the removal
+    maps: tuple[str, ...]  # names of the maps, then "oracle" and "random"
+    scores: Float64[np.ndarray, "image map score"]  # each of `SCORES`; NaN where it is undefined
+    # s at k/16 of the patches removed, the most important first
     deletion: Float64[np.ndarray, "image map step"]
+    # s at k/16 of the patches present, the most important first
     insertion: Float64[np.ndarray, "image map step"]
+    # s(x) − s(x without the patch). Their `compute_rank` with those of another removal is the
+    # ceiling
     deltas: Float64[np.ndarray, "image patch"]
-    num_runs: Int[np.ndarray, " image"]
+    num_runs: Int[np.ndarray, " image"]  # forward passes for each image
 
 
 def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Removal) -> Judgement:

@@ -24,18 +24,14 @@ Kept = Int[Tensor, "batch kept"]
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One forward pass.
+    """One forward pass."""
 
-    Attributes:
-        feature: The global feature.
-        streams: The residual stream at every depth: the input of every block, and the output of the
-            last. At depth 0 each patch holds its own pixels and position alone.
-        normed: The tokens that the analysed attention reads, after the norm before it; None if no
-            row is analysed.
-    """
-
-    feature: Float[Tensor, "batch out"]
+    feature: Float[Tensor, "batch out"]  # the global feature
+    # the residual stream at every depth: the input of every block, and the output of the last. At
+    # depth 0 each patch holds its own pixels and position alone
     streams: tuple[Tokens, ...]
+    # the tokens that the analysed attention reads, after the norm before it; None if no row is
+    # analysed
     normed: Float[Tensor, "batch key dim"] | None
 
     def detach(self) -> "Pass":

@@ -32,20 +32,14 @@ _NOISE = 0.01
 
 @dataclass(frozen=True, eq=False)
 class Removal:
-    """A way to remove patches.
+    """A way to remove patches."""
 
-    Attributes:
-        name: Its name in results and options.
-        title: What a person reads.
-        measure: From the input, the index of an image and sets of patches to the target of the
-            image without each set. It costs one forward pass a set, in batches.
-        source: The publication, or what is done.
-    """
-
-    name: str
-    title: str
+    name: str  # its name in results and options
+    title: str  # what a person reads
+    # from the input, the index of an image and sets of patches to the target of the image without
+    # each set. It costs one forward pass a set, in batches
     measure: Measure
-    source: str
+    source: str  # the publication, or what is done
 
 
 def _replace_tokens(find: Callable[[MapInput, int], Float[Tensor, "patch dim"]]) -> Measure:

@@ -45,25 +45,19 @@ def apply_to_both(function: Callable[..., Tensor], *pairs: Pair) -> Pair:
 
 @dataclass(frozen=True)
 class Rules:
-    """One rule for each kind of nonlinear operation.
+    """One rule for each kind of nonlinear operation."""
 
-    Attributes:
-        elementwise: y = φ(x).
-        rms_norm: y = x (‖x‖² / d + ε)^−½ over the last axis; d and ε are the last two arguments.
-        product: y = a ∘ b, of one shape.
-        scale: y = x ∘ ρ, with ρ the scale of a norm that is computed step by step.
-        matmul: Y = A B, a product of two tensors that both depend on the tokens.
-        read: Y = A V, the values read with attention weights A.
-        softmax: A = softmax(l) over the last axis, from ln A.
-    """
-
-    elementwise: Callable[[Tensor, Function, Pair], Tensor]
+    elementwise: Callable[[Tensor, Function, Pair], Tensor]  # y = φ(x)
+    # y = x (‖x‖² / d + ε)^−½ over the last axis; d and ε are the last two arguments
     rms_norm: Callable[[Tensor, Pair, int, float], Tensor]
-    product: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    product: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]  # y = a ∘ b, of one shape
+    # y = x ∘ ρ, with ρ the scale of a norm that is computed step by step
     scale: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    # Y = A B, a product of two tensors that both depend on the tokens
     matmul: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    # Y = A V, the values read with attention weights A
     read: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
-    softmax: Callable[[Tensor, Pair], Tensor]
+    softmax: Callable[[Tensor, Pair], Tensor]  # A = softmax(l) over the last axis, from ln A
 
     def layer_norm(
         self, m: Tensor, x: Pair, weight: Tensor | None, eps: float

@@ -25,17 +25,14 @@ class Sanity:
     """Spearman's ρ of maps with what they would be otherwise, image by image.
 
     It is NaN where a map is constant.
-
-    Attributes:
-        maps: Names of the maps.
-        randomised: With the map of the model whose last k + 1 blocks have random weights: k = 0 is
-            the last block alone, the last k all blocks at once. A map that keeps more than 0.5 at
-            the end describes the image rather than the model.
-        other_target: With the map of another target: 1 if a map does not depend on it.
     """
 
-    maps: tuple[str, ...]
+    maps: tuple[str, ...]  # names of the maps
+    # with the map of the model whose last k + 1 blocks have random weights: k = 0 is the last block
+    # alone, the last k all blocks at once. A map that keeps more than 0.5 at the end describes the
+    # image rather than the model
     randomised: Float64[np.ndarray, "image map block"]
+    # with the map of another target: 1 if a map does not depend on it
     other_target: Float64[np.ndarray, "image map"]
 
 

@@ -18,22 +18,17 @@ from vitscope.models.base import Pixels
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
-    """What becomes a number of the output, at every depth.
+    """What becomes a number of the output, at every depth."""
 
-    Attributes:
-        parts: ⟨m_i, x_i − x_i'⟩ of each token at each depth, mean over references. At every depth
-            they sum to `total`.
-        total: s(x) − s(x'), mean over references.
-        through_values: What came through the values of each block's attention.
-        through_routing: What came through its weights.
-        gap: Largest distance between the sum of the parts and the total, over depths and
-            references, relative to the total.
-    """
-
+    # ⟨m_i, x_i − x_i'⟩ of each token at each depth, mean over references. At every depth they sum
+    # to `total`
     parts: Float[Tensor, "batch depth token"]
-    total: Float[Tensor, " batch"]
+    total: Float[Tensor, " batch"]  # s(x) − s(x'), mean over references
+    # what came through the values of each block's attention
     through_values: Float[Tensor, "batch block"]
-    through_routing: Float[Tensor, "batch block"]
+    through_routing: Float[Tensor, "batch block"]  # what came through its weights
+    # largest distance between the sum of the parts and the total, over depths and references,
+    # relative to the total
     gap: Float[Tensor, " batch"]
 
 

@@ -27,32 +27,23 @@ Weights = Float[Tensor, "batch query key"]
 
 
 class SeenAttention(NamedTuple):
-    """One attention of the model's own run.
+    """One attention of the model's own run."""
 
-    Attributes:
-        block: Index of its block; None outside the blocks.
-        weigh: Computes its weights, the mean over heads.
-    """
-
-    block: int | None
-    weigh: Callable[[], Weights]
+    block: int | None  # index of its block; None outside the blocks
+    weigh: Callable[[], Weights]  # computes its weights, the mean over heads
 
 
 @dataclass(frozen=True, eq=False)
 class OwnPass(Pass):
-    """The model's run on the images themselves.
+    """The model's run on the images themselves."""
 
-    Attributes:
-        row: The analysed row; None if no row makes the global feature.
-        skip_norms: Norms of every block's input, if the global feature is [CLS].
-        branch_norms: Norms of what every block's attention adds to it.
-        attentions: In order, if they were asked for. Kept are queries and keys; or, where the
-            model's code computes the weights itself, their mean over heads.
-    """
-
-    row: ClsTrace | None
+    row: ClsTrace | None  # the analysed row; None if no row makes the global feature
+    # norms of every block's input, if the global feature is [CLS]
     skip_norms: Sequence[Float[Tensor, "batch token"]]
+    # norms of what every block's attention adds to it
     branch_norms: Sequence[Float[Tensor, "batch token"]]
+    # in order, if they were asked for. Kept are queries and keys; or, where the model's code
+    # computes the weights itself, their mean over heads
     attentions: Sequence[SeenAttention]
 
 

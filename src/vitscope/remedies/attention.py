@@ -18,15 +18,12 @@ _UNSEEN = -1e30
 
 @dataclass(frozen=True)
 class Hiding:
-    """How tokens are hidden.
+    """How tokens are hidden."""
 
-    Attributes:
-        how: "mask" takes their attention away and renormalises, "unread" keeps it and drops what
-            it would read.
-        rows: Whose attention: that of the "cls" row, or of "all" tokens.
-    """
-
+    # "mask" takes their attention away and renormalises, "unread" keeps it and drops what it would
+    # read
     how: Literal["mask", "unread"]
+    # whose attention: that of the "cls" row, or of "all" tokens
     rows: Literal["cls", "all"] = "all"
 
 

@@ -27,14 +27,10 @@ from vitscope.results.number_text import write_percent
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """The defect direction of every depth from 1: after the first block, and so on.
+    """The defect direction of every depth from 1: after the first block, and so on."""
 
-    Attributes:
-        by_depth: Unit vectors; their sign has no meaning.
-        dominance: By depth, the first singular value over the second: near 1 there is no direction.
-    """
-
-    by_depth: Mapping[int, Float64[Tensor, " dim"]]
+    by_depth: Mapping[int, Float64[Tensor, " dim"]]  # unit vectors; their sign has no meaning
+    # by depth, the first singular value over the second: near 1 there is no direction
     dominance: Mapping[int, float]
 
     def save(self) -> dict[str, Tensor]:
@@ -119,25 +115,15 @@ def compute_alignment(
 
 
 class DepthAlignment(NamedTuple):
-    """Patches and the predicted direction at one depth, over images.
+    """Patches and the predicted direction at one depth, over images."""
 
-    Attributes:
-        depth: From 1: after the first block.
-        mean: Mean |cos| of patches with the direction.
-        highest: The largest |cos|.
-        histogram: Number of patches with |cos| in each of 20 equal bins from 0 to 1.
-        variance_share: Share of the patches' variance along the direction.
-        num_defects: Number of high-norm patches, by the threshold.
-        angle: Degrees from the predicted direction to the mean direction of these patches; None
-            without any.
-    """
-
-    depth: int
-    mean: float
-    highest: float
-    histogram: tuple[int, ...]
-    variance_share: float
-    num_defects: int
+    depth: int  # from 1: after the first block
+    mean: float  # mean |cos| of patches with the direction
+    highest: float  # the largest |cos|
+    histogram: tuple[int, ...]  # number of patches with |cos| in each of 20 equal bins from 0 to 1
+    variance_share: float  # share of the patches' variance along the direction
+    num_defects: int  # number of high-norm patches, by the threshold
+    # degrees from the predicted direction to the mean direction of these patches; None without any
     angle: float | None
 
 

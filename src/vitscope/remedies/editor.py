@@ -33,14 +33,9 @@ Places = Bool[Tensor, "batch token"]
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """The images that an edited model is running on.
+    """The images that an edited model is running on."""
 
-    Attributes:
-        layout: Which token is what, inserted tokens included.
-        pixels: The images.
-    """
-
-    layout: TokenLayout
+    layout: TokenLayout  # which token is what, inserted tokens included
     pixels: Pixels
 
     @cached_property

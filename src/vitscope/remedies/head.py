@@ -46,48 +46,29 @@ _DESCRIPTION = "description"
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How well a head's features f' agree with the model's own f, on held-out images.
+    """How well a head's features f' agree with the model's own f, on held-out images."""
 
-    Attributes:
-        num_images: Number of these images.
-        cosine: Mean cos(f, f').
-        cosine_of_mean: The same with the mean of f in place of f', which tells nothing of an image.
-        cka: Centred linear CKA of f and f'.
-        knn_overlap: Fraction of the 10 nearest neighbours that they share; NaN below 11 images.
-    """
-
-    num_images: int
-    cosine: float
+    num_images: int  # number of these images
+    cosine: float  # mean cos(f, f')
+    # the same with the mean of f in place of f', which tells nothing of an image
     cosine_of_mean: float
-    cka: CkaEstimate
-    knn_overlap: float
+    cka: CkaEstimate  # centred linear CKA of f and f'
+    knn_overlap: float  # fraction of the 10 nearest neighbours that they share; NaN below 11 images
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadDescription:
-    """What a head was made of.
+    """What a head was made of."""
 
-    Attributes:
-        model: Id of the model.
-        model_hash: Digest of its weights and edits, by `hash_backbone`.
-        depth: Depth of the patches: the output of the last block.
-        num_heads: Attention heads.
-        seed: Seed of the first weights and of the order of the images.
-        epochs: Times that each image was fitted to.
-        steps: Steps of the optimiser.
-        num_images: Number of images it was fitted to.
-        fidelity: Agreement with the model's own feature on other images.
-    """
-
-    model: str
-    model_hash: str
-    depth: int
-    num_heads: int
-    seed: int
-    epochs: int
-    steps: int
-    num_images: int
-    fidelity: Fidelity
+    model: str  # id of the model
+    model_hash: str  # digest of its weights and edits, by `hash_backbone`
+    depth: int  # depth of the patches: the output of the last block
+    num_heads: int  # attention heads
+    seed: int  # seed of the first weights and of the order of the images
+    epochs: int  # times that each image was fitted to
+    steps: int  # steps of the optimiser
+    num_images: int  # number of images it was fitted to
+    fidelity: Fidelity  # agreement with the model's own feature on other images
 
     def describe(self) -> str:
         """The head in one sentence."""

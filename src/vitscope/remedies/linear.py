@@ -39,21 +39,17 @@ _DENSITY = (-_NODES.square() / 2).softmax(dim=0)
 
 @dataclass(frozen=True, eq=False)
 class LinearBlock:
-    r"""The linear part of a block, x ↦ (M N₂ + I)(V N₁ + I) x, without biases.
+    """The linear part of a block, x ↦ (M N₂ + I)(V N₁ + I) x, without biases."""
 
-    Attributes:
-        values: V = γ₁ ∘ W_O W_V, all heads together: what attention adds for a token that is read
-            with weight 1.
-        attention_norm: N₁ = diag(w) C with C = I − 11ᵀ/d: the first norm, but for the token's
-            scale; an RMS norm has C = I.
-        mlp: M = γ₂ ∘ W₂ W, where W is the linear map nearest to the MLP's neurons on normal tokens.
-        mlp_norm: N₂.
-    """
-
+    # V = γ₁ ∘ W_O W_V, all heads together: what attention adds for a token that is read with weight
+    # 1
     values: Matrix
+    # N₁ = diag(w) C with C = I − 11ᵀ/d: the first norm, but for the token's scale; an RMS norm has
+    # C = I
     attention_norm: Matrix
+    # M = γ₂ ∘ W₂ W, where W is the linear map nearest to the MLP's neurons on normal tokens
     mlp: Matrix
-    mlp_norm: Matrix
+    mlp_norm: Matrix  # N₂
 
     def multiply(self) -> Matrix:
         """The map as one matrix."""

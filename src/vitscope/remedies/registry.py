@@ -18,17 +18,11 @@ from vitscope.remedies.tokens import HideTokens, ReplaceTokens
 
 @dataclass(frozen=True)
 class Entry:
-    """A remedy that can be asked for by name.
-
-    Attributes:
-        kind: Its class.
-        fixed: Settings that the name stands for.
-        meaning: What it does, in one line.
-    """
+    """A remedy that can be asked for by name."""
 
     kind: type[Remedy]
-    fixed: Mapping[str, str | bool]
-    meaning: str
+    fixed: Mapping[str, str | bool]  # settings that the name stands for
+    meaning: str  # what it does, in one line
 
 
 REMEDIES: Mapping[str, Entry] = {

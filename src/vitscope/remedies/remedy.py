@@ -38,15 +38,10 @@ ReadImages = Callable[[], Iterable[Pixels]]
 
 
 class Origin(NamedTuple):
-    """What measurements belong to.
+    """What measurements belong to."""
 
-    Attributes:
-        model: Digest of the model that was measured, by `hash_backbone`.
-        settings: Label of the remedy that measured it.
-    """
-
-    model: str
-    settings: str
+    model: str  # digest of the model that was measured, by `hash_backbone`
+    settings: str  # label of the remedy that measured it
 
 
 class _UnmeasuredError(UsageError):

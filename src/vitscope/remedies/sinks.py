@@ -38,28 +38,19 @@ class HeadSink(NamedTuple):
 
     The score of token j is c_j = Σ_i A_ij, the attention that it gets from all queries; the sink of
     an image is the token with the highest.
-
-    Attributes:
-        layer: Index of the block.
-        head: Index of the head.
-        concentration: Mean score of the sink, over the mean of the median score.
-        value_ratio: Mean norm of the sink's value vector, over the mean of the median norm.
-        rank_one_share: Mean share of the first singular value in what the head reads:
-            σ₁² / Σ σ² of A V.
-        group: The group of tokens that the sink is in most often.
-        position: Where in the sequence; None if the sink is a patch, whose place varies.
-        kind: "none" without a sink; "no-op" if it has a small value vector, which switches the head
-            off; "broadcast" if its value vector is at least as large as the median and the head
-            writes about the same to all tokens; "unclear" otherwise.
     """
 
-    layer: int
-    head: int
-    concentration: float
-    value_ratio: float
+    layer: int  # index of the block
+    head: int  # index of the head
+    concentration: float  # mean score of the sink, over the mean of the median score
+    value_ratio: float  # mean norm of the sink's value vector, over the mean of the median norm
+    # mean share of the first singular value in what the head reads: σ₁² / Σ σ² of A V
     rank_one_share: float
-    group: str
-    position: int | None
+    group: str  # the group of tokens that the sink is in most often
+    position: int | None  # where in the sequence; None if the sink is a patch, whose place varies
+    # "none" without a sink; "no-op" if it has a small value vector, which switches the head off;
+    # "broadcast" if its value vector is at least as large as the median and the head writes about
+    # the same to all tokens; "unclear" otherwise
     kind: SinkKind
 
 

@@ -26,21 +26,14 @@ NUM_LENDERS = 16
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenStatistics:
-    """Tokens at the inputs of blocks, over images.
+    """Tokens at the inputs of blocks, over images."""
 
-    Attributes:
-        num_images: Number of images.
-        mean: By block, the mean token at each position.
-        deviation: By block, the standard deviation of each dimension at each position.
-        lent: By block, the tokens of a few images.
-        lenders: A number for each of these images.
-    """
-
-    num_images: int
-    mean: Mapping[int, Float64[Tensor, "token dim"]]
+    num_images: int  # number of images
+    mean: Mapping[int, Float64[Tensor, "token dim"]]  # by block, the mean token at each position
+    # by block, the standard deviation of each dimension at each position
     deviation: Mapping[int, Float64[Tensor, "token dim"]]
-    lent: Mapping[int, Float[Tensor, "lender token dim"]]
-    lenders: tuple[int, ...]
+    lent: Mapping[int, Float[Tensor, "lender token dim"]]  # by block, the tokens of a few images
+    lenders: tuple[int, ...]  # a number for each of these images
 
     def save(self) -> dict[str, Tensor]:
         """All that was measured."""
