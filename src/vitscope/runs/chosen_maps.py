@@ -11,12 +11,12 @@ from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.maps.chosen_target import ChosenTarget, choose_target
 from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
-from vitscope.maps.references import References, make_references
+from vitscope.maps.references import make_references
 from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.maps.targets import tell_without_mean
 from vitscope.maps.token_maps import DEFAULT_MAPS
-from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.base import ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.image_maps import ImageMap, place_map
 from vitscope.results.schema_maps import MapScoring
@@ -86,20 +86,6 @@ class ChosenMaps:
     def describe_target(self) -> dict[str, str]:
         """What the maps explain, for the provenance; nothing if none depends on it."""
         return self.target.describe() if self._is_targeted else {}
-
-    def make_input(
-        self, pixels: Pixels, references: References | None, *, layer: int | None, seed: int
-    ) -> MapInput:
-        """An image, and what its maps explain."""
-        return MapInput(
-            vit=self.target.vit,
-            pixels=pixels,
-            choice=self.target.choose,
-            references=references,
-            layer=layer,
-            seed=seed,
-            keeps_attentions=any(method.reads_attentions for method in self.methods),
-        )
 
     def compute(self, given: MapInput) -> dict[str, ImageMap]:
         """The maps of one image that are not of the row; a map that is not finite is left out."""
@@ -180,7 +166,9 @@ def map_gallery(
         references = make_references(vit, (one.pixels for one in _iter_images(run)))
         for one in _iter_images(run):
             with run.plain_errors(one):
-                given = maps.make_input(one.pixels, references, layer=None, seed=config.seed)
+                given = maps.target.make_input(
+                    one.pixels, references, maps.methods, seed=config.seed
+                )
                 found[one.ids[0]] = maps.compute(given)
     return found
 

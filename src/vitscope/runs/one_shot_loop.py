@@ -1,8 +1,7 @@
 """One-shot classification: labelled images go through a model once, then pairs are drawn."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -55,7 +54,6 @@ from vitscope.runs.model_run import (
     describe_preprocessing,
 )
 from vitscope.runs.output import Output
-from vitscope.runs.resources import list_versions
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
 """Readout -> part -> one row per image."""
@@ -169,22 +167,14 @@ class _OneShotRun:
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        behaviour = self._run.behaviour
-        plan = {
+        settings = {
             "kind": OneShotSummary.KIND,
             "images": digest_files(self.images, hash_held(self.images)),
             "labels": _digest(self._labels),
             **{name: getattr(self._config, name) for name in _SETTINGS},
             "dtype": self._run.config.dtype,
-            "weights_hash": self._run.weights_hash,
-            "behaviour_hash": behaviour.digest,
-            "unknown": behaviour.unknown,
-            "preprocessing": asdict(self.images.preprocessing),
-            "device": self._run.device.type,
-            "versions": list_versions(),
         }
-        found: dict[str, Any] = json.loads(json.dumps(plan))
-        return found
+        return self._run.make_plan(settings)
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -192,16 +182,10 @@ class _OneShotRun:
         with plain_disk_errors(folder):
             features = TemporaryDirectory(prefix="vitscope-features-", dir=folder)
         with features as scratch:
-            self._execute(folder, Path(scratch), on_progress, on_draw)
+            images = self._extract(Path(scratch), on_progress)
+            self._finish(folder, images, on_draw)
 
-    def _execute(
-        self,
-        folder: Path,
-        scratch: Path,
-        on_progress: OnProgress | None,
-        on_draw: OnProgress | None,
-    ) -> None:
-        images = self._extract(scratch, on_progress)
+    def _finish(self, folder: Path, images: _Images, on_draw: OnProgress | None) -> None:
         groups = group_images(images.labels, images.ids)
         classes = {label: members for label, members in groups.items() if len(members) > 1}
         if len(classes) < 2:
