@@ -82,11 +82,11 @@ class BlockAttentions(AttentionCalls):
         """Whether a block is running."""
         return self.layer is not None
 
-    def enter(self, layer: int) -> None:
+    def enter(self, layer: int, *_: object) -> None:
         """Start a block."""
         self.layer, self.num_seen = layer, 0
 
-    def leave(self) -> None:
+    def leave(self, *_: object) -> None:
         """End a block, whose attention must have been seen."""
         layer, self.layer = self.layer, None
         if self.num_seen != 1:

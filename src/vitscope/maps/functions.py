@@ -145,7 +145,10 @@ class CaughtFunctions(TorchFunctionMode):
         if not _depends(x) or any(map(_depends, (*args, *kwargs.values()))):
             return name(x, *args, **kwargs)  # type: ignore[no-any-return]  # x to a varying power
         kwargs.pop("inplace", None)
-        function = partial(_call_on_first, _ELEMENTWISE[name], args, kwargs)
+
+        def function(x: Tensor) -> Tensor:
+            return _ELEMENTWISE[name](x, *args, **kwargs)
+
         output = self._apply(
             "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
         )
@@ -359,12 +362,6 @@ def _cast_unrounded(name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: A
     return x if _depends(x) and cast.dtype.itemsize < x.dtype.itemsize else cast
 
 
-def _call_on_first(
-    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor
-) -> Tensor:
-    return function(x, *args, **kwargs)
-
-
 def _itemise(
     block: int | None, of_weights: Tensor, weights: Pair, of_values: Tensor, values: Pair
 ) -> AttentionBackward:
@@ -372,10 +369,6 @@ def _itemise(
         block=block,
         weights=weights.image,
         of_weights=of_weights,
-        through_values=_sum_images(of_values * (values.image - values.reference)),
-        through_routing=_sum_images(of_weights * (weights.image - weights.reference)),
+        through_values=(of_values * (values.image - values.reference)).flatten(1).sum(dim=1),
+        through_routing=(of_weights * (weights.image - weights.reference)).flatten(1).sum(dim=1),
     )
-
-
-def _sum_images(products: Tensor) -> Float[Tensor, " batch"]:
-    return products.flatten(1).sum(dim=1)

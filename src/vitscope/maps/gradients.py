@@ -41,10 +41,6 @@ def _go_back(given: MapInput) -> _Gradient:
     return _Gradient(gradient, walk.vector)
 
 
-def _chefer(given: MapInput) -> MapValues:
-    return MapValues(values=given.once(_go_back).relevance)
-
-
 def _check_final_norm(vit: ViTAdapter) -> None:
     if vit.info.global_feature == "attention pooling":
         raise UnsupportedModelError(
@@ -75,12 +71,6 @@ def _legrad(given: MapInput) -> MapValues:
     return MapValues(values=total)
 
 
-def _gradient_at(given: MapInput, tokens: Tokens) -> Tokens:
-    run, m = given.differentiate(tokens)
-    (gradient,) = torch.autograd.grad(run.feature, run.streams[0], m)
-    return gradient
-
-
 def _multiply_gradient(given: MapInput) -> MapValues:
     difference = given.tokens - given.compare("gradient_input").mean_tokens
     return MapValues(values=(difference * given.once(_go_back).of_tokens).sum(dim=-1))
@@ -95,7 +85,8 @@ def _integrate(given: MapInput) -> MapValues:
     for steps in _STEPS:
         mean = torch.zeros_like(difference)
         for step in range(steps):
-            mean += _gradient_at(given, reference + (step + 0.5) / steps * difference) / steps
+            run, m = given.differentiate(reference + (step + 0.5) / steps * difference)
+            mean += torch.autograd.grad(run.feature, run.streams[0], m)[0] / steps
         # An image that was close keeps its values, whatever other images of the batch need.
         values = torch.where(close.unsqueeze(1), values, (difference * mean).sum(dim=-1))
         close = (values.sum(dim=1) - total).abs() <= _CLOSE * total.abs()
@@ -141,7 +132,7 @@ METHODS = (
     MapMethod(
         name="chefer",
         title="Gradient-weighted rollout (Chefer)",
-        compute=_chefer,
+        compute=lambda given: MapValues(values=given.once(_go_back).relevance),
         differentiates=True,
         signed=False,
         targeted=True,

@@ -85,7 +85,10 @@ def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Remova
     the oracle, three times as many for maps with ties; five random ones), one without all patches,
     and 40 random subsets: P + 40 M + 282.
     """
-    _check_maps(maps)
+    check_names(maps)
+    for name, each in maps.items():
+        if not each.values.isfinite().all():
+            raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
     found = [_judge_image(given, image, maps, removal) for image in range(len(given.pixels))]
     scores = np.stack([each.scores for each in found])
     return Judgement(
@@ -112,13 +115,6 @@ def check_names(maps: Iterable[str]) -> None:
                 f"a map is called {name!r}, and random orders and the oracle are always judged: "
                 "leave it out"
             )
-
-
-def _check_maps(maps: Mapping[str, MapValues]) -> None:
-    check_names(maps)
-    for name, each in maps.items():
-        if not each.values.isfinite().all():
-            raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
 
 
 class _Ranking(NamedTuple):
@@ -156,8 +152,7 @@ def _judge_image(
 
     removals = _Removals(given, image, removal)
     deltas = removals.measure_drops(np.eye(num_patches, dtype=bool))
-    places = slice(given.patches.start, given.patches.stop)
-    values = {name: each.values[image, places] for name, each in maps.items()}
+    values = {name: given.take_patches(each.values)[image] for name, each in maps.items()}
     rankings = {name: _rank(each.double().cpu().numpy(), ties) for name, each in values.items()}
     rankings[ORACLE] = _rank(deltas, ties)
     random = [_rank(draw, ties)[0] for draw in draws]

@@ -74,8 +74,8 @@ def _tis(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     require_package("sklearn", "scikit-learn", needed_by="the map tis")
     from sklearn.cluster import KMeans  # slow to import
 
-    patches = slice(given.patches.start, given.patches.stop)
-    curves = torch.cat([stream[image, patches] for stream in given.own.streams[1:]], dim=1).T
+    streams = given.own.streams[1:]
+    curves = torch.cat([given.take_patches(stream)[image] for stream in streams], dim=1).T
     kept = len(given.patches) // 2
     centroids = KMeans(
         n_clusters=min(_CENTROIDS, len(curves)), n_init=1, random_state=given.seed, max_iter=50

@@ -71,12 +71,11 @@ def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch
         )
     generator = given.make_generator(image)
     chosen = others[int(torch.randint(len(others), (), generator=generator))]
-    return references.lent_tokens[chosen, given.patches.start : given.patches.stop]
+    return given.take_patches(references.lent_tokens)[chosen]
 
 
 def _find_mean_tokens(given: MapInput, _: int) -> Float[Tensor, "patch dim"]:
-    mean = given.compare("the removal 'mean'").mean_tokens
-    return mean[given.patches.start : given.patches.stop]
+    return given.take_patches(given.compare("the removal 'mean'").mean_tokens.unsqueeze(0))[0]
 
 
 def reads_patches_alone(layout: TokenLayout) -> bool:

@@ -103,13 +103,6 @@ def attend(
     return (logits if bias is None else logits + bias).log_softmax(dim=-1)
 
 
-def _has_no_slope(difference: Tensor) -> Tensor:
-    # Below the cube root of the precision the quotient's rounding error exceeds the error of the
-    # derivative at the midpoint.
-    small: Tensor = difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
-    return small
-
-
 def _differentiate(function: Function, x: Tensor) -> Tensor:
     if function is torch.exp:
         return x.exp()
@@ -129,7 +122,9 @@ def find_secant(function: Function, x: Pair) -> Tensor:
     if x.image is x.reference:
         return middle
     difference = x.image - x.reference
-    small = _has_no_slope(difference)
+    # Below the cube root of the precision the quotient's rounding error exceeds the error of the
+    # derivative at the midpoint.
+    small = difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
     if function is not torch.exp:  # ReLU has no derivative between two signs, however close
         small &= (x.image < 0) == (x.reference < 0)
     rise = function(x.image).sub_(function(x.reference))

@@ -96,9 +96,8 @@ def measure_sensitivity(
 def _map_patches(
     given: MapInput, methods: Sequence[MapMethod]
 ) -> Float64[np.ndarray, "image map patch"]:
-    places = slice(given.patches.start, given.patches.stop)
-    maps = [method.compute(given).values[:, places].double().cpu().numpy() for method in methods]
-    return np.stack(maps, axis=1)
+    maps = [given.take_patches(method.compute(given).values).double().cpu() for method in methods]
+    return torch.stack(maps, dim=1).numpy()
 
 
 def _correlate(

@@ -119,10 +119,6 @@ def _trace_over_depths(given: MapInput) -> MapValues:
     return MapValues(values=trace.parts.mean(dim=1), total=trace.total)
 
 
-def _trace_frozen(given: MapInput) -> MapValues:
-    return MapValues(values=trace_output(given, rules=FROZEN).parts[:, 0])
-
-
 _traced = partial(
     MapMethod,
     unit="part of s(x) − s(reference)",
@@ -150,7 +146,7 @@ METHODS = (
     _traced(
         name="frozen",
         title="Frozen trace",
-        compute=_trace_frozen,
+        compute=lambda given: MapValues(values=trace_output(given, rules=FROZEN).parts[:, 0]),
         cost="about 9",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),

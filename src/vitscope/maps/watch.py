@@ -1,7 +1,7 @@
 """The model's own run on images, watched for all that maps of attention weights are made of."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,12 +14,11 @@ from torch.nn import functional
 from vitscope.layout import TokenLayout
 from vitscope.maps.attention_calls import AttentionCalls
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Pass, run_blocks
+from vitscope.maps.passes import Hooks, Pass, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
 from vitscope.models.parts import split_heads
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import compute_norms, take_input, take_stream
 from vitscope.trace import ClsTrace
 
@@ -90,44 +89,32 @@ class _Watch(AttentionCalls):
     def attached(self) -> Iterator[None]:
         """Watch the forward that runs in the context."""
         vit = self._vit
-        handles = []
-        for index, block in enumerate(vit.encoder_blocks):
-            enter = OwnHook(partial(self._enter, index))
-            handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(block.register_forward_hook(OwnHook(self._leave)))
-        for parts in vit.blocks.values():
-            if parts.mlp_norm is not None:
-                keep = OwnHook(self._keep_branch)
-                handles.append(parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True))
-        if self._keeps_attentions:
-            for packed in _find_packed(vit.module.modules()):
-                keep = OwnHook(self._keep_packed)
-                handles.append(packed.register_forward_pre_hook(keep, with_kwargs=True))
-        try:
-            with ExitStack() as stack:
-                if self._layer is not None:
-                    stack.enter_context(self._make_recorder(self._layer).attached())
-                # torch runs packed attention by another kernel while a mode is on.
-                packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
-                if self._keeps_attentions and not packed_blocks:
-                    stack.enter_context(self)
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with Hooks() as hooks:
+            for index, block in enumerate(vit.encoder_blocks):
+                hooks.before(block, partial(self._enter, index))
+                hooks.after(block, self._leave)
+            for parts in vit.blocks.values():
+                if parts.mlp_norm is not None:
+                    hooks.before(parts.mlp_norm, self._keep_branch)
+            for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
+                hooks.before(packed, self._keep_packed)
+            if self._layer is not None:
+                hooks.enter_context(self._make_recorder(self._layer).attached())
+            # torch runs packed attention by another kernel while a mode is on.
+            packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
+            if self._keeps_attentions and not packed_blocks:
+                hooks.enter_context(self)
+            yield
 
     def _make_recorder(self, layer: int) -> BlockRecorder:
         return BlockRecorder(
             layer,
             self._vit.blocks[layer],
             self._layout,
-            self._keep_row,
+            partial(setattr, self, "row"),
             last=layer == self._vit.last_layer,
             autocast=self._vit.autocast.half is not None,
         )
-
-    def _keep_row(self, trace: ClsTrace) -> None:
-        self.row = trace
 
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

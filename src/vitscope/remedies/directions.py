@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vitscope.errors import UsageError
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import run_blocks, take_patches
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.editor import Editor, Running, Tokens
@@ -160,11 +160,9 @@ def measure_directions(
     count = 0
     for pixels in read():
         count += len(pixels)
-        patches = Running(vit.make_layout(*pixels.shape[-2:]), pixels).find_patches
-        streams = run_blocks(vit, pixels).streams
+        layout, streams = vit.make_layout(*pixels.shape[-2:]), run_blocks(vit, pixels).streams
         for depth, each in sums.items():
-            part = patches(streams[depth])
-            each.add(streams[depth][:, part.start : part.stop])
+            each.add(take_patches(layout, streams[depth]))
     if not count:
         raise UsageError("there are no images to measure directions on: give one or more")
     return [each.finish(depth) for depth, each in sums.items()]
@@ -273,15 +271,13 @@ class ProjectDirection(Remedy):
     def _project(
         self, direction: Float64[Tensor, " dim"], tokens: Tokens, running: Running
     ) -> Tokens:
-        patches = running.find_patches(tokens)
-        part = tokens[:, patches.start : patches.stop]
-        unit = direction.to(tokens)
+        part, unit = running.take_patches(tokens), direction.to(tokens)
         alignment = compute_alignment(part, direction)
         deviation, mean = torch.std_mean(alignment, dim=1, keepdim=True, correction=0)
         defects = alignment > mean + self.deviations * deviation
         along = (part @ unit).masked_fill(~defects, 0)
         projected = tokens.clone()
-        projected[:, patches.start : patches.stop] -= along.unsqueeze(-1) * unit
+        running.take_patches(projected).sub_(along.unsqueeze(-1) * unit)
         return projected
 
 

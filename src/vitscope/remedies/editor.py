@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
-from vitscope.maps.passes import find_patches
+from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.models.edits import Edit, EditHook, make_ended
@@ -48,6 +48,10 @@ class Running:
     def find_patches(self, tokens: Tokens) -> range:
         """Positions of the patches in a residual stream."""
         return find_patches(self.layout, tokens.shape[1])
+
+    def take_patches(self, tokens: Tensor) -> Tensor:
+        """The patches of a residual stream: a view."""
+        return take_patches(self.layout, tokens)
 
     def find_group(self, group: str, tokens: Tokens) -> Places:
         """Places of a group of tokens, the same in every image."""
@@ -169,7 +173,7 @@ class Editor:
             self.require_cls()
         block, hidden = self.vit.encoder_blocks[layer], self._state.hidden
         self._hooks.append((block, "input", partial(_find_hidden, self._state, layer, find)))
-        self._hooks.append((block, "output", partial(_leave, hidden)))
+        self._hooks.append((block, "output", hidden.leave))
         hidden.by_layer[layer] = hiding
         if layer in self._blocks:
             parts = self._blocks[layer]
@@ -379,10 +383,6 @@ def _find_hidden(
     running = state.now
     places = find(take_stream(take_input(args, kwargs)), running)
     state.hidden.place(layer, places, running.layout.query)
-
-
-def _leave(hidden: HiddenTokens, *_: object) -> None:
-    hidden.leave()
 
 
 def _hide_heads(

@@ -23,7 +23,7 @@ from vitscope.errors import UsageError
 from vitscope.files.json_files import dump_json
 from vitscope.files.tensor_files import RowFiles
 from vitscope.files.typed_json import read_typed
-from vitscope.maps.passes import find_patches, gradients_set, run_blocks
+from vitscope.maps.passes import gradients_set, run_blocks, take_patches
 from vitscope.metrics.agreement import compare_features, knn_overlap, mean_cosine
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import NUM_BLOCKS
@@ -238,9 +238,8 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
             if not new:
                 continue
             run = run_blocks(vit, pixels[list(new.values())])
-            tokens = run.streams[-1]
-            patches = find_patches(layout, tokens.shape[1])
-            normed = layer_norm(tokens[:, patches.start : patches.stop], tokens.shape[-1:])
+            patches = take_patches(layout, run.streams[-1])
+            normed = layer_norm(patches, patches.shape[-1:])
             rows = normed.detach().half().flatten(1).cpu().numpy()
             files.append({"patches": rows})
             features.append(run.feature.detach())

@@ -20,9 +20,8 @@ from torch.nn.functional import pad
 from vitscope.errors import UnsupportedModelError
 from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import Hooks, run_blocks
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import replace_input, take_input, take_stream
 from vitscope.remedies.editor import find_neurons
 
@@ -203,10 +202,9 @@ def list_row_blocks(vit: ViTAdapter) -> Sequence[RowBlock]:
 
     @contextmanager
     def attached() -> Iterator[None]:
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for block in vit.encoder_blocks:
-                handle = block.register_forward_pre_hook(OwnHook(keep), with_kwargs=True)
-                stack.callback(handle.remove)
+                hooks.before(block, keep)
             yield
 
     pixels = vit.parameter.new_zeros(1, 3, *vit.preprocessing.size)

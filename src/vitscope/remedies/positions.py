@@ -77,10 +77,8 @@ class PositionMean(Remedy):
 
     def _remove(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
         assert self.means is not None
-        patches = running.find_patches(tokens)
-        part = slice(patches.start, patches.stop)
         check_size(self.means.by_layer[layer], tokens)
-        artefact = self.means.by_layer[layer][part]
+        artefact = running.take_patches(self.means.by_layer[layer].unsqueeze(0))
         left = tokens.clone()
-        left[:, part] -= (artefact - artefact.mean(dim=0)).to(tokens)
+        running.take_patches(left).sub_((artefact - artefact.mean(dim=1)).to(tokens))
         return left

@@ -4,7 +4,7 @@ Source: Jiang et al., "Vision Transformers Don't Need Trained Registers" (NeurIP
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import Hooks, run_blocks
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import take_input
 from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neurons
 from vitscope.remedies.remedy import ReadImages, Remedy
@@ -322,11 +321,9 @@ class _NeuronRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the MLPs for the duration of the context."""
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for layer, linear in enumerate(self._linears):
-                hook = OwnHook(partial(self._keep, layer))
-                handle = linear.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
+                hooks.before(linear, partial(self._keep, layer))
             yield
 
     def score(self, places: Places) -> Float[Tensor, "layer neuron"]:

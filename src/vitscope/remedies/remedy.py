@@ -155,7 +155,7 @@ class Remedy(ABC):
     def label(self) -> str:
         """Name and settings, such as "shuffle:tokens=cls"."""
         told = [
-            f"{field.name}={_tell(value)}"
+            f"{field.name}={tell_value(value)}"
             for field, value in self._list_changed()
             if field.name not in {self.named_by, "measured_on", *self.implied}
             and not hasattr(value, "save")
@@ -206,5 +206,6 @@ def hash_backbone(vit: ViTAdapter) -> str:
     return digest.hexdigest()
 
 
-def _tell(value: object) -> str:
+def tell_value(value: object) -> str:
+    """A setting as it is typed."""
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

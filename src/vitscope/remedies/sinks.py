@@ -4,7 +4,7 @@ Source: Fesser et al. (2026, arXiv 2606.08105): a sink either switches a head of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -17,10 +17,9 @@ from vitscope.errors import UsageError
 from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.maps.passes import Hooks, find_patches, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor, Running, Tokens
@@ -84,7 +83,7 @@ class HeadSinks:
         )
         rows = zip(places, numbers, groups, strict=True)
         found = (
-            (layer, head, *of_head, _GROUPS[group], _name_position(place), _KINDS[kind])
+            (layer, head, *of_head, _GROUPS[group], None if place < 0 else place, _KINDS[kind])
             for (layer, head, place, kind), of_head, group in rows
         )
         return cls(tuple(map(HeadSink._make, found)), int(tensors["num_images"]))
@@ -99,10 +98,6 @@ class HeadSinks:
             if s.kind != "none"
         ]
         return "\n".join(lines)
-
-
-def _name_position(place: int) -> int | None:
-    return None if place < 0 else place
 
 
 _KINDS: Sequence[SinkKind] = ("none", "no-op", "broadcast", "unclear")
@@ -236,13 +231,11 @@ class _SinkRecorder(BlockAttentions):
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Watch the forward that runs in the context."""
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for layer, block in enumerate(self._vit.encoder_blocks):
-                enter = OwnHook(lambda *_, layer=layer: self.enter(layer))
-                stack.callback(block.register_forward_pre_hook(enter).remove)
-                leave = OwnHook(lambda *_: self.leave())
-                stack.callback(block.register_forward_hook(leave).remove)
-            stack.enter_context(self)
+                hooks.before(block, partial(self.enter, layer))
+                hooks.after(block, self.leave)
+            hooks.enter_context(self)
             yield
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
@@ -328,9 +321,8 @@ class SwitchSinks(Remedy):
     ) -> Bool[Tensor, "batch head token"]:
         shape = (len(tokens), len(heads), tokens.shape[1])
         places = torch.zeros(shape, dtype=torch.bool, device=tokens.device)
-        patches = running.find_patches(tokens)
-        norms = compute_norms(tokens[:, patches.start : patches.stop])
-        highest = norms.argmax(dim=1) + patches.start
+        norms = compute_norms(running.take_patches(tokens))
+        highest = norms.argmax(dim=1) + running.find_patches(tokens).start
         for sink in heads:
             if sink.kind == self.kind:
                 place = highest if sink.position is None else sink.position

@@ -129,8 +129,7 @@ def place_values(method: MapMethod, given: MapInput, made: MapValues) -> ImageMa
 
 def _place_patches(given: MapInput, one: ImageMap) -> MapValues:
     values = torch.zeros(1, given.num_tokens, dtype=torch.float64)
-    places = slice(given.patches.start, given.patches.stop)
-    values[0, places] = torch.from_numpy(one.values).double().flatten()
+    given.take_patches(values)[0] = torch.from_numpy(one.values).double().flatten()
     return MapValues(values=values)
 
 
