@@ -90,16 +90,8 @@ def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Remova
         if not each.values.isfinite().all():
             raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
     found = [_judge_image(given, image, maps, removal) for image in range(len(given.pixels))]
-    scores = np.stack([each.scores for each in found])
-    return Judgement(
-        removal=removal.name,
-        maps=(*maps, ORACLE, RANDOM),
-        scores=scores,
-        deletion=np.stack([each.deletion for each in found]),
-        insertion=np.stack([each.insertion for each in found]),
-        deltas=np.stack([each.deltas for each in found]),
-        num_runs=np.array([each.num_runs for each in found]),
-    )
+    stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
+    return Judgement(removal=removal.name, maps=(*maps, ORACLE, RANDOM), **stacked)
 
 
 def count_passes(num_patches: int, num_maps: int) -> int:
@@ -132,17 +124,9 @@ class _Ranking(NamedTuple):
         return np.concatenate([make_prefixes(self.order), backwards, make_groups(self.order)])
 
 
-class _Image(NamedTuple):
-    scores: Float64[np.ndarray, "map score"]
-    deletion: Float64[np.ndarray, "map step"]
-    insertion: Float64[np.ndarray, "map step"]
-    deltas: Values
-    num_runs: int
-
-
 def _judge_image(
     given: MapInput, image: int, maps: Mapping[str, MapValues], removal: Removal
-) -> _Image:
+) -> dict[str, np.ndarray]:
     num_patches = len(given.patches)
     seed = given.make_generator(image).initial_seed()
     generator = np.random.default_rng(seed)
@@ -172,13 +156,13 @@ def _judge_image(
             row[SCORES.index("completeness")] = compute_completeness(
                 float(each.values[image].double().sum()), float(each.total[image])
             )
-    return _Image(
-        scores=scores,
-        deletion=np.stack([each.deletion for each in scored]),
-        insertion=np.stack([each.insertion for each in scored]),
-        deltas=deltas,
-        num_runs=removals.num_runs,
-    )
+    return {
+        "scores": scores,
+        "deletion": np.stack([each.deletion for each in scored]),
+        "insertion": np.stack([each.insertion for each in scored]),
+        "deltas": deltas,
+        "num_runs": np.array(removals.num_runs),
+    }
 
 
 def _rank(values: Values, ties: Float64[np.ndarray, "draw patch"]) -> list[_Ranking]:

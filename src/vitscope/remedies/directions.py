@@ -65,30 +65,13 @@ class Directions:
 def find_directions(
     vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
 ) -> Directions:
-    r"""Find the defect direction of every depth from the weights alone.
-
-    The first left singular vector of A_ℓ ⋯ A_0, where
-
-        A = (γ₂ W₂ W diag(w₂) C + I) (γ₁ W_O W_V diag(w₁) C + I),  C = I − 11ᵀ/d
-
-    is the linear part of a block and W the linear map nearest to its MLP's neurons.
-
-    Args:
-        vit: The model.
-        num_samples: Fit W to this number of normal tokens. By default it is computed in closed
-            form for plain and gated activations, and fitted to 100,000 tokens for other MLPs.
-        seed: Seed of these tokens.
-
-    Returns:
-        The directions, in float64.
-
-    Raises:
-        UsageError: If there are fewer samples than dimensions.
-        UnsupportedModelError: If the blocks are not pre-norm blocks with plain linear layers.
-
-    Source:
-        SINDER (Wang et al., ECCV 2024), which samples W.
-    """
+    """Find the defect direction of every depth from the weights alone."""
+    # The first left singular vector of A_ℓ ⋯ A_0, where
+    #
+    #     A = (γ₂ W₂ W diag(w₂) C + I) (γ₁ W_O W_V diag(w₁) C + I),  C = I − 11ᵀ/d
+    #
+    # is the linear part of a block and W the linear map nearest to its MLP's neurons, which SINDER
+    # samples: in closed form if these are known, or fitted to `num_samples` normal tokens.
     if num_samples is not None and num_samples <= vit.info.embed_dim:
         raise UsageError(
             f"num_samples was given as {num_samples}: expected more than the {vit.info.embed_dim} "
@@ -137,21 +120,7 @@ def measure_directions(
     *,
     threshold: float | None = None,
 ) -> list[DepthAlignment]:
-    """Compare predicted directions with the patches of images.
-
-    Args:
-        vit: The model.
-        read: Gives preprocessed images in batches, on the model's device; it is called twice
-            unless `threshold` is given.
-        directions: Those that `find_directions` gave.
-        threshold: Least norm of a high-norm patch, in place of the one fitted at each depth.
-
-    Returns:
-        One entry for each depth.
-
-    Raises:
-        UsageError: If there are no images.
-    """
+    """The patches of images beside the directions, by depth; `threshold` replaces fitted ones."""
     found = None if threshold is not None else fit_high_norm(vit, read)
     sums = {
         depth: _Sums(direction, threshold if found is None else found[depth].threshold)

@@ -134,6 +134,7 @@ class AttentiveHead(Remedy):
     """
 
     name: ClassVar[str] = "attentive-head"
+    is_affine: ClassVar[bool] = True
     epochs: int = 50
     seed: int = 0
     head: DistilledHead | None = None
@@ -145,11 +146,6 @@ class AttentiveHead(Remedy):
             object.__setattr__(self, "measured_on", origin)
         if self.epochs < 1:
             raise UsageError(f"epochs was given as {self.epochs}: expected 1 or more")
-
-    @property
-    def is_traced(self) -> bool:
-        """See `Remedy.is_traced`."""
-        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Distil the head."""
@@ -171,20 +167,7 @@ class AttentiveHead(Remedy):
 
 
 def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) -> DistilledHead:
-    """Fit a head to the model's own global feature.
-
-    Args:
-        vit: The model, which is not changed.
-        read: Gives preprocessed images in batches, on the model's device; called once.
-        epochs: Times that each image is fitted to.
-        seed: Seed of the first weights and of the order of the images.
-
-    Returns:
-        The head, the same on a CPU for the same images and seed.
-
-    Raises:
-        UsageError: If no image is left to fit to, or to measure its fidelity on.
-    """
+    """Fit a head to the model's own global feature; on a CPU the same for the same images."""
     with tempfile.TemporaryDirectory(prefix="vitscope-head-") as folder:
         images = _keep_patches(vit, read, Path(folder))
         chosen = [number % _HELD_OUT != 0 for number in images.numbers]

@@ -59,15 +59,10 @@ class LinearBlock:
 def linearise_blocks(
     vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
 ) -> Iterator[LinearBlock]:
-    """The linear part of each block in order, on the CPU.
-
-    W is E[∂n/∂x] over x ~ N(0, I) for neurons n(x). For n = φ(a) and n = φ(a) ∘ c, with a and c
-    affine in x, Stein's lemma makes it one integral over a normal variable for each neuron. For
-    other MLPs, or all with `num_samples`, it is the least squares of n(x) on seeded samples of x.
-
-    Yields:
-        One block at a time, with matrices in float64.
-    """
+    """The linear part of each block in order, on the CPU, in float64."""
+    # W is E[∂n/∂x] over x ~ N(0, I) for neurons n(x). For n = φ(a) and n = φ(a) ∘ c, with a and c
+    # affine in x, Stein's lemma makes it one integral over a normal variable for each neuron. For
+    # other MLPs, or all with `num_samples`, it is the least squares of n(x) on seeded samples of x.
     for block in list_row_blocks(vit):
         with vit.undisturbed(), torch.no_grad():
             linear = _linearise(block, num_samples, seed)

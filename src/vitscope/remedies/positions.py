@@ -51,13 +51,9 @@ class PositionMean(Remedy):
     """
 
     name: ClassVar[str] = "position-mean"
+    is_affine: ClassVar[bool] = True
     layers: Layers = "last"
     means: MeanTokens | None = None
-
-    @property
-    def is_traced(self) -> bool:
-        """See `Remedy.is_traced`."""
-        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean tokens, in one pass over the images for each block."""

@@ -224,28 +224,9 @@ def find_register_neurons(
     threshold: float | None = None,
     top: int = 10,
 ) -> Neurons:
-    r"""Find the neurons that fire where registers are, in one pass over the images.
-
-    S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches whose
-    norm at `depth` is at least `threshold`, or the model's own registers.
-
-    Args:
-        vit: The model.
-        read: Gives preprocessed images in batches, on the model's device.
-        at: "high_norm" patches, or the "registers" of a model that has them: which neurons write
-            them.
-        depth: Depth of the norms: d is the output of the d-th block.
-        highest: Last block whose neurons are considered; the last of all by default.
-        threshold: Least norm of a high-norm patch.
-        top: Number of neurons to return.
-
-    Returns:
-        The neurons with the highest scores, in descending order.
-
-    Raises:
-        UsageError: If no image has such a token, or a setting is out of range.
-        UnsupportedModelError: If the model has no registers to look at.
-    """
+    """Find the neurons that fire where registers are, the strongest first, in one pass."""
+    # S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches
+    # whose norm at `depth` is at least `threshold`, or the model's own registers.
     _check_blocks(vit, depth, highest)
     highest = len(vit.encoder_blocks) - 1 if highest is None else highest
     thresholds = None

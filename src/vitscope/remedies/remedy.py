@@ -64,6 +64,8 @@ class Remedy(ABC):
     """The setting whose value is the name in place of `name`."""
     is_of_row: ClassVar[bool] = False
     """See `Edit`."""
+    is_affine: ClassVar[bool] = False
+    """Whether the edit is the same affine map for every image."""
     measured_on: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -74,8 +76,8 @@ class Remedy(ABC):
 
     @property
     def is_traced(self) -> bool:
-        """Whether the edit is the same affine map for every image: then a trace goes through it."""
-        return False
+        """Whether a trace goes through the edit."""
+        return self.is_affine
 
     @property
     def implied(self) -> tuple[str, ...]:

@@ -112,25 +112,7 @@ def find_sinks(
     small_value: float = 0.3,
     low_rank: float = 0.8,
 ) -> HeadSinks:
-    """Find the sink of every head and its kind, in one pass over the images.
-
-    Args:
-        vit: The model.
-        read: Gives preprocessed images of one size in batches, on the model's device.
-        concentration: Least concentration of a sink; with less, the kind is "none".
-        small_value: Largest value ratio of a "no-op".
-        low_rank: Least share of the first singular value of a "broadcast".
-
-    Returns:
-        One entry for each head of each block.
-
-    Raises:
-        UsageError: If there are no images.
-        UnsupportedModelError: If the attention of the model cannot be seen.
-
-    Source:
-        The two kinds: Fesser et al. (2026, arXiv 2606.08105); the thresholds are ours.
-    """
+    """Find the sink of every head of every block and its kind, in one pass over the images."""
     recorder = _SinkRecorder(vit)
     count, layout = 0, None
     for pixels in read():
