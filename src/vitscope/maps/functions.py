@@ -326,11 +326,16 @@ def read_fused(
     if enable_gqa:
         group = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
-    bias = attn_mask
-    if bias is not None and bias.dtype == torch.bool:
-        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
+    bias = None if attn_mask is None else as_bias(attn_mask, query)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     return FusedAttention(query, key, value, bias, factor)
+
+
+def as_bias(mask: Tensor, query: Tensor) -> Tensor:
+    """What is added to logits, of a mask that is this already or is true where tokens are seen."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
 
 
 class _Pulled(torch.autograd.Function):

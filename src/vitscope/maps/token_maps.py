@@ -142,9 +142,5 @@ def _check_same(summarised: ViTAdapter, vit: ViTAdapter) -> None:
 
 
 def _to_cpu(values: MapValues) -> MapValues:
-    def move(each: Tensor | None) -> Tensor | None:
-        return None if each is None else each.detach().cpu()
-
-    return MapValues(
-        values=values.values.detach().cpu(), total=move(values.total), error=move(values.error)
-    )
+    parts = {name: one for name, one in vars(values).items() if one is not None}
+    return MapValues(**{name: one.detach().cpu() for name, one in parts.items()})

@@ -34,12 +34,6 @@ class PairMoments:
     sum_qx: Float[Tensor, "*set dim_x"]  # Σ q x
     sum_py: Float[Tensor, "*set dim_y"]  # Σ p y
 
-    def __add__(self, other: "PairMoments") -> "PairMoments":
-        """Moments of the union with a disjoint set of images."""
-        return PairMoments(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        )
-
     def __iadd__(self, other: "PairMoments") -> "PairMoments":
         """Add the moments of a disjoint set of images in place."""
         for field in fields(self):

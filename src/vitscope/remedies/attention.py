@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from vitscope.maps.attention_calls import BlockAttentions
+from vitscope.maps.functions import as_bias
 from vitscope.models.blocks import Heads
 
 _UNSEEN = -1e30
@@ -74,7 +75,7 @@ class HiddenTokens(BlockAttentions):
             mask = others.pop(0) if others else named.pop("attn_mask", None)
             added = self._make_bias(hidden, query)
             if mask is not None:
-                added = added + _as_bias(mask, query)
+                added = added + as_bias(mask, query)
             return call(query, key, value, added, *others, **named)
         if self._hiding.rows == "all":
             return call(query, key, value.masked_fill(hidden[..., None], 0), *others, **named)
@@ -130,9 +131,3 @@ def _make_row(hidden: Bool[Tensor, "batch heads key"], like: Tensor) -> Tensor:
     unseen = max(_UNSEEN, torch.finfo(like.dtype).min)
     zeros = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
     return zeros.masked_fill(hidden, unseen)
-
-
-def _as_bias(mask: Tensor, query: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)

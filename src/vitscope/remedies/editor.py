@@ -148,7 +148,7 @@ class Editor:
     def edit_neurons(self, layer: int, function: TokenEdit) -> None:
         """Edit the neurons of a block's MLP: the input of its last linear layer."""
         linear = find_neurons(self.vit, layer)
-        self._hooks.append((linear, "input", partial(_edit_neurons, self._state, function)))
+        self._hooks.append((linear, "input", partial(_edit_input, self._state, function)))
 
     def edit_skip(self, layer: int, function: RowEdit) -> None:
         """Edit the row that the attention branch is added to, for [CLS] alone."""
@@ -314,8 +314,10 @@ def _edit_input(
     _: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     stream = take_stream(take_input(args, kwargs))
+    if stream.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
+        return None
     return replace_input(args, kwargs, function(stream, state.now))
 
 
@@ -323,19 +325,6 @@ def _edit_output(
     state: _State, function: TokenEdit, _: nn.Module, __: object, output: object
 ) -> Any:
     return replace_output(output, function(take_stream(output), state.now))
-
-
-def _edit_neurons(
-    state: _State,
-    function: TokenEdit,
-    _: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    neurons = take_input(args, kwargs)
-    if neurons.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
-        return None
-    return replace_input(args, kwargs, function(neurons, state.now))
 
 
 def _keep_skip(

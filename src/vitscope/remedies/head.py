@@ -179,7 +179,10 @@ def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) ->
                 f"{len(fit) + len(held)} different images were given, {len(fit)} to fit a head to "
                 f"and {len(held)} to measure it on (one in {_HELD_OUT}, by a hash): give more"
             )
-        module = _make_head(vit, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            module = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
+        module.to(vit.parameter.device, vit.parameter.dtype)
         steps = _fit(vit, module, images, fit, epochs, seed)
         fidelity = _measure(vit, module, images, fit, held)
     description = HeadDescription(
@@ -231,13 +234,6 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
     if not numbers:
         raise UsageError("there are no images to fit a head to: give some")
     return _Images([*numbers], torch.cat(features), files.open_rows()["patches"])
-
-
-def _make_head(vit: ViTAdapter, seed: int) -> PoolingHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        head = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
-    return head.to(vit.parameter.device, vit.parameter.dtype)
 
 
 def _fit(

@@ -108,7 +108,9 @@ class RowBlock:
         linears = [call for call in calls if isinstance(call.module, nn.Linear)]
         read = linears[-2].given if len(linears) > 1 else None
         mlp_norm = next((call.module for call in norms if call.output is read), None)
-        if mlp_norm is None or norms[0] is not self._find_first(calls):
+        shape = self._stream.shape
+        first = next((c for c in calls if getattr(c.given, "shape", None) == shape), None)
+        if mlp_norm is None or norms[0] is not first:
             raise UnsupportedModelError(
                 f"{type(module).__name__} does not compute r = x + attention(norm(x)), then r + "
                 "mlp(norm(r)): it has no linear part to take directions from"
@@ -116,10 +118,6 @@ class RowBlock:
         # A gate and what it gates are one layer, or two with the same input.
         self._first: list[Any] = [call.module for call in linears[:-1] if call.given is read]
         self.attention_norm, self.mlp_norm = norms[0].module, mlp_norm
-
-    def _find_first(self, calls: Sequence[_Call]) -> _Call | None:
-        shape = self._stream.shape
-        return next((c for c in calls if getattr(c.given, "shape", None) == shape), None)
 
     def run(self, outputs: Mapping[nn.Module, Rows], *, neurons: Rows) -> Rows:
         """What the block adds to tokens of 0, given outputs of modules and the MLP's neurons."""

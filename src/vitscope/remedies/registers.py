@@ -202,16 +202,12 @@ class TestTimeRegisters(Remedy):
             largest = of_patches.abs().argmax(dim=1, keepdim=True)
             value = of_patches.gather(1, largest).squeeze(1)
         moved[:, patches.start : patches.stop, chosen] = 0
-        for place in self._list_new(running, patches):
-            moved[:, place, chosen] = self.scale * value
-        return moved
-
-    def _list_new(self, running: Running, patches: range) -> range:
-        registers = running.layout.groups.get("registers")
-        stop = patches.start
+        registers, stop = running.layout.groups.get("registers"), patches.start
         if running.layout.query is not None and registers is not None:
             stop = registers.stop
-        return range(stop - self.count, stop)
+        for place in range(stop - self.count, stop):
+            moved[:, place, chosen] = self.scale * value
+        return moved
 
 
 def find_register_neurons(

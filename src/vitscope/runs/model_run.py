@@ -167,7 +167,14 @@ class ModelRun:
             "recipe": info.recipe or info.family,
             "grid": self._vit.make_layout(*self._images.preprocessing.size).grid,
             "dtype": str(self.config.dtype),
-            "notes": (*info.notes, *_make_notes(self.behaviour)),
+            "notes": (
+                *info.notes,
+                *(
+                    f"{unknown} is code that cannot be compared, so that this result cannot be "
+                    "merged, resumed or used as a reference"
+                    for unknown in self.behaviour.unknown
+                ),
+            ),
         }
         del described["source"]
         return ModelSummary(**described)
@@ -338,14 +345,6 @@ def choose_preprocessing(
         preprocessing = preprocessing.with_size(config.input_size)
     vit.make_layout(*preprocessing.size)
     return preprocessing
-
-
-def _make_notes(behaviour: Behaviour) -> list[str]:
-    return [
-        f"{unknown} is code that cannot be compared, so that this result cannot be merged, resumed "
-        "or used as a reference"
-        for unknown in behaviour.unknown
-    ]
 
 
 def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> PreprocessingSummary:
