@@ -101,11 +101,12 @@ class HiddenTokens(BlockAttentions):
         """Multiply the weights of such an attention by the values."""
         if self._hiding.how == "unread":
             self.num_seen += 1
-            unread = weights.masked_fill(self._hidden.unsqueeze(2), 0)
-            if self._hiding.rows == "cls":
-                unread, row = weights.clone(), unread[:, :, self._query]
-                unread[:, :, self._query] = row
-            weights = unread
+            if self._hiding.rows == "all":
+                weights = weights.masked_fill(self._hidden.unsqueeze(2), 0)
+            else:
+                row = weights[:, :, self._query].masked_fill(self._hidden, 0)
+                weights = weights.clone()
+                weights[:, :, self._query] = row
         return call(weights, values)
 
     def edit_heads(self, layer: int, heads: Heads) -> Heads:
