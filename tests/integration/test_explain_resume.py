@@ -60,7 +60,8 @@ def test_an_interrupted_run_resumes_to_the_same_result(vit, photos, tmp_path):
     assert seen == []
     with pytest.raises(UsageError, match=r"holds a different result .layer was 1 and now is 0."):
         run(resume=True, layer=0)
-    output, plan = Output(tmp_path / "out", overwrite=False, resume=True), resumed.provenance["plan"]
+    output = Output(tmp_path / "out", overwrite=False, resume=True)
+    plan = resumed.provenance["plan"]
     assert output.has_comparable(Explanation, plan)
     assert not output.has_comparable(Explanation, plan | {"unknown": ["a forward"]})
 
