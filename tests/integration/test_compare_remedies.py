@@ -18,20 +18,16 @@ from reference_jackknife import busing_interval
 from reference_shares import cka, read_rows, share, sum_terms
 from vitscope import AuditConfig, AuditResult, audit, explain
 from vitscope.errors import ImbalanceError, ResultError, UnsupportedModelError, UsageError
-from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.images.image_set import iter_batches
 from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.remedies.remedy import Remedy
-from vitscope.remedies.remedy_files import load_remedy, save_remedy
-from vitscope.remedies.skip import Skip
-from vitscope.remedies.tokens import ReplaceTokens
 from vitscope.results.remedy_comparison import compare_audits, compare_maps, measure_drift
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.schema_remedies import MapChange
 from vitscope.runs import remedy_loop
 from vitscope.runs.model_run import make_image_set
-from vitscope.runs.remedy_fit import edited, fit_remedy
+from vitscope.runs.remedy_fit import edited
 from vitscope.runs.remedy_loop import compare_remedies
 
 REMEDIES = ["skip:scale=1.0", "zero", "position-mean:layers=all"]
@@ -322,65 +318,6 @@ def test_without_a_folder_everything_lasts_as_long_as_the_result(photos):
     assert not folder.exists()
 
 
-def test_a_saved_remedy_is_the_same_and_of_one_model_alone(photos, tmp_path):
-    vit = tiny_vit().hashed()
-    config = original_config()
-    images = make_image_set(vit, photos, config)
-    fitted = fit_remedy(vit, ReplaceTokens(by="shuffle"), images, config)
-    saved = load_remedy(save_remedy(fitted, tmp_path / "shuffle.safetensors"))
-    assert saved.describe() == fitted.describe()
-    pixels = torch.randn(2, 3, 32, 32)
-    with fitted.applied(vit) as one:
-        before = one.run(pixels)
-    with saved.applied(vit) as one:
-        assert torch.equal(one.run(pixels), before)
-    other = tiny_vit("dinov3")
-    with pytest.raises(UsageError, match="measured on another model"), saved.applied(other):
-        pass
-    with (
-        Skip(scale=0.5).applied(vit) as scaled,
-        pytest.raises(UsageError, match="other weights or edits"),
-        saved.applied(scaled),
-    ):
-        pass
-    with pytest.raises(UsageError, match="measured on another model than tiny/dinov3"):
-        compare_remedies(other, photos, [saved], limit=3, num_workers=0, out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()  # nothing ran before
-    changed = replace(saved, layers=(0,))
-    assert (changed.measured_on, changed.statistics) == (None, None)
-    assert replace(saved, tokens="registers").describe() == saved.describe()
-    broken = tmp_path / "broken.safetensors"
-    broken.write_bytes((tmp_path / "shuffle.safetensors").read_bytes()[:-8])
-    with pytest.raises(ResultError, match="cannot be read"):
-        load_remedy(broken)
-    with pytest.raises(UsageError, match="measures nothing"):
-        save_remedy(Skip(), tmp_path / "skip.safetensors")
-
-
-@pytest.mark.parametrize("name", ["mean", "deviation", "lent"])
-def test_a_file_whose_tensors_were_changed_is_no_remedy(name, photos, tmp_path):
-    vit, config, path = tiny_vit(), original_config(), tmp_path / "noise.safetensors"
-    fitted = fit_remedy(vit, ReplaceTokens(by="noise"), make_image_set(vit, photos, config), config)
-    save_remedy(fitted, path)
-    tensors, metadata = read_tensors(path)
-    key = next(key for key in tensors if f".{name}/" in key)
-    own = tensors[key]
-    for other in (own.flatten(), own.mT, own[..., :-1], own + 1):
-        write_tensors(path, tensors | {key: other.contiguous()}, metadata)
-        with pytest.raises(ResultError, match="is no saved remedy, or damaged"):
-            load_remedy(path)
-
-
-@pytest.mark.parametrize("told", [{"remedy": 5}, {"remedy": "sinks"}, "[" * 10**5])
-def test_a_foreign_file_is_no_remedy(tmp_path, told):
-    path = tmp_path / "foreign.safetensors"
-    tensors = {f"sinks.{name}": torch.full((1, 4), 99) for name in ("places", "numbers", "groups")}
-    text = told if isinstance(told, str) else json.dumps(told | {"weights_hash": "0"})
-    save_file(tensors, path, {"vitscope_remedy": text})
-    with pytest.raises(ResultError, match="is no saved remedy, or damaged"):
-        load_remedy(path)
-
-
 @pytest.mark.parametrize("folder", ["../original", "..", "gone"])
 def test_an_audit_elsewhere_is_not_opened(compared, tmp_path, folder):
     content = json.loads((compared.folder / "summary.json").read_text())
@@ -391,44 +328,6 @@ def test_an_audit_elsewhere_is_not_opened(compared, tmp_path, folder):
     moved = RemedyResult.load(tmp_path / "comparison")
     with pytest.raises(ResultError, match="is missing"):
         moved.read_audit("zero")
-
-
-@pytest.mark.parametrize(
-    ("remedies", "settings", "told"),
-    [
-        ([], {}, "no remedy was given"),
-        ("zero", {}, "expected a list"),
-        ([3], {}, "a remedy was given as int"),
-        (["zero", "skip", "zero"], {}, "the remedy zero is given twice"),
-        (["zero"], {"features": "drop"}, "needs features='keep'"),
-        (["zero"], {"shard": (1, 2)}, "needs shard=None"),
-        (["zero"], {"resume": True}, "resume needs `out`"),
-        (["interpolate"], {"limit": 4}, "no high-norm patches were found in 4 images"),
-    ],
-)
-def test_wrong_use_is_one_sentence(photos, remedies, settings, told):
-    with pytest.raises(UsageError, match=told):
-        compare_remedies(tiny_vit(), photos, remedies, gallery=0, num_workers=0, **settings)
-
-
-@pytest.mark.parametrize(
-    ("remedy", "told"),
-    [
-        ("zero", "has no registers"),
-        ("mean", "has no registers"),
-        ("skip:layers=7", "has no block 7"),
-        ("sinks:layers=7", "has no block 7"),
-        ("position-mean:layers=7", "has no block 7"),
-        ("skip:layers=-3", "from -2 to -1"),
-        ("test-time-registers:at=registers", "has no registers"),
-        ("test-time-registers:depth=9,threshold=1", "depth was given as 9"),
-        ("test-time-registers:highest=9", "highest was given as 9"),
-    ],
-)
-def test_an_edit_that_cannot_apply_is_refused_before_anything_runs(photos, tmp_path, remedy, told):
-    with pytest.raises((UsageError, UnsupportedModelError), match=told):
-        compare_remedies(tiny_vit("dinov2"), photos, ["skip", remedy], out=tmp_path / "out")
-    assert not (tmp_path / "out").exists()
 
 
 def test_the_schema_of_a_comparison_is_checked(compared, tmp_path):

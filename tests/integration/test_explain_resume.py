@@ -8,8 +8,9 @@ from PIL import Image
 
 from audits import tiny_vit
 from images import write_images
-from vitscope import explain
+from vitscope import Explanation, explain
 from vitscope.errors import UsageError
+from vitscope.runs.output import Output
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,10 @@ def test_an_interrupted_run_resumes_to_the_same_result(vit, photos, tmp_path):
     assert seen == []
     with pytest.raises(UsageError, match=r"holds a different result .layer was 1 and now is 0."):
         run(resume=True, layer=0)
+    output = Output(tmp_path / "out", overwrite=False, resume=True)
+    plan = resumed.provenance["plan"]
+    assert output.has_comparable(Explanation, plan)
+    assert not output.has_comparable(Explanation, plan | {"unknown": ["a forward"]})
 
 
 def test_what_cannot_be_compared_is_not_resumed(vit, photos, tmp_path):

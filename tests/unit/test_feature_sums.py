@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +15,6 @@ from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
 from vitscope.metrics.moments import add_rows, make_moments, shift_moments
-from vitscope.metrics.stores import RowStore
 from vitscope.metrics.sums import Batch
 
 GROUPS = ("cls", "registers", "patches")
@@ -393,25 +390,3 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
         covered += low <= truth <= high
     # Binomial(200, 0.95) stays at 180 or above with probability > 0.999.
     assert covered >= 180
-
-
-@settings(max_examples=20, deadline=None)
-@given(sizes=st.lists(st.integers(0, 700), max_size=6), seed=st.integers(0, 2**16), data=st.data())
-def test_stored_rows_come_back_in_order(sizes, seed, data):
-    generator = torch.Generator().manual_seed(seed)
-    rows, blocks = torch.empty(0, 2), torch.empty(0, dtype=torch.int64)
-    with tempfile.TemporaryDirectory() as folder:
-        store = RowStore(Path(folder))
-        for size in sizes:
-            batch = torch.randn(size, 2, generator=generator)
-            members = torch.randint(3, (size,), generator=generator)
-            store.append({"a": batch, "b": -batch}, members.tolist())
-            rows, blocks = torch.cat([rows, batch]), torch.cat([blocks, members])
-            if data.draw(st.booleans()):
-                # Reading in between writes what is pending, and must not change what is there.
-                list(store.iter_rows(["a"]))
-        assert len(store) == len(rows)
-        parts = list(store.iter_rows(["b"]))
-        assert len(RowStore(Path(folder) / "new", saved=Path(folder))) == len(rows)
-    assert torch.equal(torch.cat([torch.empty(0, 2), *(-part["b"] for part, _ in parts)]), rows)
-    assert torch.cat([blocks[:0], *(part for _, part in parts)]).tolist() == blocks.tolist()

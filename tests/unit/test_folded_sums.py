@@ -26,7 +26,7 @@ from vitscope.metrics.feature_plan import make_plan
 from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import NUM_BLOCKS
 from vitscope.metrics.moments import PairMoments
-from vitscope.metrics.stores import MomentStore
+from vitscope.metrics.stores import MomentStore, RowStore
 from vitscope.metrics.sums import Batch
 
 PLAN = make_plan(("patches",), has_skip=True, has_embedding=False, renormalize=False)
@@ -283,3 +283,25 @@ def test_memory_does_not_grow_with_the_number_of_images():
     few, many = map(float, done.stdout.split())
     # Allocators round up: what comes and goes differs by a few MiB from run to run.
     assert many < few + 8
+
+
+@settings(max_examples=20, deadline=None)
+@given(sizes=st.lists(st.integers(0, 700), max_size=6), seed=st.integers(0, 2**16), data=st.data())
+def test_stored_rows_come_back_in_order(sizes, seed, data):
+    generator = torch.Generator().manual_seed(seed)
+    rows, blocks = torch.empty(0, 2), torch.empty(0, dtype=torch.int64)
+    with tempfile.TemporaryDirectory() as folder:
+        store = RowStore(Path(folder))
+        for size in sizes:
+            batch = torch.randn(size, 2, generator=generator)
+            members = torch.randint(3, (size,), generator=generator)
+            store.append({"a": batch, "b": -batch}, members.tolist())
+            rows, blocks = torch.cat([rows, batch]), torch.cat([blocks, members])
+            if data.draw(st.booleans()):
+                # Reading in between writes what is pending, and must not change what is there.
+                list(store.iter_rows(["a"]))
+        assert len(store) == len(rows)
+        parts = list(store.iter_rows(["b"]))
+        assert len(RowStore(Path(folder) / "new", saved=Path(folder))) == len(rows)
+    assert torch.equal(torch.cat([torch.empty(0, 2), *(-part["b"] for part, _ in parts)]), rows)
+    assert torch.cat([blocks[:0], *(part for _, part in parts)]).tolist() == blocks.tolist()

@@ -77,7 +77,10 @@ class RanksEngine:
                     yield index, worker(items[index])
             self.barrier()
         except BaseException:
-            self._tell_failure()
+            # Report this failure, not that the store may be gone along with its rank.
+            with suppress(VitscopeError), _plain_errors():
+                # Only the first failure is stored: an empty value stands for none.
+                self._store.compare_set(_FAILED, "", str(self._rank))
             raise
 
     def barrier(self) -> None:
@@ -109,12 +112,6 @@ class RanksEngine:
                 f"rank {failed} of {self._num_ranks} failed, so this one stops too: see the "
                 f"message of rank {failed}"
             )
-
-    def _tell_failure(self) -> None:
-        # Report this failure, not that the store may be gone along with its rank.
-        with suppress(VitscopeError), _plain_errors():
-            # Only the first failure is stored: an empty value stands for none.
-            self._store.compare_set(_FAILED, "", str(self._rank))
 
 
 @contextmanager

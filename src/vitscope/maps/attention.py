@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,16 +16,9 @@ from vitscope.models.base import ViTAdapter
 from vitscope.results.vocabulary import ROW_MAPS
 
 
-def _attention(given: MapInput) -> MapValues:
-    return given.place_row(given.row.attention.mean(dim=1))
-
-
-def _contribution_norm(given: MapInput) -> MapValues:
-    return given.place_row(given.row.contribution_norm)
-
-
-def _share(given: MapInput) -> MapValues:
-    return given.place_row(given.row.share)
+def _place_row(name: str, given: MapInput) -> MapValues:
+    values: Tensor = getattr(given.row, name)
+    return given.place_row(values.mean(dim=1) if name == "attention" else values)
 
 
 class Walk:
@@ -96,57 +90,45 @@ def _check_skips(vit: ViTAdapter) -> None:
         )
 
 
+_ROW_SOURCES = {
+    "attention": "the row's weights, mean over heads",
+    "contribution_norm": "Kobayashi et al. (EMNLP 2020): ‖c_i‖",
+    "share": "Lappe & Giese (NeurIPS 2025), eq. 3, token by token: ⟨c_i, r⟩ / ‖r‖²",
+}
+_rollout = partial(
+    MapMethod,
+    unit="% of the row, over all blocks",
+    is_part=True,
+    signed=False,
+    targeted=False,
+    reads_attentions=True,
+    cost="1",
+)
+
 METHODS = (
-    MapMethod(
-        **asdict(ROW_MAPS["attention"]),
-        name="attention",
-        compute=_attention,
-        check=check_row,
-        targeted=False,
-        cost="1",
-        source="the row's weights, mean over heads",
+    *(
+        MapMethod(
+            **asdict(ROW_MAPS[name]),
+            name=name,
+            compute=partial(_place_row, name),
+            check=check_row,
+            targeted=False,
+            cost="1",
+            source=source,
+        )
+        for name, source in _ROW_SOURCES.items()
     ),
-    MapMethod(
-        **asdict(ROW_MAPS["contribution_norm"]),
-        name="contribution_norm",
-        compute=_contribution_norm,
-        check=check_row,
-        targeted=False,
-        cost="1",
-        source="Kobayashi et al. (EMNLP 2020): ‖c_i‖",
-    ),
-    MapMethod(
-        **asdict(ROW_MAPS["share"]),
-        name="share",
-        compute=_share,
-        check=check_row,
-        targeted=False,
-        cost="1",
-        source="Lappe & Giese (NeurIPS 2025), eq. 3, token by token: ⟨c_i, r⟩ / ‖r‖²",
-    ),
-    MapMethod(
+    _rollout(
         name="rollout",
         title="Attention rollout",
-        unit="% of the row, over all blocks",
-        is_part=True,
         compute=_roll_out,
-        signed=False,
-        targeted=False,
-        reads_attentions=True,
-        cost="1",
         source="Abnar & Zuidema (ACL 2020), skip connections weighted by ½",
     ),
-    MapMethod(
+    _rollout(
         name="rollout_norm",
         title="Attention rollout, skips by their norm",
-        unit="% of the row, over all blocks",
-        is_part=True,
         compute=_roll_out_by_norm,
         check=_check_skips,
-        signed=False,
-        targeted=False,
-        reads_attentions=True,
-        cost="1",
         source="Abnar & Zuidema (ACL 2020), skip connections weighted by their norms",
     ),
 )

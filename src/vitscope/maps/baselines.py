@@ -1,5 +1,7 @@
 """Maps that do not look at the model: what a good map has to beat."""
 
+from functools import partial
+
 import torch
 
 from vitscope.maps.method import MapInput, MapMethod, MapValues
@@ -31,32 +33,25 @@ def _random(given: MapInput) -> MapValues:
     return given.place(torch.stack(draws))
 
 
+_baseline = partial(MapMethod, signed=False, targeted=False, cost="0")
+
 METHODS = (
-    MapMethod(
+    _baseline(
         name="centre",
         title="Distance from the centre",
         compute=_centre,
-        signed=False,
-        targeted=False,
-        cost="0",
         source="a Gaussian with a standard deviation of a quarter of the grid",
     ),
-    MapMethod(
+    _baseline(
         name="edges",
         title="Edges in the image",
         compute=_edges,
-        signed=False,
-        targeted=False,
-        cost="0",
         source="mean squared gradient of grey values",
     ),
-    MapMethod(
+    _baseline(
         name="random",
         title="Random numbers",
         compute=_random,
-        signed=False,
-        targeted=False,
-        cost="0",
         source="uniform, seeded by the image",
     ),
 )

@@ -1,9 +1,11 @@
 """What a caller asks for as a target: a name, a class, a vector, a second image."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,6 +17,8 @@ from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
 from vitscope.files.printable import printable
 from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
+from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.references import References
 from vitscope.maps.targets import (
     TARGETS,
     TargetChoice,
@@ -24,7 +28,7 @@ from vitscope.maps.targets import (
     explain_self,
     name_logit,
 )
-from vitscope.models.base import ViTAdapter
+from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.classifier import Classifier
 from vitscope.weights.catalogue import describe_near_matches
 
@@ -40,21 +44,32 @@ _EXPECTED = f"{NAMED_TARGETS}, an image, a vector as tensor, or a function of vi
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ChosenTarget:
-    """A target, before an image is seen.
+    """A target, before an image is seen."""
 
-    Attributes:
-        vit: The model, whose output the target is a number of: the global feature, or logits.
-        choose: Makes the target of images from their outputs.
-        told: What it is, in results and plans.
-        compares: Whether it needs the mean of references.
-        has_classifier: Whether the model is one with weights beside those of the vision tower.
-    """
-
+    # the model, whose output the target is a number of: the global feature, or logits
     vit: ViTAdapter
-    choose: TargetChoice
-    told: str
-    compares: bool = False
+    choose: TargetChoice  # makes the target of images from their outputs
+    told: str  # what it is, in results and plans
+    compares: bool = False  # whether it needs the mean of references
+    # whether the model is one with weights beside those of the vision tower
     has_classifier: bool = False
+
+    def make_input(
+        self,
+        pixels: Pixels,
+        references: References | None,
+        methods: Iterable[MapMethod],
+        **settings: Any,
+    ) -> MapInput:
+        """Images of which methods explain this; `settings` are other fields of `MapInput`."""
+        return MapInput(
+            vit=self.vit,
+            pixels=pixels,
+            choice=self.choose,
+            references=references,
+            keeps_attentions=any(method.reads_attentions for method in methods),
+            **settings,
+        )
 
     def describe(self) -> dict[str, str]:
         """What it is, for plans and provenance, with a digest of its classifier."""

@@ -47,33 +47,21 @@ Inputs = list[tuple[Tensor, ...]]
 
 
 class Call(NamedTuple):
-    """A call that was caught.
+    """A call that was caught."""
 
-    Attributes:
-        kind: "norm", "activation", "product", "matmul", "softmax", "read" or "attention".
-        block: Index of the block that was running; None outside the blocks.
-    """
-
-    kind: str
-    block: int | None
+    kind: str  # "norm", "activation", "product", "matmul", "softmax", "read" or "attention"
+    block: int | None  # index of the block that was running; None outside the blocks
 
 
 class AttentionBackward(NamedTuple):
-    """One attention in a backward pass.
+    """One attention in a backward pass."""
 
-    Attributes:
-        block: Index of its block; None outside the blocks.
-        weights: A, at the image.
-        of_weights: The multiplier of A.
-        through_values: ⟨m_V, V − V'⟩ of each image: what came through what was read.
-        through_routing: ⟨m_A, A − A'⟩: what came through where it was read.
-    """
-
-    block: int | None
-    weights: Float[Tensor, "batch head query key"]
-    of_weights: Float[Tensor, "batch head query key"]
+    block: int | None  # index of its block; None outside the blocks
+    weights: Float[Tensor, "batch head query key"]  # A, at the image
+    of_weights: Float[Tensor, "batch head query key"]  # the multiplier of A
+    # ⟨m_V, V − V'⟩ of each image: what came through what was read
     through_values: Float[Tensor, " batch"]
-    through_routing: Float[Tensor, " batch"]
+    through_routing: Float[Tensor, " batch"]  # ⟨m_A, A − A'⟩: what came through where it was read
 
 
 class CaughtFunctions(TorchFunctionMode):
@@ -116,11 +104,7 @@ class CaughtFunctions(TorchFunctionMode):
         }
 
     def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
+        self, function: Callable[..., Any], _: object, args: Any = (), kwargs: Any = None
     ) -> Any:
         named = dict(kwargs or {})
         handler = self._handlers.get(function)
@@ -161,7 +145,10 @@ class CaughtFunctions(TorchFunctionMode):
         if not _depends(x) or any(map(_depends, (*args, *kwargs.values()))):
             return name(x, *args, **kwargs)  # type: ignore[no-any-return]  # x to a varying power
         kwargs.pop("inplace", None)
-        function = partial(_call_on_first, _ELEMENTWISE[name], args, kwargs)
+
+        def function(x: Tensor) -> Tensor:
+            return _ELEMENTWISE[name](x, *args, **kwargs)
+
         output = self._apply(
             "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
         )
@@ -339,11 +326,16 @@ def read_fused(
     if enable_gqa:
         group = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
-    bias = attn_mask
-    if bias is not None and bias.dtype == torch.bool:
-        bias = torch.zeros_like(bias, dtype=query.dtype).masked_fill(~bias, -torch.inf)
+    bias = None if attn_mask is None else as_bias(attn_mask, query)
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     return FusedAttention(query, key, value, bias, factor)
+
+
+def as_bias(mask: Tensor, query: Tensor) -> Tensor:
+    """What is added to logits, of a mask that is this already or is true where tokens are seen."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)
 
 
 class _Pulled(torch.autograd.Function):
@@ -375,12 +367,6 @@ def _cast_unrounded(name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: A
     return x if _depends(x) and cast.dtype.itemsize < x.dtype.itemsize else cast
 
 
-def _call_on_first(
-    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any], x: Tensor
-) -> Tensor:
-    return function(x, *args, **kwargs)
-
-
 def _itemise(
     block: int | None, of_weights: Tensor, weights: Pair, of_values: Tensor, values: Pair
 ) -> AttentionBackward:
@@ -388,10 +374,6 @@ def _itemise(
         block=block,
         weights=weights.image,
         of_weights=of_weights,
-        through_values=_sum_images(of_values * (values.image - values.reference)),
-        through_routing=_sum_images(of_weights * (weights.image - weights.reference)),
+        through_values=(of_values * (values.image - values.reference)).flatten(1).sum(dim=1),
+        through_routing=(of_weights * (weights.image - weights.reference)).flatten(1).sum(dim=1),
     )
-
-
-def _sum_images(products: Tensor) -> Float[Tensor, " batch"]:
-    return products.flatten(1).sum(dim=1)

@@ -1,5 +1,6 @@
 """Maps made of gradients: with respect to attention weights, or to tokens."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -40,10 +41,6 @@ def _go_back(given: MapInput) -> _Gradient:
     return _Gradient(gradient, walk.vector)
 
 
-def _chefer(given: MapInput) -> MapValues:
-    return MapValues(values=given.once(_go_back).relevance)
-
-
 def _check_final_norm(vit: ViTAdapter) -> None:
     if vit.info.global_feature == "attention pooling":
         raise UnsupportedModelError(
@@ -74,12 +71,6 @@ def _legrad(given: MapInput) -> MapValues:
     return MapValues(values=total)
 
 
-def _gradient_at(given: MapInput, tokens: Tokens) -> Tokens:
-    run, m = given.differentiate(tokens)
-    (gradient,) = torch.autograd.grad(run.feature, run.streams[0], m)
-    return gradient
-
-
 def _multiply_gradient(given: MapInput) -> MapValues:
     difference = given.tokens - given.compare("gradient_input").mean_tokens
     return MapValues(values=(difference * given.once(_go_back).of_tokens).sum(dim=-1))
@@ -94,7 +85,8 @@ def _integrate(given: MapInput) -> MapValues:
     for steps in _STEPS:
         mean = torch.zeros_like(difference)
         for step in range(steps):
-            mean += _gradient_at(given, reference + (step + 0.5) / steps * difference) / steps
+            run, m = given.differentiate(reference + (step + 0.5) / steps * difference)
+            mean += torch.autograd.grad(run.feature, run.streams[0], m)[0] / steps
         # An image that was close keeps its values, whatever other images of the batch need.
         values = torch.where(close.unsqueeze(1), values, (difference * mean).sum(dim=-1))
         close = (values.sum(dim=1) - total).abs() <= _CLOSE * total.abs()
@@ -125,11 +117,22 @@ def _gradcam(given: MapInput) -> MapValues:
     return given.place_row((normed @ weights.unsqueeze(-1)).squeeze(-1))
 
 
+_difference = partial(
+    MapMethod,
+    unit="part of s(x) − s(reference)",
+    compares=True,
+    signed=True,
+    targeted=True,
+)
+_of_row = partial(
+    MapMethod, differentiates=True, check=check_row, signed=True, targeted=True, cost="about 2"
+)
+
 METHODS = (
     MapMethod(
         name="chefer",
         title="Gradient-weighted rollout (Chefer)",
-        compute=_chefer,
+        compute=lambda given: MapValues(values=given.once(_go_back).relevance),
         differentiates=True,
         signed=False,
         targeted=True,
@@ -146,49 +149,31 @@ METHODS = (
         cost="about 2.5",
         source="Bousselham et al. (ICCV 2025), last two blocks as in its code",
     ),
-    MapMethod(
+    _difference(
         name="gradient_input",
         title="Gradient × input",
-        unit="part of s(x) − s(reference)",
         compute=_multiply_gradient,
         differentiates=True,
-        compares=True,
-        signed=True,
-        targeted=True,
         cost="about 4",
         source="Shrikumar et al. (2016), at depth 0, from the mean token",
     ),
-    MapMethod(
+    _difference(
         name="integrated_gradients",
         title="Integrated gradients",
-        unit="part of s(x) − s(reference)",
         compute=_integrate,
-        compares=True,
-        signed=True,
-        targeted=True,
         cost="25 to 350",
         source="Sundararajan et al. (ICML 2017), at depth 0, from the mean token",
     ),
-    MapMethod(
+    _of_row(
         name="cdam",
         title="CDAM",
         compute=_cdam,
-        differentiates=True,
-        check=check_row,
-        signed=True,
-        targeted=True,
-        cost="about 2",
         source="Brocki et al. (TMLR 2024)",
     ),
-    MapMethod(
+    _of_row(
         name="gradcam",
         title="Grad-CAM",
         compute=_gradcam,
-        differentiates=True,
-        check=check_row,
-        signed=True,
-        targeted=True,
-        cost="about 2",
         source="Selvaraju et al. (ICCV 2017), after the last block's first norm, unclamped",
     ),
 )

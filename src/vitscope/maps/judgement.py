@@ -58,64 +58,40 @@ _NUM_RANDOM_ORDERS = 5
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Judgement:
-    """Scores of maps, image by image, with one removal.
+    """Scores of maps, image by image, with one removal."""
 
-    Attributes:
-        removal: Name of the removal.
-        maps: Names of the maps, then "oracle" and "random".
-        scores: Each of `SCORES`; NaN where it is undefined.
-        deletion: s at k/16 of the patches removed, the most important first.
-        insertion: s at k/16 of the patches present, the most important first.
-        deltas: s(x) − s(x without the patch). Their `compute_rank` with those of another removal
-            is the ceiling.
-        num_runs: Forward passes for each image.
-    """
-
-    removal: str
-    maps: tuple[str, ...]
-    scores: Float64[np.ndarray, "image map score"]
+    removal: str  # name of the removal
+    maps: tuple[str, ...]  # names of the maps, then "oracle" and "random"
+    scores: Float64[np.ndarray, "image map score"]  # each of `SCORES`; NaN where it is undefined
+    # s at k/16 of the patches removed, the most important first
     deletion: Float64[np.ndarray, "image map step"]
+    # s at k/16 of the patches present, the most important first
     insertion: Float64[np.ndarray, "image map step"]
+    # s(x) − s(x without the patch). Their `compute_rank` with those of another removal is the
+    # ceiling
     deltas: Float64[np.ndarray, "image patch"]
-    num_runs: Int[np.ndarray, " image"]
+    num_runs: Int[np.ndarray, " image"]  # forward passes for each image
 
 
 def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Removal) -> Judgement:
     """Judge maps of a batch of images, on their patches alone.
 
-    All maps of an image get the same target, removed sets, random subsets and random order of
-    ties, which depend on the image and `given.seed` alone. Scores are means over a map's orders:
-    three if patches have equal values.
+    All maps of an image get the same target, removed sets, random subsets and random order of ties,
+    which depend on the image and `given.seed` alone. Scores are means over a map's orders: three if
+    patches have equal values.
 
     Every set is run once for each image. For P patches and M maps these are at most 1 + P for the
     single deletions, 30 for the two curves of each order and 10 for its groups (M + 1 orders with
     the oracle, three times as many for maps with ties; five random ones), one without all patches,
     and 40 random subsets: P + 40 M + 282.
-
-    Args:
-        given: The images and what is explained.
-        maps: Values of each map over all tokens.
-        removal: How patches are removed.
-
-    Returns:
-        Scores, curves and single deletions.
-
-    Raises:
-        UsageError: If a map is named like a baseline, or has a value that is not finite.
-        NonFiniteError: If the target of an image without some patches is not finite.
     """
-    _check_maps(maps)
+    check_names(maps)
+    for name, each in maps.items():
+        if not each.values.isfinite().all():
+            raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
     found = [_judge_image(given, image, maps, removal) for image in range(len(given.pixels))]
-    scores = np.stack([each.scores for each in found])
-    return Judgement(
-        removal=removal.name,
-        maps=(*maps, ORACLE, RANDOM),
-        scores=scores,
-        deletion=np.stack([each.deletion for each in found]),
-        insertion=np.stack([each.insertion for each in found]),
-        deltas=np.stack([each.deltas for each in found]),
-        num_runs=np.array([each.num_runs for each in found]),
-    )
+    stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
+    return Judgement(removal=removal.name, maps=(*maps, ORACLE, RANDOM), **stacked)
 
 
 def count_passes(num_patches: int, num_maps: int) -> int:
@@ -133,13 +109,6 @@ def check_names(maps: Iterable[str]) -> None:
             )
 
 
-def _check_maps(maps: Mapping[str, MapValues]) -> None:
-    check_names(maps)
-    for name, each in maps.items():
-        if not each.values.isfinite().all():
-            raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
-
-
 class _Ranking(NamedTuple):
     """A map of one image, and an order of its patches from the most important."""
 
@@ -155,17 +124,9 @@ class _Ranking(NamedTuple):
         return np.concatenate([make_prefixes(self.order), backwards, make_groups(self.order)])
 
 
-class _Image(NamedTuple):
-    scores: Float64[np.ndarray, "map score"]
-    deletion: Float64[np.ndarray, "map step"]
-    insertion: Float64[np.ndarray, "map step"]
-    deltas: Values
-    num_runs: int
-
-
 def _judge_image(
     given: MapInput, image: int, maps: Mapping[str, MapValues], removal: Removal
-) -> _Image:
+) -> dict[str, np.ndarray]:
     num_patches = len(given.patches)
     seed = given.make_generator(image).initial_seed()
     generator = np.random.default_rng(seed)
@@ -175,8 +136,7 @@ def _judge_image(
 
     removals = _Removals(given, image, removal)
     deltas = removals.measure_drops(np.eye(num_patches, dtype=bool))
-    places = slice(given.patches.start, given.patches.stop)
-    values = {name: each.values[image, places] for name, each in maps.items()}
+    values = {name: given.take_patches(each.values)[image] for name, each in maps.items()}
     rankings = {name: _rank(each.double().cpu().numpy(), ties) for name, each in values.items()}
     rankings[ORACLE] = _rank(deltas, ties)
     random = [_rank(draw, ties)[0] for draw in draws]
@@ -196,13 +156,13 @@ def _judge_image(
             row[SCORES.index("completeness")] = compute_completeness(
                 float(each.values[image].double().sum()), float(each.total[image])
             )
-    return _Image(
-        scores=scores,
-        deletion=np.stack([each.deletion for each in scored]),
-        insertion=np.stack([each.insertion for each in scored]),
-        deltas=deltas,
-        num_runs=removals.num_runs,
-    )
+    return {
+        "scores": scores,
+        "deletion": np.stack([each.deletion for each in scored]),
+        "insertion": np.stack([each.insertion for each in scored]),
+        "deltas": deltas,
+        "num_runs": np.array(removals.num_runs),
+    }
 
 
 def _rank(values: Values, ties: Float64[np.ndarray, "draw patch"]) -> list[_Ranking]:

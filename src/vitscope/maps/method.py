@@ -15,7 +15,7 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.checks import check_caught, check_drift
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
-from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks
+from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks, take_patches
 from vitscope.maps.references import References, tell_missing
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import Target, TargetChoice
@@ -143,10 +143,14 @@ class MapInput:
         """The target of each image with other tokens at depth 0."""
         return self.target.measure(run_blocks(self.vit, self.pixels, tokens).feature)
 
+    def take_patches(self, tokens: Tensor) -> Tensor:
+        """The patches of a residual stream, or of a map: a view."""
+        return take_patches(self.layout, tokens)
+
     def place(self, of_patches: Float[Tensor, "batch patch"]) -> "MapValues":
         """A map of patches; other tokens have none of it."""
         values = self._make_zeros()
-        values[:, self.patches.start : self.patches.stop] = of_patches.to(values)
+        self.take_patches(values)[:] = of_patches.to(values)
         return MapValues(values=values)
 
     def place_row(self, values: Float[Tensor, "batch key"]) -> "MapValues":
@@ -186,13 +190,7 @@ class MapInput:
     def measure_sets(
         self, image: int, tokens: Tokens | None = None, kept: Kept | None = None
     ) -> Float[Tensor, " sets"]:
-        """The target of one image with other tokens at depth 0, or with fewer patches.
-
-        Args:
-            image: Index of the image.
-            tokens: Tokens of each set; the image's own if None.
-            kept: Patches that stay in each set; all if None.
-        """
+        """The target of one image with other tokens at depth 0, or with `kept` patches alone."""
         given = tokens if tokens is not None else kept
         assert given is not None
         own = self.own.streams[0][image]

@@ -1,6 +1,6 @@
 """Running a model's blocks on given tokens, with gradients where they are asked for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,18 +24,14 @@ Kept = Int[Tensor, "batch kept"]
 
 @dataclass(frozen=True, eq=False)
 class Pass:
-    """One forward pass.
+    """One forward pass."""
 
-    Attributes:
-        feature: The global feature.
-        streams: The residual stream at every depth: the input of every block, and the output of the
-            last. At depth 0 each patch holds its own pixels and position alone.
-        normed: The tokens that the analysed attention reads, after the norm before it; None if no
-            row is analysed.
-    """
-
-    feature: Float[Tensor, "batch out"]
+    feature: Float[Tensor, "batch out"]  # the global feature
+    # the residual stream at every depth: the input of every block, and the output of the last. At
+    # depth 0 each patch holds its own pixels and position alone
     streams: tuple[Tokens, ...]
+    # the tokens that the analysed attention reads, after the norm before it; None if no row is
+    # analysed
     normed: Float[Tensor, "batch key dim"] | None
 
     def detach(self) -> "Pass":
@@ -56,6 +52,12 @@ def find_patches(layout: TokenLayout, num_tokens: int) -> range:
         layout.check_num_tokens(num_tokens)
     patches = layout.groups["patches"]
     return range(left_out + patches.start, left_out + patches.stop)
+
+
+def take_patches(layout: TokenLayout, tokens: Tensor) -> Tensor:
+    """The patches of a residual stream, or of a map of its tokens: a view."""
+    patches = find_patches(layout, tokens.shape[1])
+    return tokens[:, patches.start : patches.stop]
 
 
 def run_blocks(
@@ -123,6 +125,19 @@ def gradients_set(vit: ViTAdapter, enabled: bool) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
+class Hooks(ExitStack):
+    """Our own hooks on modules, which are gone when the context ends."""
+
+    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call a function with the module and its arguments, before its forward."""
+        handle = module.register_forward_pre_hook(OwnHook(function), with_kwargs=True)
+        self.callback(handle.remove)
+
+    def after(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call a function with the module, its arguments and its output."""
+        self.callback(module.register_forward_hook(OwnHook(function)).remove)
+
+
 class _PassRecorder:
     """Replaces the tokens at depth 0 and records the stream at every depth."""
 
@@ -147,26 +162,16 @@ class _PassRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the blocks for the duration of the context."""
-        keep_normed = OwnHook(self._keep_normed)
-        analysed = [self._vit.blocks[self._vit.last_layer].attention] if self._vit.blocks else []
-        handles = [
-            attention.register_forward_pre_hook(keep_normed, with_kwargs=True)
-            for attention in analysed
-        ]
-        for index, block in enumerate(self._blocks):
-            enter, leave = (OwnHook(partial(hook, index)) for hook in (self._enter, self._leave))
-            handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(block.register_forward_hook(leave))
-        if self._kept is not None:
-            handles += [
-                module.register_forward_hook(OwnHook(self._keep_pairs))
-                for module in self._vit.position_biases
-            ]
-        try:
+        with Hooks() as hooks:
+            if self._vit.blocks:
+                analysed = self._vit.blocks[self._vit.last_layer].attention
+                hooks.before(analysed, self._keep_normed)
+            for index, block in enumerate(self._blocks):
+                hooks.before(block, partial(self._enter, index))
+                hooks.after(block, partial(self._leave, index))
+            for module in () if self._kept is None else self._vit.position_biases:
+                hooks.after(module, self._keep_pairs)
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def finish(self, feature: Tensor) -> Pass:
         """What was recorded."""

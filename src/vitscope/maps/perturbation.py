@@ -1,5 +1,8 @@
 """Maps made by running the model with patches missing."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -18,11 +21,13 @@ _CX_DISTANCE = 0.1
 _CX_NOISE = 0.1
 
 
-def _delete_each(given: MapInput) -> MapValues:
-    return given.place(torch.stack([_delete_from(given, i) for i in range(len(given.pixels))]))
+def _map_each(
+    map_one: Callable[[MapInput, int], Float[Tensor, " patch"]], given: MapInput
+) -> MapValues:
+    return given.place(torch.stack([map_one(given, i) for i in range(len(given.pixels))]))
 
 
-def _delete_from(given: MapInput, image: int) -> Float[Tensor, " patch"]:
+def _delete_each(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     num = len(given.patches)
     others = ~torch.eye(num, dtype=torch.bool)
     kept = index_kept(others).to(given.pixels.device)
@@ -63,18 +68,14 @@ def _regress_one(given: MapInput, image: int) -> tuple[Tensor, Tensor]:
     return coefficients[1:], errors[1:]
 
 
-def _tis(given: MapInput) -> MapValues:
-    require_package("sklearn", "scikit-learn", needed_by="the map tis")
-    return given.place(torch.stack([_tis_one(given, i) for i in range(len(given.pixels))]))
-
-
-def _tis_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
+def _tis(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     # Every channel of every block's output is a curve over the patches; centroids of these curves
     # propose which half of the patches to keep.
+    require_package("sklearn", "scikit-learn", needed_by="the map tis")
     from sklearn.cluster import KMeans  # slow to import
 
-    patches = slice(given.patches.start, given.patches.stop)
-    curves = torch.cat([stream[image, patches] for stream in given.own.streams[1:]], dim=1).T
+    streams = given.own.streams[1:]
+    curves = torch.cat([given.take_patches(stream)[image] for stream in streams], dim=1).T
     kept = len(given.patches) // 2
     centroids = KMeans(
         n_clusters=min(_CENTROIDS, len(curves)), n_init=1, random_state=given.seed, max_iter=50
@@ -87,11 +88,7 @@ def _tis_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     return (scores @ mask) / mask.sum(dim=0).clamp(min=1)
 
 
-def _vit_cx(given: MapInput) -> MapValues:
-    return given.place(torch.stack([_vit_cx_one(given, i) for i in range(len(given.pixels))]))
-
-
-def _vit_cx_one(given: MapInput, image: int) -> Float[Tensor, " patch"]:
+def _vit_cx(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     # Channels of the tokens that the last attention reads, grouped by their cosine, are masks.
     from scipy.cluster.hierarchy import fcluster, linkage  # slow to import
 
@@ -128,7 +125,7 @@ METHODS = (
         name="single_deletion",
         title="Deletion of each patch",
         unit="s(x) − s(x without the patch)",
-        compute=_delete_each,
+        compute=partial(_map_each, _delete_each),
         signed=True,
         targeted=True,
         cost="P",
@@ -147,7 +144,7 @@ METHODS = (
     MapMethod(
         name="tis",
         title="TIS",
-        compute=_tis,
+        compute=partial(_map_each, _tis),
         signed=False,
         targeted=True,
         cost="about 550",
@@ -156,7 +153,7 @@ METHODS = (
     MapMethod(
         name="vit_cx",
         title="ViT-CX",
-        compute=_vit_cx,
+        compute=partial(_map_each, _vit_cx),
         check=check_row,
         signed=False,
         targeted=True,

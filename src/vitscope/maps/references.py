@@ -29,23 +29,15 @@ NUM_LENDERS = 4
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class References:
-    """A set of images, in a few numbers.
-
-    Attributes:
-        vit: The model.
-        num_images: Size of the set.
-        mean_feature: μ, the mean of the global feature.
-        mean_tokens: The mean token at each position at depth 0.
-        pixels: The first images of the set, which maps are traced against.
-        lenders: The next images, whose tokens take the place of removed ones. They are others than
-            the traced ones, so that no map knows what it is judged by; the same in a set too small.
-    """
+    """A set of images, in a few numbers."""
 
     vit: ViTAdapter
-    num_images: int
-    mean_feature: Float[Tensor, " out"]
-    mean_tokens: Float[Tensor, "token dim"]
-    pixels: Pixels
+    num_images: int  # size of the set
+    mean_feature: Float[Tensor, " out"]  # μ, the mean of the global feature
+    mean_tokens: Float[Tensor, "token dim"]  # the mean token at each position at depth 0
+    pixels: Pixels  # the first images of the set, which maps are traced against
+    # the next images, whose tokens take the place of removed ones. They are others than the traced
+    # ones, so that no map knows what it is judged by; the same in a set too small
     lenders: Float[Tensor, "lender channel height width"]
 
     @cached_property

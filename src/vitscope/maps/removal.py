@@ -30,22 +30,16 @@ _NEIGHBOURS = {
 _NOISE = 0.01
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Removal:
-    """A way to remove patches.
+    """A way to remove patches."""
 
-    Attributes:
-        name: Its name in results and options.
-        title: What a person reads.
-        measure: From the input, the index of an image and sets of patches to the target of the
-            image without each set. It costs one forward pass a set, in batches.
-        source: The publication, or what is done.
-    """
-
-    name: str
-    title: str
+    name: str  # its name in results and options
+    title: str  # what a person reads
+    # from the input, the index of an image and sets of patches to the target of the image without
+    # each set. It costs one forward pass a set, in batches
     measure: Measure
-    source: str
+    source: str  # the publication, or what is done
 
 
 def _replace_tokens(find: Callable[[MapInput, int], Float[Tensor, "patch dim"]]) -> Measure:
@@ -77,12 +71,11 @@ def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch
         )
     generator = given.make_generator(image)
     chosen = others[int(torch.randint(len(others), (), generator=generator))]
-    return references.lent_tokens[chosen, given.patches.start : given.patches.stop]
+    return given.take_patches(references.lent_tokens)[chosen]
 
 
 def _find_mean_tokens(given: MapInput, _: int) -> Float[Tensor, "patch dim"]:
-    mean = given.compare("the removal 'mean'").mean_tokens
-    return mean[given.patches.start : given.patches.stop]
+    return given.take_patches(given.compare("the removal 'mean'").mean_tokens.unsqueeze(0))[0]
 
 
 def reads_patches_alone(layout: TokenLayout) -> bool:
@@ -200,40 +193,32 @@ REMOVALS: Mapping[str, Removal] = {
     removal.name: removal
     for removal in (
         Removal(
-            name="shuffle",
-            title="Token of another image",
-            measure=_replace_tokens(_find_tokens_of_another),
-            source="the token at that place of a reference image, drawn once for each image",
+            "shuffle",
+            "Token of another image",
+            _replace_tokens(_find_tokens_of_another),
+            "the token at that place of a reference image, drawn once for each image",
         ),
         Removal(
-            name="drop",
-            title="Token left out",
-            measure=_drop,
-            source="Jain et al. (ICLR 2022): the sequence becomes shorter",
+            "drop", "Token left out", _drop, "Jain et al. (ICLR 2022): the sequence becomes shorter"
         ),
         Removal(
-            name="mean",
-            title="Mean token",
-            measure=_replace_tokens(_find_mean_tokens),
-            source="the mean token at that place over the references",
+            "mean",
+            "Mean token",
+            _replace_tokens(_find_mean_tokens),
+            "the mean token at that place over the references",
         ),
         Removal(
-            name="blur",
-            title="Blurred pixels",
-            measure=_replace_pixels(_blur),
-            source="a Gaussian with a standard deviation of one patch",
+            "blur",
+            "Blurred pixels",
+            _replace_pixels(_blur),
+            "a Gaussian with a standard deviation of one patch",
         ),
+        Removal("black", "Black pixels", _replace_pixels(_blacken), "level 0 before normalisation"),
         Removal(
-            name="black",
-            title="Black pixels",
-            measure=_replace_pixels(_blacken),
-            source="level 0 before normalisation",
-        ),
-        Removal(
-            name="linear",
-            title="Interpolated pixels",
-            measure=_replace_pixels(_impute),
-            source="ROAD (Rong et al., ICML 2022): noisy linear imputation",
+            "linear",
+            "Interpolated pixels",
+            _replace_pixels(_impute),
+            "ROAD (Rong et al., ICML 2022): noisy linear imputation",
         ),
     )
 }

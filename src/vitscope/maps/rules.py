@@ -45,25 +45,19 @@ def apply_to_both(function: Callable[..., Tensor], *pairs: Pair) -> Pair:
 
 @dataclass(frozen=True)
 class Rules:
-    """One rule for each kind of nonlinear operation.
+    """One rule for each kind of nonlinear operation."""
 
-    Attributes:
-        elementwise: y = φ(x).
-        rms_norm: y = x (‖x‖² / d + ε)^−½ over the last axis; d and ε are the last two arguments.
-        product: y = a ∘ b, of one shape.
-        scale: y = x ∘ ρ, with ρ the scale of a norm that is computed step by step.
-        matmul: Y = A B, a product of two tensors that both depend on the tokens.
-        read: Y = A V, the values read with attention weights A.
-        softmax: A = softmax(l) over the last axis, from ln A.
-    """
-
-    elementwise: Callable[[Tensor, Function, Pair], Tensor]
+    elementwise: Callable[[Tensor, Function, Pair], Tensor]  # y = φ(x)
+    # y = x (‖x‖² / d + ε)^−½ over the last axis; d and ε are the last two arguments
     rms_norm: Callable[[Tensor, Pair, int, float], Tensor]
-    product: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    product: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]  # y = a ∘ b, of one shape
+    # y = x ∘ ρ, with ρ the scale of a norm that is computed step by step
     scale: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    # Y = A B, a product of two tensors that both depend on the tokens
     matmul: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
+    # Y = A V, the values read with attention weights A
     read: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]]
-    softmax: Callable[[Tensor, Pair], Tensor]
+    softmax: Callable[[Tensor, Pair], Tensor]  # A = softmax(l) over the last axis, from ln A
 
     def layer_norm(
         self, m: Tensor, x: Pair, weight: Tensor | None, eps: float
@@ -109,13 +103,6 @@ def attend(
     return (logits if bias is None else logits + bias).log_softmax(dim=-1)
 
 
-def _has_no_slope(difference: Tensor) -> Tensor:
-    # Below the cube root of the precision the quotient's rounding error exceeds the error of the
-    # derivative at the midpoint.
-    small: Tensor = difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
-    return small
-
-
 def _differentiate(function: Function, x: Tensor) -> Tensor:
     if function is torch.exp:
         return x.exp()
@@ -135,15 +122,13 @@ def find_secant(function: Function, x: Pair) -> Tensor:
     if x.image is x.reference:
         return middle
     difference = x.image - x.reference
-    small = _has_no_slope(difference)
+    # Below the cube root of the precision the quotient's rounding error exceeds the error of the
+    # derivative at the midpoint.
+    small = difference.abs() < torch.finfo(difference.dtype).eps ** (1 / 3)
     if function is not torch.exp:  # ReLU has no derivative between two signs, however close
         small &= (x.image < 0) == (x.reference < 0)
     rise = function(x.image).sub_(function(x.reference))
     return torch.where(small, middle, rise.div_(difference.masked_fill_(small, 1)))
-
-
-def _secant_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
-    return m * find_secant(function, x)
 
 
 def _secant_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:
@@ -176,7 +161,7 @@ def _secant_softmax(m: Tensor, logs: Pair) -> Tensor:
 
 
 SECANT = Rules(
-    elementwise=_secant_elementwise,
+    elementwise=lambda m, function, x: m * find_secant(function, x),
     rms_norm=_secant_rms_norm,
     product=_secant_product,
     scale=_secant_product,
@@ -192,36 +177,14 @@ def _frozen_elementwise(m: Tensor, function: Function, x: Pair) -> Tensor:
     return m * torch.where(zero, _differentiate(function, x.image), slope)
 
 
-def _frozen_rms_norm(m: Tensor, x: Pair, size: int, eps: float) -> Tensor:
-    return m * (x.image.square().sum(dim=-1, keepdim=True) / size + eps).rsqrt()
-
-
-def _frozen_product(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
-    return m * b.image / 2, m * a.image / 2
-
-
-def _frozen_scale(m: Tensor, x: Pair, rho: Pair) -> tuple[Tensor, Tensor]:
-    return m * rho.image, torch.zeros_like(x.image)
-
-
-def _frozen_matmul(m: Tensor, a: Pair, b: Pair) -> tuple[Tensor, Tensor]:
-    return m @ b.image.mT / 2, a.image.mT @ m / 2
-
-
-def _frozen_read(m: Tensor, weights: Pair, _: Pair) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(weights.image), weights.image.mT @ m
-
-
-def _frozen_softmax(m: Tensor, _: Pair) -> Tensor:
-    return torch.zeros_like(m)
-
-
 FROZEN = Rules(
     elementwise=_frozen_elementwise,
-    rms_norm=_frozen_rms_norm,
-    product=_frozen_product,
-    scale=_frozen_scale,
-    matmul=_frozen_matmul,
-    read=_frozen_read,
-    softmax=_frozen_softmax,
+    rms_norm=lambda m, x, size, eps: (
+        m * (x.image.square().sum(dim=-1, keepdim=True) / size + eps).rsqrt()
+    ),
+    product=lambda m, a, b: (m * b.image / 2, m * a.image / 2),
+    scale=lambda m, x, rho: (m * rho.image, torch.zeros_like(x.image)),
+    matmul=lambda m, a, b: (m @ b.image.mT / 2, a.image.mT @ m / 2),
+    read=lambda m, weights, _: (torch.zeros_like(weights.image), weights.image.mT @ m),
+    softmax=lambda m, _: torch.zeros_like(m),
 )

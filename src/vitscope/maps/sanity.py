@@ -25,35 +25,25 @@ class Sanity:
     """Spearman's ρ of maps with what they would be otherwise, image by image.
 
     It is NaN where a map is constant.
-
-    Attributes:
-        maps: Names of the maps.
-        randomised: With the map of the model whose last k + 1 blocks have random weights: k = 0 is
-            the last block alone, the last k all blocks at once. A map that keeps more than 0.5 at
-            the end describes the image rather than the model.
-        other_target: With the map of another target: 1 if a map does not depend on it.
     """
 
-    maps: tuple[str, ...]
+    maps: tuple[str, ...]  # names of the maps
+    # with the map of the model whose last k + 1 blocks have random weights: k = 0 is the last block
+    # alone, the last k all blocks at once. A map that keeps more than 0.5 at the end describes the
+    # image rather than the model
     randomised: Float64[np.ndarray, "image map block"]
+    # with the map of another target: 1 if a map does not depend on it
     other_target: Float64[np.ndarray, "image map"]
 
 
 def measure_sanity(
     given: MapInput, methods: Sequence[MapMethod], other_target: TargetChoice
 ) -> Sanity:
-    """Compare maps with those of a model with random weights, and of another target.
+    """Rank correlations over patches with the maps of random weights, and of another target.
 
     Every map is made once for each block and twice more. The target of a random model is chosen by
-    that model's own features, compared with its own features of `given.references.pixels`.
-
-    Args:
-        given: The images and what is explained.
-        methods: The maps; draws are seeded by `given.seed`.
-        other_target: The second target.
-
-    Returns:
-        Rank correlations over the patches. The model is left as it was.
+    that model's own features, compared with its own features of `given.references.pixels`. The
+    model is left as it was.
 
     Source:
         Adebayo et al., *Sanity Checks for Saliency Maps* (NeurIPS 2018).
@@ -80,16 +70,9 @@ def measure_sanity(
 def measure_sensitivity(
     given: MapInput, methods: Sequence[MapMethod]
 ) -> Float64[np.ndarray, "image map"]:
-    """The largest change of each map when noise of at most 0.02 is added to the pixels.
+    """`compute_sensitivity` of each map of each image to noise of at most 0.02 on the pixels.
 
-    Every map is made eleven times: once without noise, and for ten draws.
-
-    Args:
-        given: The images and what is explained; the target is held while they change.
-        methods: The maps.
-
-    Returns:
-        `compute_sensitivity` of each map of each image.
+    Every map is made once without noise and for ten draws; the target is held.
     """
     generators = [given.make_generator(image) for image in range(len(given.pixels))]
     own = _map_patches(given, methods)
@@ -113,9 +96,8 @@ def measure_sensitivity(
 def _map_patches(
     given: MapInput, methods: Sequence[MapMethod]
 ) -> Float64[np.ndarray, "image map patch"]:
-    places = slice(given.patches.start, given.patches.stop)
-    maps = [method.compute(given).values[:, places].double().cpu().numpy() for method in methods]
-    return np.stack(maps, axis=1)
+    maps = [given.take_patches(method.compute(given).values).double().cpu() for method in methods]
+    return torch.stack(maps, dim=1).numpy()
 
 
 def _correlate(

@@ -18,19 +18,12 @@ from vitscope.models.base import Pixels
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Target:
-    """A number of the output f, the global feature or logits: s = ⟨f − centre, direction⟩.
+    """A number of the output f, the global feature or logits: s = ⟨f − centre, direction⟩."""
 
-    Attributes:
-        name: Its name in results.
-        directions: One direction for each image, or one for all.
-        centre: Subtracted from f; nothing if None.
-        unit_length: Whether f − centre is then divided by its norm.
-    """
-
-    name: str
-    directions: Float[Tensor, "#batch out"]
-    centre: Float[Tensor, " out"] | None = None
-    unit_length: bool = False
+    name: str  # its name in results
+    directions: Float[Tensor, "#batch out"]  # one direction for each image, or one for all
+    centre: Float[Tensor, " out"] | None = None  # subtracted from f; nothing if None
+    unit_length: bool = False  # whether f − centre is then divided by its norm
 
     def select(self, image: int) -> "Target":
         """The target of one image of the batch."""

@@ -11,7 +11,7 @@ from vitscope.decomposition import check_pixels
 from vitscope.errors import UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.chosen_target import TargetLike, choose_target
-from vitscope.maps.method import MapInput, MapValues
+from vitscope.maps.method import MapValues
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_methods
 from vitscope.models.base import Pixels, ViTAdapter
@@ -126,15 +126,7 @@ def map_tokens(
         if isinstance(references, Tensor):
             check_pixels(references)
             references = make_references(vit, [references.to(device)])
-        given = MapInput(
-            vit=vit,
-            pixels=pixels.to(device),
-            choice=chosen.choose,
-            references=references,
-            layer=layer,
-            seed=seed,
-            keeps_attentions=any(method.reads_attentions for method in methods),
-        )
+        given = chosen.make_input(pixels.to(device), references, methods, layer=layer, seed=seed)
         made = {method.name: _to_cpu(method.compute(given)) for method in methods}
         return TokenMaps(layout=given.layout, patches=given.patches, maps=made)
 
@@ -150,9 +142,5 @@ def _check_same(summarised: ViTAdapter, vit: ViTAdapter) -> None:
 
 
 def _to_cpu(values: MapValues) -> MapValues:
-    def move(each: Tensor | None) -> Tensor | None:
-        return None if each is None else each.detach().cpu()
-
-    return MapValues(
-        values=values.values.detach().cpu(), total=move(values.total), error=move(values.error)
-    )
+    parts = {name: one for name, one in vars(values).items() if one is not None}
+    return MapValues(**{name: one.detach().cpu() for name, one in parts.items()})

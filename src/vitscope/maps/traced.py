@@ -1,6 +1,7 @@
 """The traced map: an image's difference from reference images, followed back to its patches."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -17,22 +18,17 @@ from vitscope.models.base import Pixels
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Trace:
-    """What becomes a number of the output, at every depth.
+    """What becomes a number of the output, at every depth."""
 
-    Attributes:
-        parts: ⟨m_i, x_i − x_i'⟩ of each token at each depth, mean over references. At every depth
-            they sum to `total`.
-        total: s(x) − s(x'), mean over references.
-        through_values: What came through the values of each block's attention.
-        through_routing: What came through its weights.
-        gap: Largest distance between the sum of the parts and the total, over depths and
-            references, relative to the total.
-    """
-
+    # ⟨m_i, x_i − x_i'⟩ of each token at each depth, mean over references. At every depth they sum
+    # to `total`
     parts: Float[Tensor, "batch depth token"]
-    total: Float[Tensor, " batch"]
+    total: Float[Tensor, " batch"]  # s(x) − s(x'), mean over references
+    # what came through the values of each block's attention
     through_values: Float[Tensor, "batch block"]
-    through_routing: Float[Tensor, "batch block"]
+    through_routing: Float[Tensor, "batch block"]  # what came through its weights
+    # largest distance between the sum of the parts and the total, over depths and references,
+    # relative to the total
     gap: Float[Tensor, " batch"]
 
 
@@ -41,19 +37,9 @@ _SMALL_TOTAL = 0.1
 
 
 def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
-    """Follow s(x) − s(x') back to the tokens at every depth, for a batch of images.
+    """Follow s(x) − s(x') back to the tokens at every depth, averaged over the references x'.
 
-    Args:
-        given: The images x and their references x', over which the trace is averaged.
-        rules: Backward rules. Only the secant ones make the parts sum to the total.
-
-    Returns:
-        The trace.
-
-    Raises:
-        ImbalanceError: If the parts of secant rules do not sum to the total at some depth, or the
-            pass computed another feature than the model does.
-        UnsupportedModelError: If an operation of a block was not caught.
+    Only secant rules make the parts sum to the total, which is verified at every depth.
     """
     vit, target, references = given.vit, given.target, given.compare("a trace")
     others = references.run
@@ -133,44 +119,34 @@ def _trace_over_depths(given: MapInput) -> MapValues:
     return MapValues(values=trace.parts.mean(dim=1), total=trace.total)
 
 
-def _trace_frozen(given: MapInput) -> MapValues:
-    return MapValues(values=trace_output(given, rules=FROZEN).parts[:, 0])
-
+_traced = partial(
+    MapMethod,
+    unit="part of s(x) − s(reference)",
+    compares=True,
+    signed=True,
+    targeted=True,
+    check=check_traced,
+)
 
 METHODS = (
-    MapMethod(
+    _traced(
         name="traced",
         title="Traced",
-        unit="part of s(x) − s(reference)",
         compute=_trace_to_pixels,
-        compares=True,
-        signed=True,
-        targeted=True,
-        check=check_traced,
         cost="about 10",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
-    MapMethod(
+    _traced(
         name="traced_mean",
         title="Traced, mean over depths",
-        unit="part of s(x) − s(reference)",
         compute=_trace_over_depths,
-        compares=True,
-        signed=True,
-        targeted=True,
-        check=check_traced,
         cost="about 10",
         source="vitscope: as traced, each token's part at every depth",
     ),
-    MapMethod(
+    _traced(
         name="frozen",
         title="Frozen trace",
-        unit="part of s(x) − s(reference)",
-        compute=_trace_frozen,
-        compares=True,
-        signed=True,
-        targeted=True,
-        check=check_traced,
+        compute=lambda given: MapValues(values=trace_output(given, rules=FROZEN).parts[:, 0]),
         cost="about 9",
         source="DecompX (ACL 2023), LibraGrad (CVPR 2025): attention and gates held",
     ),

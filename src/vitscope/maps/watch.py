@@ -1,7 +1,7 @@
 """The model's own run on images, watched for all that maps of attention weights are made of."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -10,16 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
 from vitscope.layout import TokenLayout
-from vitscope.maps.functions import MATMULS, SOFTMAXES, read_fused
-from vitscope.maps.passes import Pass, run_blocks
+from vitscope.maps.attention_calls import AttentionCalls
+from vitscope.maps.functions import read_fused
+from vitscope.maps.passes import Hooks, Pass, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
 from vitscope.models.parts import split_heads
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import compute_norms, take_input, take_stream
 from vitscope.trace import ClsTrace
 
@@ -27,32 +26,23 @@ Weights = Float[Tensor, "batch query key"]
 
 
 class SeenAttention(NamedTuple):
-    """One attention of the model's own run.
+    """One attention of the model's own run."""
 
-    Attributes:
-        block: Index of its block; None outside the blocks.
-        weigh: Computes its weights, the mean over heads.
-    """
-
-    block: int | None
-    weigh: Callable[[], Weights]
+    block: int | None  # index of its block; None outside the blocks
+    weigh: Callable[[], Weights]  # computes its weights, the mean over heads
 
 
 @dataclass(frozen=True, eq=False)
 class OwnPass(Pass):
-    """The model's run on the images themselves.
+    """The model's run on the images themselves."""
 
-    Attributes:
-        row: The analysed row; None if no row makes the global feature.
-        skip_norms: Norms of every block's input, if the global feature is [CLS].
-        branch_norms: Norms of what every block's attention adds to it.
-        attentions: In order, if they were asked for. Kept are queries and keys; or, where the
-            model's code computes the weights itself, their mean over heads.
-    """
-
-    row: ClsTrace | None
+    row: ClsTrace | None  # the analysed row; None if no row makes the global feature
+    # norms of every block's input, if the global feature is [CLS]
     skip_norms: Sequence[Float[Tensor, "batch token"]]
+    # norms of what every block's attention adds to it
     branch_norms: Sequence[Float[Tensor, "batch token"]]
+    # in order, if they were asked for. Kept are queries and keys; or, where the model's code
+    # computes the weights itself, their mean over heads
     attentions: Sequence[SeenAttention]
 
 
@@ -77,7 +67,7 @@ def watch_blocks(
     )
 
 
-class _Watch(TorchFunctionMode):
+class _Watch(AttentionCalls):
     """Keeps what is handed to attentions, norms and the analysed row, and changes nothing."""
 
     def __init__(
@@ -99,44 +89,32 @@ class _Watch(TorchFunctionMode):
     def attached(self) -> Iterator[None]:
         """Watch the forward that runs in the context."""
         vit = self._vit
-        handles = []
-        for index, block in enumerate(vit.encoder_blocks):
-            enter = OwnHook(partial(self._enter, index))
-            handles.append(block.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(block.register_forward_hook(OwnHook(self._leave)))
-        for parts in vit.blocks.values():
-            if parts.mlp_norm is not None:
-                keep = OwnHook(self._keep_branch)
-                handles.append(parts.mlp_norm.register_forward_pre_hook(keep, with_kwargs=True))
-        if self._keeps_attentions:
-            for packed in _find_packed(vit.module.modules()):
-                keep = OwnHook(self._keep_packed)
-                handles.append(packed.register_forward_pre_hook(keep, with_kwargs=True))
-        try:
-            with ExitStack() as stack:
-                if self._layer is not None:
-                    stack.enter_context(self._make_recorder(self._layer).attached())
-                # torch runs packed attention by another kernel while a mode is on.
-                packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
-                if self._keeps_attentions and not packed_blocks:
-                    stack.enter_context(self)
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with Hooks() as hooks:
+            for index, block in enumerate(vit.encoder_blocks):
+                hooks.before(block, partial(self._enter, index))
+                hooks.after(block, self._leave)
+            for parts in vit.blocks.values():
+                if parts.mlp_norm is not None:
+                    hooks.before(parts.mlp_norm, self._keep_branch)
+            for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
+                hooks.before(packed, self._keep_packed)
+            if self._layer is not None:
+                hooks.enter_context(self._make_recorder(self._layer).attached())
+            # torch runs packed attention by another kernel while a mode is on.
+            packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
+            if self._keeps_attentions and not packed_blocks:
+                hooks.enter_context(self)
+            yield
 
     def _make_recorder(self, layer: int) -> BlockRecorder:
         return BlockRecorder(
             layer,
             self._vit.blocks[layer],
             self._layout,
-            self._keep_row,
+            partial(setattr, self, "row"),
             last=layer == self._vit.last_layer,
             autocast=self._vit.autocast.half is not None,
         )
-
-    def _keep_row(self, trace: ClsTrace) -> None:
-        self.row = trace
 
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -157,25 +135,17 @@ class _Watch(TorchFunctionMode):
             given = dict(zip(("query", "key"), args, strict=False)) | kwargs
             self._keep(partial(_weigh_packed, attention, given["query"], given["key"]))
 
-    def __torch_function__(
-        self,
-        function: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        named = dict(kwargs or {})
-        output = function(*args, **named)
-        if function is functional.scaled_dot_product_attention:
-            self._keep(_weigh_later(*args, **named))
-        elif function in SOFTMAXES:
-            output._is_attention = output.ndim == 4
-        elif function in MATMULS:
-            first = args[0] if args else named["input"]
-            if getattr(first, "_is_attention", False):
-                mean = first.mean(dim=1)
-                self._keep(lambda: mean)
-        return output
+    def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
+        self._keep(_weigh_later(*given, **named))
+        return call(*given, **named)
+
+    def packed(self, call: Callable[..., Any], *given: Any, **named: Any) -> Any:
+        return call(*given, **named)  # kept by `_keep_packed`
+
+    def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
+        mean = weights.mean(dim=1)
+        self._keep(lambda: mean)
+        return call(weights, values)
 
     def _keep(self, weigh: Callable[[], Weights]) -> None:
         self.attentions.append(SeenAttention(self._block, weigh))

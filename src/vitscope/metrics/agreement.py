@@ -18,25 +18,12 @@ _ROWS_AT_ONCE = 512
 
 
 def mean_cosine(a: Float[Tensor, "image dim"], b: Float[Tensor, "image dim"]) -> float:
-    """Mean over images of cos(a_i, b_i), in float64; a feature of zeros has cosine 0.
-
-    Returns:
-        The mean, from -1 to 1; NaN without images.
-    """
+    """Mean over images of cos(a_i, b_i), in float64; a feature of zeros has cosine 0."""
     return float((_find_directions(a) * _find_directions(b)).sum(dim=1).mean())
 
 
 def knn_overlap(a: Float[Tensor, "image dim_a"], b: Float[Tensor, "image dim_b"], k: int) -> float:
-    """Mean over images of `share_neighbours`.
-
-    Args:
-        a: Features of n images.
-        b: Other features of the same images.
-        k: Number of neighbours.
-
-    Returns:
-        The overlap, from 0 to 1; NaN where there are fewer than k other images.
-    """
+    """Mean over images of `share_neighbours`."""
     return float(share_neighbours(a, b, k).mean())
 
 
@@ -47,15 +34,7 @@ def share_neighbours(
 
     N_k are the k other images with the highest cosines, in float64. Two unrelated features of n
     images share k / (n - 1) of them on average. Similarities of a few images at a time are in
-    memory.
-
-    Args:
-        a: Features of n images.
-        b: Other features of the same images.
-        k: Number of neighbours.
-
-    Returns:
-        From 0 to 1; NaN where there are fewer than k other images.
+    memory. NaN where there are fewer than k other images.
     """
     if k >= len(a):
         return torch.full((len(a),), math.nan, dtype=torch.float64)
@@ -70,15 +49,9 @@ def share_neighbours(
 def compare_features(
     a: Float[Tensor, "image dim"], b: Float[Tensor, "image dim"], blocks: Sequence[int]
 ) -> CkaEstimate:
-    """Linear CKA of features that are all in memory, with its interval.
+    """Linear CKA of features that are all in memory, with its jackknife interval over blocks.
 
-    Args:
-        a: Features of some images.
-        b: Other features of the same images, as wide.
-        blocks: Jackknife block of each image.
-
-    Returns:
-        The estimate; NaN where one of the two does not vary over the images.
+    NaN where one of the two does not vary over the images.
     """
     members = torch.tensor(blocks, device=a.device)
 

@@ -36,41 +36,24 @@ Curve = Float64[np.ndarray, " step"]
 def make_orders(
     values: Values, ties: Float64[np.ndarray, "draw patch"]
 ) -> Int[np.ndarray, "order patch"]:
-    """Order patches by decreasing value, ties at random.
-
-    Args:
-        values: The map.
-        ties: Random numbers that order patches of equal value, one row for each draw. All maps of
-            an image are given the same.
-
-    Returns:
-        One order for each draw if there are ties, otherwise the only one.
-    """
+    """Order patches by decreasing value; one order for each row of `ties` if values are equal."""
     draws = ties if len(np.unique(values)) < len(values) else ties[:1]
     return np.stack([np.lexsort((draw, -values)) for draw in draws])
 
 
 def make_prefixes(order: Order) -> Sets:
-    """The first k / 16 of an order, for k from 0 to 16: sets that are removed one after the other.
+    """The first k / 16 of an order: sets that are removed one after the other.
 
-    Args:
-        order: Patches, the first to be removed first.
-
-    Returns:
-        `NUM_STEPS` + 1 sets, from none to all. The k-th has round(k P / 16) of P patches.
+    `NUM_STEPS` + 1 sets, from none to all; the k-th has round(k P / 16) of P patches.
     """
     places = _invert(order)
     return places < _cut(len(order), NUM_STEPS)[:, None]
 
 
 def make_groups(order: Order) -> Sets:
-    """Cut an order into groups of about equal size.
+    """Cut an order, from the most important, into `NUM_GROUPS` disjoint sets of about equal size.
 
-    Args:
-        order: Patches, the most important first.
-
-    Returns:
-        `NUM_GROUPS` disjoint sets, or P if there are fewer patches.
+    Fewer than that if there are fewer patches.
     """
     places = _invert(order)
     bounds = np.unique(_cut(len(order), NUM_GROUPS))[:, None]
@@ -78,15 +61,7 @@ def make_groups(order: Order) -> Sets:
 
 
 def make_subsets(num_patches: int, generator: np.random.Generator) -> Sets:
-    """Draw random sets of 10, 20, 30, 40 and 50 % of the patches.
-
-    Args:
-        num_patches: P.
-        generator: Where the random numbers come from.
-
-    Returns:
-        `SUBSETS_EACH` sets of each size, of at least one patch.
-    """
+    """Draw `SUBSETS_EACH` random sets of each of `SUBSET_FRACTIONS` of patches, at least one."""
     sizes = np.repeat(SUBSET_FRACTIONS, SUBSETS_EACH) * num_patches
     counts = np.rint(sizes).clip(min=1)
     places = generator.random((len(counts), num_patches)).argsort(axis=1).argsort(axis=1)
@@ -95,17 +70,11 @@ def make_subsets(num_patches: int, generator: np.random.Generator) -> Sets:
 
 
 def compute_area(curve: Curve) -> float:
-    """Area under a curve, by trapezoids: a mean over the fraction of patches.
+    """Area under a curve, by trapezoids: (c_0 / 2 + c_1 + … + c_15 + c_16 / 2) / 16.
 
     With s while the most important patches are removed first, this is the deletion score (low for a
     faithful map). With s while they are added first, it is the insertion score (high). Both are in
     the unit of s and read only beside those of random orders.
-
-    Args:
-        curve: s at fractions 0, 1/16 … 1 of the patches.
-
-    Returns:
-        (c_0 / 2 + c_1 + … + c_15 + c_16 / 2) / 16.
 
     Source:
         Petsiuk et al., *RISE* (BMVC 2018).
@@ -119,13 +88,6 @@ def compute_gap(deletion: Curve, insertion: Curve) -> float:
     Inserting the most important patches first passes the same sets as removing the least important
     first, so this is ∫ (s_least − s_most) over the fraction removed. What shifts both curves alike
     cancels. The expectation over random orders is 0, because a reversed order has minus the gap.
-
-    Args:
-        deletion: s while the most important patches are removed first.
-        insertion: s while the most important patches are added first.
-
-    Returns:
-        The gap, in the unit of s.
     """
     return compute_area(insertion) - compute_area(deletion)
 
@@ -133,36 +95,22 @@ def compute_gap(deletion: Curve, insertion: Curve) -> float:
 def compute_skill(
     gap: Float64[np.ndarray, " map"], random: float, oracle: float
 ) -> Float64[np.ndarray, " map"]:
-    """Where maps stand between random orders and the order by single deletions.
+    """(gap − random) / (oracle − random): 0 for random orders, 1 for the order by δ, the oracle.
 
-    Args:
-        gap: Gaps of maps.
-        random: Gap of random orders.
-        oracle: Gap of the order by δ.
-
-    Returns:
-        (gap − random) / (oracle − random): 0 for random orders, 1 for the oracle. Patches interact,
-        so the oracle is a reference and not a bound: a map may have more than 1. NaN if the oracle
-        is not above random, because there is then no scale. Over several images use the ratio of
-        mean gaps: the mean of ratios belongs to the images with the smallest oracle.
+    Patches interact, so the oracle is a reference and not a bound: a map may have more than 1. NaN
+    if the oracle is not above random, because there is then no scale. Over several images use the
+    ratio of mean gaps: the mean of ratios belongs to the images with the smallest oracle.
     """
     scale = oracle - random
     return (gap - random) / scale if scale > 0 else np.full_like(gap, np.nan)
 
 
 def compute_rank(values: Values, deltas: Values) -> float:
-    """Spearman's correlation of a map with the single deletions.
+    """Spearman's ρ of a map with the single deletions δ.
 
-    Between the deletions of two removals this is the ceiling: no map can be expected to agree with
-    one removal better than another removal does.
-
-    Args:
-        values: The map.
-        deltas: δ of each patch.
-
-    Returns:
-        ρ from −1 to 1. 0 for a constant map, which ranks nothing; NaN if the deletions are
-        constant, or there are fewer than 4 patches.
+    0 for a constant map, which ranks nothing; NaN if the deletions are constant, or there are fewer
+    than 4 patches. Between the deletions of two removals this is the ceiling: no map can be
+    expected to agree with one removal better than another removal does.
     """
     if np.ptp(values) == 0 < np.ptp(deltas):
         return 0.0
@@ -172,18 +120,12 @@ def compute_rank(values: Values, deltas: Values) -> float:
 def compute_saco(
     means: Float64[np.ndarray, " group"], drops: Float64[np.ndarray, " group"]
 ) -> float:
-    """Salience-guided faithfulness: whether larger values of a map go with larger drops.
+    """Whether larger values of a map go with larger drops: Σ w / Σ |w|, from −1 to 1.
 
     For all pairs of groups i < j, from the most important: w = S_i − S_j if Δ_i ≥ Δ_j, otherwise
-    −(S_i − S_j). S and Δ are per patch, where the source has sums: if the groups are not of one
-    size, a larger group would otherwise look important in itself.
-
-    Args:
-        means: S, the map's mean in each group of `make_groups`.
-        drops: Δ = (s(∅) − s(group)) / size of each group.
-
-    Returns:
-        Σ w / Σ |w|, from −1 to 1; 0 for a constant map.
+    −(S_i − S_j), with S the map's mean in a group of `make_groups` and Δ = (s(∅) − s(group)) /
+    size. Both are per patch, where the source has sums: otherwise a larger group would look
+    important in itself. 0 for a constant map.
 
     Source:
         Wu et al., *On the Faithfulness of Vision Transformer Explanations* (CVPR 2024).
@@ -199,16 +141,12 @@ def compute_saco(
 def compute_infidelity(
     predicted: Float64[np.ndarray, " set"], drops: Float64[np.ndarray, " set"]
 ) -> float:
-    """How badly sums of a map predict what removing random subsets does.
+    """How badly sums of a map predict what removing random subsets S does.
 
-    Args:
-        predicted: p = Σ_{j ∈ S} m_j for each subset S.
-        drops: Δ = s(∅) − s(S) for each subset.
-
-    Returns:
-        min over β of mean (β p − Δ)² / var Δ. β makes the map's scale irrelevant. 0 is perfect, and
-        1 is what the mean of Δ would do. There is no upper bound, and a constant map may have less
-        than 1, because it knows how many patches go. NaN if Δ does not vary.
+    min over β of mean (β p − Δ)² / var Δ, with p = Σ_{j ∈ S} m_j and Δ = s(∅) − s(S); β makes the
+    map's scale irrelevant. 0 is perfect, and 1 is what the mean of Δ would do. There is no upper
+    bound, and a constant map may have less than 1, because it knows how many patches go. NaN if Δ
+    does not vary.
 
     Source:
         Yeh et al., *On the (In)fidelity and Sensitivity of Explanations* (NeurIPS 2019).
@@ -222,28 +160,17 @@ def compute_infidelity(
 
 
 def compute_completeness(total: float, target: float) -> float:
-    """How far a map's sum is from what it should sum to.
+    """|total − target| / |target|: how far a map's sum over all tokens is from what it should be.
 
-    Args:
-        total: Σ m over all tokens.
-        target: What the map should sum to, such as s(x) − s(x').
-
-    Returns:
-        |total − target| / |target|, from 0; NaN if the target is 0. It is a property of sums: an
-        unfaithful map may be complete.
+    NaN if the target is 0. It is a property of sums: an unfaithful map may be complete.
     """
     return abs(total - target) / abs(target) if target else float("nan")
 
 
 def compute_sensitivity(values: Values, disturbed: Float64[np.ndarray, "draw patch"]) -> float:
-    """The largest change of a map when the image hardly changes.
+    """Max over draws of ‖m(x + ε) − m(x)‖ / ‖m(x)‖, when the image hardly changes.
 
-    Args:
-        values: m(x).
-        disturbed: m(x + ε) for several draws of ε.
-
-    Returns:
-        max over draws of ‖m(x + ε) − m(x)‖ / ‖m(x)‖, from 0; NaN for a map of zeros.
+    NaN for a map of zeros.
 
     Source:
         Yeh et al., *On the (In)fidelity and Sensitivity of Explanations* (NeurIPS 2019).
@@ -255,28 +182,12 @@ def compute_sensitivity(values: Values, disturbed: Float64[np.ndarray, "draw pat
 
 
 def compute_sufficiency(insertion: Curve, fractions: Sequence[float]) -> list[float]:
-    """S with the most important patches alone, read off the curve.
-
-    Args:
-        insertion: s while the most important patches are added first.
-        fractions: Fractions of patches, such as 0.1.
-
-    Returns:
-        s at each fraction, interpolated between the curve's points.
-    """
+    """S with the most important patches alone, interpolated between the points of a curve."""
     return [float(value) for value in np.interp(fractions, FRACTIONS, insertion)]
 
 
 def compute_comprehensiveness(deletion: Curve, fractions: Sequence[float]) -> list[float]:
-    """What s loses without the most important patches, read off the curve.
-
-    Args:
-        deletion: s while the most important patches are removed first.
-        fractions: Fractions of patches, such as 0.1.
-
-    Returns:
-        s(∅) − s at each fraction, interpolated between the curve's points.
-    """
+    """What s loses without the most important patches, interpolated likewise."""
     return [float(deletion[0] - value) for value in np.interp(fractions, FRACTIONS, deletion)]
 
 

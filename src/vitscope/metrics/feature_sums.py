@@ -116,29 +116,27 @@ class FeatureSums:
 
     def estimate_cka(self, readout: str, part: str) -> CkaEstimate:
         """CKA between the full and a restricted output; NaN where one of them does not vary."""
-        full, kept = self.plan.comparisons[readout][part]
-        pairs = (full, kept), (full, full), (kept, kept)
-        return pair_estimates.estimate_cka(*(self.estimate_pair(pair) for pair in pairs))
+        return pair_estimates.estimate_cka(*self._compare(readout, part))
 
     def estimate_share(self, total: str, term: str) -> Estimate:
         """Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; NaN where the total does not vary."""
-        full, part = self.plan.shares[total][term]
-        return pair_estimates.estimate_share(
-            self.estimate_pair((full, part)), self.estimate_pair((full, full))
-        )
+        return pair_estimates.estimate_share(*self._divide(total, term))
 
     def replicate_cka(self, readout: str, part: str) -> Replicates:
         """Unbiased CKA between the full and a restricted output, and without each block."""
-        full, kept = self.plan.comparisons[readout][part]
-        pairs = (full, kept), (full, full), (kept, kept)
-        return pair_estimates.replicate_cka(*map(self.estimate_pair, pairs))
+        return pair_estimates.replicate_cka(*self._compare(readout, part))
 
     def replicate_share(self, total: str, term: str) -> Replicates:
         """The share of a term in the variance of its total, and without each block."""
+        return pair_estimates.replicate_share(*self._divide(total, term))
+
+    def _compare(self, readout: str, part: str) -> Iterator[PairEstimates]:
+        full, kept = self.plan.comparisons[readout][part]
+        return map(self.estimate_pair, ((full, kept), (full, full), (kept, kept)))
+
+    def _divide(self, total: str, term: str) -> Iterator[PairEstimates]:
         full, part = self.plan.shares[total][term]
-        return pair_estimates.replicate_share(
-            self.estimate_pair((full, part)), self.estimate_pair((full, full))
-        )
+        return map(self.estimate_pair, ((full, part), (full, full)))
 
     def estimate_pair(self, pair: Pair) -> PairEstimates:
         """Statistics of a pair, over all images and without one or two blocks."""

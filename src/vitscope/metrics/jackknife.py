@@ -109,20 +109,14 @@ def student_975(degrees: float) -> float:
 def compute_interval(
     estimate: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
 ) -> tuple[float, float] | None:
-    """95 % interval of an estimate from its delete-one-block values.
+    """95 % interval of an estimate θ from its values θ_(j) without each nonempty block j.
 
-    With h_j = n / m_j and pseudo-values h_j θ − (h_j − 1) θ_(j), the variance is the mean over
-    blocks of (pseudo-value_j − θ_J)² / (h_j − 1), θ_J their jackknife mean.
+    With n images, m_j in block j, h_j = n / m_j and pseudo-values h_j θ − (h_j − 1) θ_(j), the
+    variance is the mean over blocks of (pseudo-value_j − θ_J)² / (h_j − 1), θ_J their jackknife
+    mean. Cutting the interval at an upper bound of θ does not change its coverage.
 
-    Args:
-        estimate: θ over all images.
-        left_out: θ_(j) with block j left out, for each nonempty block.
-        sizes: Number of images m_j in each of those blocks.
-        at_most: Upper bound of θ. Cutting the interval there does not change its coverage.
-
-    Returns:
-        (low, high) around the estimate, or None where it is undefined: fewer than two blocks, an
-        undefined value, or at most one image outside the largest block.
+    None where it is undefined: fewer than two blocks, an undefined value, or at most one image
+    outside the largest block.
     """
     blocks, total = len(sizes), sum(sizes)
     if blocks < 2 or not all(math.isfinite(value) for value in (estimate, *left_out)):

@@ -34,12 +34,6 @@ class PairMoments:
     sum_qx: Float[Tensor, "*set dim_x"]  # Σ q x
     sum_py: Float[Tensor, "*set dim_y"]  # Σ p y
 
-    def __add__(self, other: "PairMoments") -> "PairMoments":
-        """Moments of the union with a disjoint set of images."""
-        return PairMoments(
-            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
-        )
-
     def __iadd__(self, other: "PairMoments") -> "PairMoments":
         """Add the moments of a disjoint set of images in place."""
         for field in fields(self):
@@ -96,28 +90,21 @@ def shift_moments(
     m, n = moments, moments.count
     a, b = offset_x, offset_y
     aa, bb = a @ a, b @ b
-    sum_x, sum_y = m.sum_x - n * a, m.sum_y - n * b
-    cross = m.cross - torch.outer(m.sum_x, b) - torch.outer(a, m.sum_y) + n * torch.outer(a, b)
     sum_p = m.sum_p - 2 * (a @ m.sum_x) + n * aa
     sum_q = m.sum_q - 2 * (b @ m.sum_y) + n * bb
     # Σ q' x' with q' = q − 2 b·y + bb and x' = x − a, and its mirror image.
-    sum_qx = m.sum_qx - 2 * (m.cross @ b) + bb * m.sum_x - sum_q * a
-    sum_py = m.sum_py - 2 * (a @ m.cross) + aa * m.sum_y - sum_p * b
-    sum_pq = (
-        (m.sum_pq - 2 * (b @ m.sum_py) + bb * m.sum_p)
-        - 2 * (a @ (m.sum_qx - 2 * (m.cross @ b) + bb * m.sum_x))
-        + aa * sum_q
-    )
+    of_qx = m.sum_qx - 2 * (m.cross @ b) + bb * m.sum_x
+    of_py = m.sum_py - 2 * (a @ m.cross) + aa * m.sum_y
     return PairMoments(
         count=n,
-        cross=cross,
-        sum_x=sum_x,
-        sum_y=sum_y,
+        cross=m.cross - torch.outer(m.sum_x, b) - torch.outer(a, m.sum_y) + n * torch.outer(a, b),
+        sum_x=m.sum_x - n * a,
+        sum_y=m.sum_y - n * b,
         sum_p=sum_p,
         sum_q=sum_q,
-        sum_pq=sum_pq,
-        sum_qx=sum_qx,
-        sum_py=sum_py,
+        sum_pq=(m.sum_pq - 2 * (b @ m.sum_py) + bb * m.sum_p) - 2 * (a @ of_qx) + aa * sum_q,
+        sum_qx=of_qx - sum_q * a,
+        sum_py=of_py - sum_p * b,
     )
 
 

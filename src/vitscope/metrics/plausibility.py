@@ -12,14 +12,9 @@ Shares = Float64[np.ndarray, " patch"]
 
 
 def compute_pointing(values: Values, shares: Shares) -> float:
-    """Whether the largest value is on the object.
+    """Whether the largest value is on the object: 1 or 0.
 
-    Args:
-        values: The map.
-        shares: Share of each patch that the mask covers.
-
-    Returns:
-        1 or 0; if several patches share the largest value, the part of them that is on the object.
+    If several patches share the largest value, the part of them that is on the object.
 
     Source:
         Zhang et al., *Top-down Neural Attention by Excitation Backprop* (ECCV 2016).
@@ -28,15 +23,10 @@ def compute_pointing(values: Values, shares: Shares) -> float:
 
 
 def compute_mass_in_mask(values: Values, shares: Shares) -> float:
-    """The part of a map's positive values that is on the object.
+    """Σ_j share_j m_j⁺ / Σ_j m_j⁺: the part of a map's positive values that is on the object.
 
-    Args:
-        values: The map.
-        shares: Share of each patch that the mask covers.
-
-    Returns:
-        Σ_j share_j m_j⁺ / Σ_j m_j⁺, from 0 to 1; to be read against the mask's area, mean share,
-        which a constant map has. NaN if no value is positive.
+    To be read against the mask's area, mean share, which a constant map has. NaN if no value is
+    positive.
     """
     positive = values.clip(min=0)
     total = positive.sum()
@@ -44,15 +34,9 @@ def compute_mass_in_mask(values: Values, shares: Shares) -> float:
 
 
 def compute_average_precision(values: Values, shares: Shares) -> float:
-    """Average precision of finding the object's patches by their values.
+    """Σ_n (R_n − R_{n−1}) P_n over thresholds: finding the object's patches by their values.
 
-    Args:
-        values: The map.
-        shares: Share of each patch that the mask covers.
-
-    Returns:
-        Σ_n (R_n − R_{n−1}) P_n over thresholds, from 0 to 1; a random map has the part of patches
-        that belong to the object. NaN if no patch does.
+    A random map has the part of patches that belong to the object. NaN if no patch does.
     """
     on_object = _is_object(shares)
     if not on_object.any():

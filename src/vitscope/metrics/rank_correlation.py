@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float64
 
+Numbers = Float64[np.ndarray, " pair"]
+
 MIN_PAIRS = 4
 """Fewest pairs for a correlation: the interval divides by √(n − 3)."""
 
@@ -34,9 +36,7 @@ class AdjustedCorrelation(RankCorrelation):
     p_holm: float  # the p value after Holm's correction for their number
 
 
-def correlate_ranks(
-    first: Float64[np.ndarray, " pair"], second: Float64[np.ndarray, " pair"]
-) -> RankCorrelation:
+def correlate_ranks(first: Numbers, second: Numbers) -> RankCorrelation:
     """Spearman's ρ: Pearson's correlation of the ranks, ties given their mean rank.
 
     The interval is tanh(artanh ρ ± 1.96 √((1 + ρ² / 2) / (n − 3))). The p value is that of
@@ -69,10 +69,10 @@ def correlate_ranks(
     return RankCorrelation(rho, _compute_interval(rho, n), max(p, smallest), n)
 
 
-def _rank(values: Float64[np.ndarray, " pair"]) -> Float64[np.ndarray, " pair"]:
+def _rank(values: Numbers) -> Numbers:
     # From 1; ties get their mean rank.
     _, places, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: Float64[np.ndarray, " pair"] = (np.cumsum(counts) - (counts - 1) / 2)[places]
+    ranks: Numbers = (np.cumsum(counts) - (counts - 1) / 2)[places]
     return ranks
 
 

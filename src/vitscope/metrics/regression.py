@@ -8,6 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64, Integer
 
+Numbers = Float64[np.ndarray, " image"]
+Columns = Float64[np.ndarray, "image covariate"]
+Coefficients = Float64[np.ndarray, " covariate"]
+Groups = Integer[np.ndarray, " image"]
+
 MIN_IMAGES_PER_COVARIATE = 10
 """Fewest images per covariate in the regression."""
 
@@ -35,11 +40,7 @@ class Regression:
     undefined: str | None = None
 
 
-def regress(
-    covariates: Mapping[str, Float64[np.ndarray, " image"]],
-    target: Float64[np.ndarray, " image"],
-    groups: Integer[np.ndarray, " image"],
-) -> Regression:
+def regress(covariates: Mapping[str, Numbers], target: Numbers, groups: Groups) -> Regression:
     """Ridge regression, cross-validated by leaving one group of images out at a time.
 
     For every group, the covariates are standardised and b, c and λ are fitted on the other groups
@@ -71,9 +72,7 @@ def regress(
     )
 
 
-def _select_covariates(
-    covariates: Mapping[str, Float64[np.ndarray, " image"]], target: Float64[np.ndarray, " image"]
-) -> list[str]:
+def _select_covariates(covariates: Mapping[str, Numbers], target: Numbers) -> list[str]:
     known = np.isfinite(target)
     finite = {name: np.isfinite(values) & known for name, values in covariates.items()}
     names = [name for name in covariates if 2 * finite[name].sum() >= known.sum()]
@@ -86,15 +85,11 @@ def _select_covariates(
         names = varying
 
 
-def _varies(values: Float64[np.ndarray, " image"]) -> bool:
+def _varies(values: Numbers) -> bool:
     return bool(values.size and np.ptp(values) > 0)
 
 
-def _explain_undefined(
-    num_covariates: int,
-    target: Float64[np.ndarray, " image"],
-    groups: Integer[np.ndarray, " image"],
-) -> str | None:
+def _explain_undefined(num_covariates: int, target: Numbers, groups: Groups) -> str | None:
     needed = MIN_IMAGES_PER_COVARIATE * num_covariates
     if not _varies(target):
         return "the target does not vary"
@@ -108,23 +103,23 @@ def _explain_undefined(
 
 
 class _Ridge(NamedTuple):
-    mean: Float64[np.ndarray, " covariate"]
-    std: Float64[np.ndarray, " covariate"]
-    coefficients: Float64[np.ndarray, " covariate"]
+    mean: Coefficients
+    std: Coefficients
+    coefficients: Coefficients
     constant: float
 
-    def predict(self, x: Float64[np.ndarray, "image covariate"]) -> Float64[np.ndarray, " image"]:
+    def predict(self, x: Columns) -> Numbers:
         predicted: np.ndarray = self.constant + (x - self.mean) / self.std @ self.coefficients
         return predicted
 
 
-def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " image"]) -> _Ridge:
+def _fit(x: Columns, y: Numbers) -> _Ridge:
     mean, std = x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
     u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
     constant = float(y.mean())
     rotated = u.T @ (y - constant)
 
-    def shrink(penalty: float) -> Float64[np.ndarray, " covariate"]:
+    def shrink(penalty: float) -> Coefficients:
         return s**2 / (s**2 + len(y) * penalty)
 
     def leave_one_out(penalty: float) -> float:
@@ -137,11 +132,7 @@ def _fit(x: Float64[np.ndarray, "image covariate"], y: Float64[np.ndarray, " ima
     return _Ridge(mean, std, coefficients, constant)
 
 
-def _cross_validate(
-    x: Float64[np.ndarray, "image covariate"],
-    y: Float64[np.ndarray, " image"],
-    groups: Integer[np.ndarray, " image"],
-) -> float:
+def _cross_validate(x: Columns, y: Numbers, groups: Groups) -> float:
     error = total = 0.0
     for group in np.unique(groups):
         held_out = groups == group

@@ -1,17 +1,17 @@
 """Tokens that the attention of a block does not see, or sees without reading."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from vitscope.errors import UnsupportedModelError
+from vitscope.maps.attention_calls import BlockAttentions
+from vitscope.maps.functions import as_bias
 from vitscope.models.blocks import Heads
-from vitscope.remedies.attention_calls import AttentionCalls
 
 _UNSEEN = -1e30
 """Added to a logit: a weight of exactly 0, and no NaN where all are unseen."""
@@ -19,76 +19,63 @@ _UNSEEN = -1e30
 
 @dataclass(frozen=True)
 class Hiding:
-    """How tokens are hidden.
+    """How tokens are hidden."""
 
-    Attributes:
-        how: "mask" takes their attention away and renormalises, "unread" keeps it and drops what
-            it would read.
-        rows: Whose attention: that of the "cls" row, or of "all" tokens.
-    """
-
+    # "mask" takes their attention away and renormalises, "unread" keeps it and drops what it would
+    # read
     how: Literal["mask", "unread"]
+    # whose attention: that of the "cls" row, or of "all" tokens
     rows: Literal["cls", "all"] = "all"
 
 
-class HiddenTokens(AttentionCalls):
+class HiddenTokens(BlockAttentions):
     """The tokens that are hidden in each block while a model runs."""
+
+    advice: ClassVar[str] = (
+        "vitscope cannot hide tokens from the attention of this model; call set_attn_implementation"
+        "('sdpa') on a model of transformers, or choose another edit"
+    )
 
     def __init__(self) -> None:
         """Start with no tokens."""
         super().__init__()
         self.by_layer: dict[int, Hiding] = {}
         self._places: dict[int, Bool[Tensor, "batch heads key"]] = {}
-        self._layer: int | None = None
         self._query: int | None = None
-        self._num_edited = 0
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Hide them in the forward that runs in the context."""
-        self._layer = None
-        if not self.by_layer:
-            yield
-            return
-        with self:
+        self.layer = None
+        with self if self.by_layer else nullcontext():
             yield
 
-    def enter(self, layer: int, places: Bool[Tensor, "batch *head key"], query: int | None) -> None:
+    def place(self, layer: int, places: Bool[Tensor, "batch *head key"], query: int | None) -> None:
         """Start a block; places are those of every head, unless they have an axis for heads."""
-        self._layer, self._query, self._num_edited = layer, query, 0
+        self.enter(layer)
+        self._query = query
         self._places[layer] = places if places.ndim == 3 else places.unsqueeze(1)
-
-    def leave(self) -> None:
-        """End a block, whose attention must have been edited."""
-        layer, self._layer = self._layer, None
-        if self._num_edited != 1:
-            raise UnsupportedModelError(
-                f"{self._num_edited} attentions were found in block {layer}, expected 1: vitscope "
-                "cannot hide tokens from the attention of this model; call set_attn_implementation"
-                "('sdpa') on a model of transformers, or choose another edit"
-            )
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether a block with hidden tokens is running."""
-        return self._layer is not None
 
     @property
     def _hiding(self) -> Hiding:
-        assert self._layer is not None
-        return self.by_layer[self._layer]
+        assert self.layer is not None
+        return self.by_layer[self.layer]
+
+    @property
+    def _hidden(self) -> Bool[Tensor, "batch heads key"]:
+        assert self.layer is not None
+        return self._places[self.layer]
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         """Run fused attention without what is hidden."""
         query, key, value, *others = given
-        assert self._layer is not None
-        hidden = self._places[self._layer]
-        self._num_edited += 1
+        hidden = self._hidden
+        self.num_seen += 1
         if self._hiding.how == "mask":
             mask = others.pop(0) if others else named.pop("attn_mask", None)
             added = self._make_bias(hidden, query)
             if mask is not None:
-                added = added + _as_bias(mask, query)
+                added = added + as_bias(mask, query)
             return call(query, key, value, added, *others, **named)
         if self._hiding.rows == "all":
             return call(query, key, value.masked_fill(hidden[..., None], 0), *others, **named)
@@ -107,25 +94,20 @@ class HiddenTokens(AttentionCalls):
         """Logits of an attention that the model's code computes step by step."""
         if self._hiding.how != "mask":
             return logits
-        assert self._layer is not None
-        self._num_edited += 1
-        return logits + self._make_bias(self._places[self._layer], logits)
+        self.num_seen += 1
+        return logits + self._make_bias(self._hidden, logits)
 
     def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
         """Multiply the weights of such an attention by the values."""
-        return call(self._edit_weights(weights), values)
-
-    def _edit_weights(self, weights: Tensor) -> Tensor:
-        if self._hiding.how != "unread":
-            return weights
-        assert self._layer is not None
-        self._num_edited += 1
-        hidden = self._places[self._layer].unsqueeze(2)
-        if self._hiding.rows == "all":
-            return weights.masked_fill(hidden, 0)
-        read = weights.clone()
-        read[:, :, self._query] = weights[:, :, self._query].masked_fill(hidden[:, :, 0], 0)
-        return read
+        if self._hiding.how == "unread":
+            self.num_seen += 1
+            if self._hiding.rows == "all":
+                weights = weights.masked_fill(self._hidden.unsqueeze(2), 0)
+            else:
+                row = weights[:, :, self._query].masked_fill(self._hidden, 0)
+                weights = weights.clone()
+                weights[:, :, self._query] = row
+        return call(weights, values)
 
     def edit_heads(self, layer: int, heads: Heads) -> Heads:
         """The account of the [CLS] row: the same edit of its logits or values."""
@@ -150,9 +132,3 @@ def _make_row(hidden: Bool[Tensor, "batch heads key"], like: Tensor) -> Tensor:
     unseen = max(_UNSEEN, torch.finfo(like.dtype).min)
     zeros = torch.zeros(hidden.shape, dtype=like.dtype, device=like.device)
     return zeros.masked_fill(hidden, unseen)
-
-
-def _as_bias(mask: Tensor, query: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask
-    return torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, -torch.inf)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vitscope.errors import UsageError
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import run_blocks, take_patches
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.editor import Editor, Running, Tokens
@@ -27,14 +27,10 @@ from vitscope.results.number_text import write_percent
 
 @dataclass(frozen=True, eq=False)
 class Directions:
-    """The defect direction of every depth from 1: after the first block, and so on.
+    """The defect direction of every depth from 1: after the first block, and so on."""
 
-    Attributes:
-        by_depth: Unit vectors; their sign has no meaning.
-        dominance: By depth, the first singular value over the second: near 1 there is no direction.
-    """
-
-    by_depth: Mapping[int, Float64[Tensor, " dim"]]
+    by_depth: Mapping[int, Float64[Tensor, " dim"]]  # unit vectors; their sign has no meaning
+    # by depth, the first singular value over the second: near 1 there is no direction
     dominance: Mapping[int, float]
 
     def save(self) -> dict[str, Tensor]:
@@ -69,30 +65,13 @@ class Directions:
 def find_directions(
     vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
 ) -> Directions:
-    r"""Find the defect direction of every depth from the weights alone.
-
-    The first left singular vector of A_ℓ ⋯ A_0, where
-
-        A = (γ₂ W₂ W diag(w₂) C + I) (γ₁ W_O W_V diag(w₁) C + I),  C = I − 11ᵀ/d
-
-    is the linear part of a block and W the linear map nearest to its MLP's neurons.
-
-    Args:
-        vit: The model.
-        num_samples: Fit W to this number of normal tokens. By default it is computed in closed
-            form for plain and gated activations, and fitted to 100,000 tokens for other MLPs.
-        seed: Seed of these tokens.
-
-    Returns:
-        The directions, in float64.
-
-    Raises:
-        UsageError: If there are fewer samples than dimensions.
-        UnsupportedModelError: If the blocks are not pre-norm blocks with plain linear layers.
-
-    Source:
-        SINDER (Wang et al., ECCV 2024), which samples W.
-    """
+    """Find the defect direction of every depth from the weights alone."""
+    # The first left singular vector of A_ℓ ⋯ A_0, where
+    #
+    #     A = (γ₂ W₂ W diag(w₂) C + I) (γ₁ W_O W_V diag(w₁) C + I),  C = I − 11ᵀ/d
+    #
+    # is the linear part of a block and W the linear map nearest to its MLP's neurons, which SINDER
+    # samples: in closed form if these are known, or fitted to `num_samples` normal tokens.
     if num_samples is not None and num_samples <= vit.info.embed_dim:
         raise UsageError(
             f"num_samples was given as {num_samples}: expected more than the {vit.info.embed_dim} "
@@ -119,25 +98,15 @@ def compute_alignment(
 
 
 class DepthAlignment(NamedTuple):
-    """Patches and the predicted direction at one depth, over images.
+    """Patches and the predicted direction at one depth, over images."""
 
-    Attributes:
-        depth: From 1: after the first block.
-        mean: Mean |cos| of patches with the direction.
-        highest: The largest |cos|.
-        histogram: Number of patches with |cos| in each of 20 equal bins from 0 to 1.
-        variance_share: Share of the patches' variance along the direction.
-        num_defects: Number of high-norm patches, by the threshold.
-        angle: Degrees from the predicted direction to the mean direction of these patches; None
-            without any.
-    """
-
-    depth: int
-    mean: float
-    highest: float
-    histogram: tuple[int, ...]
-    variance_share: float
-    num_defects: int
+    depth: int  # from 1: after the first block
+    mean: float  # mean |cos| of patches with the direction
+    highest: float  # the largest |cos|
+    histogram: tuple[int, ...]  # number of patches with |cos| in each of 20 equal bins from 0 to 1
+    variance_share: float  # share of the patches' variance along the direction
+    num_defects: int  # number of high-norm patches, by the threshold
+    # degrees from the predicted direction to the mean direction of these patches; None without any
     angle: float | None
 
 
@@ -151,21 +120,7 @@ def measure_directions(
     *,
     threshold: float | None = None,
 ) -> list[DepthAlignment]:
-    """Compare predicted directions with the patches of images.
-
-    Args:
-        vit: The model.
-        read: Gives preprocessed images in batches, on the model's device; it is called twice
-            unless `threshold` is given.
-        directions: Those that `find_directions` gave.
-        threshold: Least norm of a high-norm patch, in place of the one fitted at each depth.
-
-    Returns:
-        One entry for each depth.
-
-    Raises:
-        UsageError: If there are no images.
-    """
+    """The patches of images beside the directions, by depth; `threshold` replaces fitted ones."""
     found = None if threshold is not None else fit_high_norm(vit, read)
     sums = {
         depth: _Sums(direction, threshold if found is None else found[depth].threshold)
@@ -174,11 +129,9 @@ def measure_directions(
     count = 0
     for pixels in read():
         count += len(pixels)
-        patches = Running(vit.make_layout(*pixels.shape[-2:]), pixels).find_patches
-        streams = run_blocks(vit, pixels).streams
+        layout, streams = vit.make_layout(*pixels.shape[-2:]), run_blocks(vit, pixels).streams
         for depth, each in sums.items():
-            part = patches(streams[depth])
-            each.add(streams[depth][:, part.start : part.stop])
+            each.add(take_patches(layout, streams[depth]))
     if not count:
         raise UsageError("there are no images to measure directions on: give one or more")
     return [each.finish(depth) for depth, each in sums.items()]
@@ -287,15 +240,13 @@ class ProjectDirection(Remedy):
     def _project(
         self, direction: Float64[Tensor, " dim"], tokens: Tokens, running: Running
     ) -> Tokens:
-        patches = running.find_patches(tokens)
-        part = tokens[:, patches.start : patches.stop]
-        unit = direction.to(tokens)
+        part, unit = running.take_patches(tokens), direction.to(tokens)
         alignment = compute_alignment(part, direction)
         deviation, mean = torch.std_mean(alignment, dim=1, keepdim=True, correction=0)
         defects = alignment > mean + self.deviations * deviation
         along = (part @ unit).masked_fill(~defects, 0)
         projected = tokens.clone()
-        projected[:, patches.start : patches.stop] -= along.unsqueeze(-1) * unit
+        running.take_patches(projected).sub_(along.unsqueeze(-1) * unit)
         return projected
 
 

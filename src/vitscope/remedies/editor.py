@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
-from vitscope.maps.passes import find_patches
+from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.models.edits import Edit, EditHook, make_ended
@@ -33,14 +33,9 @@ Places = Bool[Tensor, "batch token"]
 
 @dataclass(frozen=True, eq=False)
 class Running:
-    """The images that an edited model is running on.
+    """The images that an edited model is running on."""
 
-    Attributes:
-        layout: Which token is what, inserted tokens included.
-        pixels: The images.
-    """
-
-    layout: TokenLayout
+    layout: TokenLayout  # which token is what, inserted tokens included
     pixels: Pixels
 
     @cached_property
@@ -53,6 +48,10 @@ class Running:
     def find_patches(self, tokens: Tokens) -> range:
         """Positions of the patches in a residual stream."""
         return find_patches(self.layout, tokens.shape[1])
+
+    def take_patches(self, tokens: Tensor) -> Tensor:
+        """The patches of a residual stream: a view."""
+        return take_patches(self.layout, tokens)
 
     def find_group(self, group: str, tokens: Tokens) -> Places:
         """Places of a group of tokens, the same in every image."""
@@ -149,7 +148,7 @@ class Editor:
     def edit_neurons(self, layer: int, function: TokenEdit) -> None:
         """Edit the neurons of a block's MLP: the input of its last linear layer."""
         linear = find_neurons(self.vit, layer)
-        self._hooks.append((linear, "input", partial(_edit_neurons, self._state, function)))
+        self._hooks.append((linear, "input", partial(_edit_input, self._state, function)))
 
     def edit_skip(self, layer: int, function: RowEdit) -> None:
         """Edit the row that the attention branch is added to, for [CLS] alone."""
@@ -174,7 +173,7 @@ class Editor:
             self.require_cls()
         block, hidden = self.vit.encoder_blocks[layer], self._state.hidden
         self._hooks.append((block, "input", partial(_find_hidden, self._state, layer, find)))
-        self._hooks.append((block, "output", partial(_leave, hidden)))
+        self._hooks.append((block, "output", hidden.leave))
         hidden.by_layer[layer] = hiding
         if layer in self._blocks:
             parts = self._blocks[layer]
@@ -315,8 +314,10 @@ def _edit_input(
     _: nn.Module,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
+) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
     stream = take_stream(take_input(args, kwargs))
+    if stream.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
+        return None
     return replace_input(args, kwargs, function(stream, state.now))
 
 
@@ -324,19 +325,6 @@ def _edit_output(
     state: _State, function: TokenEdit, _: nn.Module, __: object, output: object
 ) -> Any:
     return replace_output(output, function(take_stream(output), state.now))
-
-
-def _edit_neurons(
-    state: _State,
-    function: TokenEdit,
-    _: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    neurons = take_input(args, kwargs)
-    if neurons.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
-        return None
-    return replace_input(args, kwargs, function(neurons, state.now))
 
 
 def _keep_skip(
@@ -383,11 +371,7 @@ def _find_hidden(
 ) -> None:
     running = state.now
     places = find(take_stream(take_input(args, kwargs)), running)
-    state.hidden.enter(layer, places, running.layout.query)
-
-
-def _leave(hidden: HiddenTokens, *_: object) -> None:
-    hidden.leave()
+    state.hidden.place(layer, places, running.layout.query)
 
 
 def _hide_heads(

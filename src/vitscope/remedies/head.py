@@ -23,7 +23,7 @@ from vitscope.errors import UsageError
 from vitscope.files.json_files import dump_json
 from vitscope.files.tensor_files import RowFiles
 from vitscope.files.typed_json import read_typed
-from vitscope.maps.passes import find_patches, gradients_set, run_blocks
+from vitscope.maps.passes import gradients_set, run_blocks, take_patches
 from vitscope.metrics.agreement import compare_features, knn_overlap, mean_cosine
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import NUM_BLOCKS
@@ -46,48 +46,29 @@ _DESCRIPTION = "description"
 
 @dataclass(frozen=True, kw_only=True)
 class Fidelity:
-    """How well a head's features f' agree with the model's own f, on held-out images.
+    """How well a head's features f' agree with the model's own f, on held-out images."""
 
-    Attributes:
-        num_images: Number of these images.
-        cosine: Mean cos(f, f').
-        cosine_of_mean: The same with the mean of f in place of f', which tells nothing of an image.
-        cka: Centred linear CKA of f and f'.
-        knn_overlap: Fraction of the 10 nearest neighbours that they share; NaN below 11 images.
-    """
-
-    num_images: int
-    cosine: float
+    num_images: int  # number of these images
+    cosine: float  # mean cos(f, f')
+    # the same with the mean of f in place of f', which tells nothing of an image
     cosine_of_mean: float
-    cka: CkaEstimate
-    knn_overlap: float
+    cka: CkaEstimate  # centred linear CKA of f and f'
+    knn_overlap: float  # fraction of the 10 nearest neighbours that they share; NaN below 11 images
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeadDescription:
-    """What a head was made of.
+    """What a head was made of."""
 
-    Attributes:
-        model: Id of the model.
-        model_hash: Digest of its weights and edits, by `hash_backbone`.
-        depth: Depth of the patches: the output of the last block.
-        num_heads: Attention heads.
-        seed: Seed of the first weights and of the order of the images.
-        epochs: Times that each image was fitted to.
-        steps: Steps of the optimiser.
-        num_images: Number of images it was fitted to.
-        fidelity: Agreement with the model's own feature on other images.
-    """
-
-    model: str
-    model_hash: str
-    depth: int
-    num_heads: int
-    seed: int
-    epochs: int
-    steps: int
-    num_images: int
-    fidelity: Fidelity
+    model: str  # id of the model
+    model_hash: str  # digest of its weights and edits, by `hash_backbone`
+    depth: int  # depth of the patches: the output of the last block
+    num_heads: int  # attention heads
+    seed: int  # seed of the first weights and of the order of the images
+    epochs: int  # times that each image was fitted to
+    steps: int  # steps of the optimiser
+    num_images: int  # number of images it was fitted to
+    fidelity: Fidelity  # agreement with the model's own feature on other images
 
     def describe(self) -> str:
         """The head in one sentence."""
@@ -153,6 +134,7 @@ class AttentiveHead(Remedy):
     """
 
     name: ClassVar[str] = "attentive-head"
+    is_affine: ClassVar[bool] = True
     epochs: int = 50
     seed: int = 0
     head: DistilledHead | None = None
@@ -164,11 +146,6 @@ class AttentiveHead(Remedy):
             object.__setattr__(self, "measured_on", origin)
         if self.epochs < 1:
             raise UsageError(f"epochs was given as {self.epochs}: expected 1 or more")
-
-    @property
-    def is_traced(self) -> bool:
-        """See `Remedy.is_traced`."""
-        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Distil the head."""
@@ -190,20 +167,7 @@ class AttentiveHead(Remedy):
 
 
 def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) -> DistilledHead:
-    """Fit a head to the model's own global feature.
-
-    Args:
-        vit: The model, which is not changed.
-        read: Gives preprocessed images in batches, on the model's device; called once.
-        epochs: Times that each image is fitted to.
-        seed: Seed of the first weights and of the order of the images.
-
-    Returns:
-        The head, the same on a CPU for the same images and seed.
-
-    Raises:
-        UsageError: If no image is left to fit to, or to measure its fidelity on.
-    """
+    """Fit a head to the model's own global feature; on a CPU the same for the same images."""
     with tempfile.TemporaryDirectory(prefix="vitscope-head-") as folder:
         images = _keep_patches(vit, read, Path(folder))
         chosen = [number % _HELD_OUT != 0 for number in images.numbers]
@@ -215,7 +179,10 @@ def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) ->
                 f"{len(fit) + len(held)} different images were given, {len(fit)} to fit a head to "
                 f"and {len(held)} to measure it on (one in {_HELD_OUT}, by a hash): give more"
             )
-        module = _make_head(vit, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            module = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
+        module.to(vit.parameter.device, vit.parameter.dtype)
         steps = _fit(vit, module, images, fit, epochs, seed)
         fidelity = _measure(vit, module, images, fit, held)
     description = HeadDescription(
@@ -257,9 +224,8 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
             if not new:
                 continue
             run = run_blocks(vit, pixels[list(new.values())])
-            tokens = run.streams[-1]
-            patches = find_patches(layout, tokens.shape[1])
-            normed = layer_norm(tokens[:, patches.start : patches.stop], tokens.shape[-1:])
+            patches = take_patches(layout, run.streams[-1])
+            normed = layer_norm(patches, patches.shape[-1:])
             rows = normed.detach().half().flatten(1).cpu().numpy()
             files.append({"patches": rows})
             features.append(run.feature.detach())
@@ -268,13 +234,6 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
     if not numbers:
         raise UsageError("there are no images to fit a head to: give some")
     return _Images([*numbers], torch.cat(features), files.open_rows()["patches"])
-
-
-def _make_head(vit: ViTAdapter, seed: int) -> PoolingHead:
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        head = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
-    return head.to(vit.parameter.device, vit.parameter.dtype)
 
 
 def _fit(

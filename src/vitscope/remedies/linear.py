@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vitscope.errors import UnsupportedModelError
+from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import Hooks, run_blocks
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import replace_input, take_input, take_stream
-from vitscope.remedies.attention_calls import AttentionCalls
 from vitscope.remedies.editor import find_neurons
 
 Matrix = Float64[Tensor, "dim dim"]
@@ -39,21 +38,17 @@ _DENSITY = (-_NODES.square() / 2).softmax(dim=0)
 
 @dataclass(frozen=True, eq=False)
 class LinearBlock:
-    r"""The linear part of a block, x ↦ (M N₂ + I)(V N₁ + I) x, without biases.
+    """The linear part of a block, x ↦ (M N₂ + I)(V N₁ + I) x, without biases."""
 
-    Attributes:
-        values: V = γ₁ ∘ W_O W_V, all heads together: what attention adds for a token that is read
-            with weight 1.
-        attention_norm: N₁ = diag(w) C with C = I − 11ᵀ/d: the first norm, but for the token's
-            scale; an RMS norm has C = I.
-        mlp: M = γ₂ ∘ W₂ W, where W is the linear map nearest to the MLP's neurons on normal tokens.
-        mlp_norm: N₂.
-    """
-
+    # V = γ₁ ∘ W_O W_V, all heads together: what attention adds for a token that is read with weight
+    # 1
     values: Matrix
+    # N₁ = diag(w) C with C = I − 11ᵀ/d: the first norm, but for the token's scale; an RMS norm has
+    # C = I
     attention_norm: Matrix
+    # M = γ₂ ∘ W₂ W, where W is the linear map nearest to the MLP's neurons on normal tokens
     mlp: Matrix
-    mlp_norm: Matrix
+    mlp_norm: Matrix  # N₂
 
     def multiply(self) -> Matrix:
         """The map as one matrix."""
@@ -64,15 +59,10 @@ class LinearBlock:
 def linearise_blocks(
     vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
 ) -> Iterator[LinearBlock]:
-    """The linear part of each block in order, on the CPU.
-
-    W is E[∂n/∂x] over x ~ N(0, I) for neurons n(x). For n = φ(a) and n = φ(a) ∘ c, with a and c
-    affine in x, Stein's lemma makes it one integral over a normal variable for each neuron. For
-    other MLPs, or all with `num_samples`, it is the least squares of n(x) on seeded samples of x.
-
-    Yields:
-        One block at a time, with matrices in float64.
-    """
+    """The linear part of each block in order, on the CPU, in float64."""
+    # W is E[∂n/∂x] over x ~ N(0, I) for neurons n(x). For n = φ(a) and n = φ(a) ∘ c, with a and c
+    # affine in x, Stein's lemma makes it one integral over a normal variable for each neuron. For
+    # other MLPs, or all with `num_samples`, it is the least squares of n(x) on seeded samples of x.
     for block in list_row_blocks(vit):
         with vit.undisturbed(), torch.no_grad():
             linear = _linearise(block, num_samples, seed)
@@ -118,7 +108,9 @@ class RowBlock:
         linears = [call for call in calls if isinstance(call.module, nn.Linear)]
         read = linears[-2].given if len(linears) > 1 else None
         mlp_norm = next((call.module for call in norms if call.output is read), None)
-        if mlp_norm is None or norms[0] is not self._find_first(calls):
+        shape = self._stream.shape
+        first = next((c for c in calls if getattr(c.given, "shape", None) == shape), None)
+        if mlp_norm is None or norms[0] is not first:
             raise UnsupportedModelError(
                 f"{type(module).__name__} does not compute r = x + attention(norm(x)), then r + "
                 "mlp(norm(r)): it has no linear part to take directions from"
@@ -126,10 +118,6 @@ class RowBlock:
         # A gate and what it gates are one layer, or two with the same input.
         self._first: list[Any] = [call.module for call in linears[:-1] if call.given is read]
         self.attention_norm, self.mlp_norm = norms[0].module, mlp_norm
-
-    def _find_first(self, calls: Sequence[_Call]) -> _Call | None:
-        shape = self._stream.shape
-        return next((c for c in calls if getattr(c.given, "shape", None) == shape), None)
 
     def run(self, outputs: Mapping[nn.Module, Rows], *, neurons: Rows) -> Rows:
         """What the block adds to tokens of 0, given outputs of modules and the MLP's neurons."""
@@ -178,9 +166,8 @@ class RowBlock:
             output = take_stream(self._module(*args, **kwargs))
         if attention.num_calls != 1:
             raise UnsupportedModelError(
-                f"{attention.num_calls} attentions were found in a block, expected 1: call "
-                "set_attn_implementation('sdpa') on a model of transformers, or choose another "
-                "model"
+                f"{attention.num_calls} attentions were found in a block, expected 1: "
+                f"{BlockAttentions.advice}"
             )
         return output
 
@@ -208,10 +195,9 @@ def list_row_blocks(vit: ViTAdapter) -> Sequence[RowBlock]:
 
     @contextmanager
     def attached() -> Iterator[None]:
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for block in vit.encoder_blocks:
-                handle = block.register_forward_pre_hook(OwnHook(keep), with_kwargs=True)
-                stack.callback(handle.remove)
+                hooks.before(block, keep)
             yield
 
     pixels = vit.parameter.new_zeros(1, 3, *vit.preprocessing.size)

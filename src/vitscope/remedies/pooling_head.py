@@ -9,11 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.layout import TokenLayout, make_layout
-from vitscope.maps.passes import find_patches
+from vitscope.maps.passes import Hooks, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.info import count_parameters
 from vitscope.models.parts import make_packed_pooling
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import take_stream
 
 Rows = Float[Tensor, "batch dim"]
@@ -102,11 +101,8 @@ def _run(vit: ViTAdapter, head: PoolingHead, pixels: Pixels) -> Float[Tensor, "b
     def keep(_: nn.Module, __: object, output: Any) -> None:
         kept.append(take_stream(output))
 
-    # Made last, so that it sees what other hooks make of the output.
-    handle = vit.encoder_blocks[-1].register_forward_hook(OwnHook(keep))
-    try:
+    with Hooks() as hooks:
+        # Made last, so that it sees what other hooks make of the output.
+        hooks.after(vit.encoder_blocks[-1], keep)
         vit.run(pixels)
-    finally:
-        handle.remove()
-    patches = find_patches(_lay_out(vit, *pixels.shape[-2:]), kept[0].shape[1])
-    return vit.embed_row(head(kept[0][:, patches.start : patches.stop]))
+    return vit.embed_row(head(take_patches(_lay_out(vit, *pixels.shape[-2:]), kept[0])))

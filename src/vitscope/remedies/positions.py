@@ -51,13 +51,9 @@ class PositionMean(Remedy):
     """
 
     name: ClassVar[str] = "position-mean"
+    is_affine: ClassVar[bool] = True
     layers: Layers = "last"
     means: MeanTokens | None = None
-
-    @property
-    def is_traced(self) -> bool:
-        """See `Remedy.is_traced`."""
-        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean tokens, in one pass over the images for each block."""
@@ -77,10 +73,8 @@ class PositionMean(Remedy):
 
     def _remove(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
         assert self.means is not None
-        patches = running.find_patches(tokens)
-        part = slice(patches.start, patches.stop)
         check_size(self.means.by_layer[layer], tokens)
-        artefact = self.means.by_layer[layer][part]
+        artefact = running.take_patches(self.means.by_layer[layer].unsqueeze(0))
         left = tokens.clone()
-        left[:, part] -= (artefact - artefact.mean(dim=0)).to(tokens)
+        running.take_patches(left).sub_((artefact - artefact.mean(dim=1)).to(tokens))
         return left

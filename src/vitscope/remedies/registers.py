@@ -4,7 +4,7 @@ Source: Jiang et al., "Vision Transformers Don't Need Trained Registers" (NeurIP
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -14,9 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import Hooks, run_blocks
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import take_input
 from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neurons
 from vitscope.remedies.remedy import ReadImages, Remedy
@@ -203,16 +202,12 @@ class TestTimeRegisters(Remedy):
             largest = of_patches.abs().argmax(dim=1, keepdim=True)
             value = of_patches.gather(1, largest).squeeze(1)
         moved[:, patches.start : patches.stop, chosen] = 0
-        for place in self._list_new(running, patches):
-            moved[:, place, chosen] = self.scale * value
-        return moved
-
-    def _list_new(self, running: Running, patches: range) -> range:
-        registers = running.layout.groups.get("registers")
-        stop = patches.start
+        registers, stop = running.layout.groups.get("registers"), patches.start
         if running.layout.query is not None and registers is not None:
             stop = registers.stop
-        return range(stop - self.count, stop)
+        for place in range(stop - self.count, stop):
+            moved[:, place, chosen] = self.scale * value
+        return moved
 
 
 def find_register_neurons(
@@ -225,28 +220,9 @@ def find_register_neurons(
     threshold: float | None = None,
     top: int = 10,
 ) -> Neurons:
-    r"""Find the neurons that fire where registers are, in one pass over the images.
-
-    S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches whose
-    norm at `depth` is at least `threshold`, or the model's own registers.
-
-    Args:
-        vit: The model.
-        read: Gives preprocessed images in batches, on the model's device.
-        at: "high_norm" patches, or the "registers" of a model that has them: which neurons write
-            them.
-        depth: Depth of the norms: d is the output of the d-th block.
-        highest: Last block whose neurons are considered; the last of all by default.
-        threshold: Least norm of a high-norm patch.
-        top: Number of neurons to return.
-
-    Returns:
-        The neurons with the highest scores, in descending order.
-
-    Raises:
-        UsageError: If no image has such a token, or a setting is out of range.
-        UnsupportedModelError: If the model has no registers to look at.
-    """
+    """Find the neurons that fire where registers are, the strongest first, in one pass."""
+    # S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches
+    # whose norm at `depth` is at least `threshold`, or the model's own registers.
     _check_blocks(vit, depth, highest)
     highest = len(vit.encoder_blocks) - 1 if highest is None else highest
     thresholds = None
@@ -322,11 +298,9 @@ class _NeuronRecorder:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Hook into the MLPs for the duration of the context."""
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for layer, linear in enumerate(self._linears):
-                hook = OwnHook(partial(self._keep, layer))
-                handle = linear.register_forward_pre_hook(hook, with_kwargs=True)
-                stack.callback(handle.remove)
+                hooks.before(linear, partial(self._keep, layer))
             yield
 
     def score(self, places: Places) -> Float[Tensor, "layer neuron"]:

@@ -10,7 +10,7 @@ from vitscope.remedies.directions import ProjectDirection
 from vitscope.remedies.head import AttentiveHead
 from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
-from vitscope.remedies.remedy import Remedy
+from vitscope.remedies.remedy import Remedy, tell_value
 from vitscope.remedies.sinks import SwitchSinks
 from vitscope.remedies.skip import Skip
 from vitscope.remedies.tokens import HideTokens, ReplaceTokens
@@ -18,17 +18,11 @@ from vitscope.remedies.tokens import HideTokens, ReplaceTokens
 
 @dataclass(frozen=True)
 class Entry:
-    """A remedy that can be asked for by name.
-
-    Attributes:
-        kind: Its class.
-        fixed: Settings that the name stands for.
-        meaning: What it does, in one line.
-    """
+    """A remedy that can be asked for by name."""
 
     kind: type[Remedy]
-    fixed: Mapping[str, str | bool]
-    meaning: str
+    fixed: Mapping[str, str | bool]  # settings that the name stands for
+    meaning: str  # what it does, in one line
 
 
 REMEDIES: Mapping[str, Entry] = {
@@ -126,13 +120,9 @@ def tell_settings(name: str) -> str:
     return "; ".join(
         f"{key} [{_tell_kinds(hint)}]"
         if defaults[key] is None
-        else f"{key}={_tell_value(defaults[key])} [{_tell_kinds(hint)}]"
+        else f"{key}={tell_value(defaults[key])} [{_tell_kinds(hint)}]"
         for key, hint in list_settings(name).items()
     )
-
-
-def _tell_value(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _tell_kinds(hint: Any) -> str:

@@ -38,15 +38,10 @@ ReadImages = Callable[[], Iterable[Pixels]]
 
 
 class Origin(NamedTuple):
-    """What measurements belong to.
+    """What measurements belong to."""
 
-    Attributes:
-        model: Digest of the model that was measured, by `hash_backbone`.
-        settings: Label of the remedy that measured it.
-    """
-
-    model: str
-    settings: str
+    model: str  # digest of the model that was measured, by `hash_backbone`
+    settings: str  # label of the remedy that measured it
 
 
 class _UnmeasuredError(UsageError):
@@ -69,6 +64,8 @@ class Remedy(ABC):
     """The setting whose value is the name in place of `name`."""
     is_of_row: ClassVar[bool] = False
     """See `Edit`."""
+    is_affine: ClassVar[bool] = False
+    """Whether the edit is the same affine map for every image."""
     measured_on: Origin | None = None
 
     def __post_init__(self) -> None:
@@ -79,8 +76,8 @@ class Remedy(ABC):
 
     @property
     def is_traced(self) -> bool:
-        """Whether the edit is the same affine map for every image: then a trace goes through it."""
-        return False
+        """Whether a trace goes through the edit."""
+        return self.is_affine
 
     @property
     def implied(self) -> tuple[str, ...]:
@@ -160,7 +157,7 @@ class Remedy(ABC):
     def label(self) -> str:
         """Name and settings, such as "shuffle:tokens=cls"."""
         told = [
-            f"{field.name}={_tell(value)}"
+            f"{field.name}={tell_value(value)}"
             for field, value in self._list_changed()
             if field.name not in {self.named_by, "measured_on", *self.implied}
             and not hasattr(value, "save")
@@ -211,5 +208,6 @@ def hash_backbone(vit: ViTAdapter) -> str:
     return digest.hexdigest()
 
 
-def _tell(value: object) -> str:
+def tell_value(value: object) -> str:
+    """A setting as it is typed."""
     return "+".join(map(str, value)) if isinstance(value, tuple) else str(value).lower()

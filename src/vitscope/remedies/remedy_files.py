@@ -25,23 +25,7 @@ _DAMAGES = (
 def save_remedy(
     remedy: Remedy, path: str | Path, *, overwrite: bool = False, run: str | None = None
 ) -> Path:
-    """Save a remedy with what was measured on images.
-
-    The file is one of safetensors, whose metadata say in JSON what it is.
-
-    Args:
-        remedy: A remedy that was fitted.
-        path: File to write, ending in .safetensors.
-        overwrite: Whether a file there is replaced.
-        run: The run that measured it, which resumes with it; None if none does.
-
-    Returns:
-        The file.
-
-    Raises:
-        UsageError: If nothing was measured, or something is there.
-        VitscopeError: If it cannot be written.
-    """
+    """Save a fitted remedy as safetensors; `run` is the one that resumes with it, if any."""
     target, measured = Path(path), remedy.list_measured()
     check_saved(target, overwrite=overwrite)
     if not measured or remedy.measured_on is None:
@@ -66,17 +50,7 @@ def save_remedy(
 
 
 def load_remedy(path: str | Path) -> Remedy:
-    """Load a saved remedy.
-
-    Args:
-        path: A file that `save_remedy` wrote.
-
-    Returns:
-        The remedy, with what was measured. It applies to the model that was measured alone.
-
-    Raises:
-        ResultError: If the file is no remedy, or damaged.
-    """
+    """Load a remedy that `save_remedy` wrote; it applies to the model that was measured alone."""
     return _read(Path(path))[0]
 
 

@@ -4,7 +4,7 @@ Source: Fesser et al. (2026, arXiv 2606.08105): a sink either switches a head of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -13,16 +13,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from vitscope.errors import UnsupportedModelError, UsageError
+from vitscope.errors import UsageError
 from vitscope.layout import GROUPS, TokenLayout
+from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.maps.passes import Hooks, find_patches, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import OwnHook
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
-from vitscope.remedies.attention_calls import AttentionCalls
 from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.tokens import Layers
@@ -38,28 +37,19 @@ class HeadSink(NamedTuple):
 
     The score of token j is c_j = Σ_i A_ij, the attention that it gets from all queries; the sink of
     an image is the token with the highest.
-
-    Attributes:
-        layer: Index of the block.
-        head: Index of the head.
-        concentration: Mean score of the sink, over the mean of the median score.
-        value_ratio: Mean norm of the sink's value vector, over the mean of the median norm.
-        rank_one_share: Mean share of the first singular value in what the head reads:
-            σ₁² / Σ σ² of A V.
-        group: The group of tokens that the sink is in most often.
-        position: Where in the sequence; None if the sink is a patch, whose place varies.
-        kind: "none" without a sink; "no-op" if it has a small value vector, which switches the head
-            off; "broadcast" if its value vector is at least as large as the median and the head
-            writes about the same to all tokens; "unclear" otherwise.
     """
 
-    layer: int
-    head: int
-    concentration: float
-    value_ratio: float
+    layer: int  # index of the block
+    head: int  # index of the head
+    concentration: float  # mean score of the sink, over the mean of the median score
+    value_ratio: float  # mean norm of the sink's value vector, over the mean of the median norm
+    # mean share of the first singular value in what the head reads: σ₁² / Σ σ² of A V
     rank_one_share: float
-    group: str
-    position: int | None
+    group: str  # the group of tokens that the sink is in most often
+    position: int | None  # where in the sequence; None if the sink is a patch, whose place varies
+    # "none" without a sink; "no-op" if it has a small value vector, which switches the head off;
+    # "broadcast" if its value vector is at least as large as the median and the head writes about
+    # the same to all tokens; "unclear" otherwise
     kind: SinkKind
 
 
@@ -93,7 +83,7 @@ class HeadSinks:
         )
         rows = zip(places, numbers, groups, strict=True)
         found = (
-            (layer, head, *of_head, _GROUPS[group], _name_position(place), _KINDS[kind])
+            (layer, head, *of_head, _GROUPS[group], None if place < 0 else place, _KINDS[kind])
             for (layer, head, place, kind), of_head, group in rows
         )
         return cls(tuple(map(HeadSink._make, found)), int(tensors["num_images"]))
@@ -110,10 +100,6 @@ class HeadSinks:
         return "\n".join(lines)
 
 
-def _name_position(place: int) -> int | None:
-    return None if place < 0 else place
-
-
 _KINDS: Sequence[SinkKind] = ("none", "no-op", "broadcast", "unclear")
 _GROUPS = (*GROUPS, "others")
 
@@ -126,25 +112,7 @@ def find_sinks(
     small_value: float = 0.3,
     low_rank: float = 0.8,
 ) -> HeadSinks:
-    """Find the sink of every head and its kind, in one pass over the images.
-
-    Args:
-        vit: The model.
-        read: Gives preprocessed images of one size in batches, on the model's device.
-        concentration: Least concentration of a sink; with less, the kind is "none".
-        small_value: Largest value ratio of a "no-op".
-        low_rank: Least share of the first singular value of a "broadcast".
-
-    Returns:
-        One entry for each head of each block.
-
-    Raises:
-        UsageError: If there are no images.
-        UnsupportedModelError: If the attention of the model cannot be seen.
-
-    Source:
-        The two kinds: Fesser et al. (2026, arXiv 2606.08105); the thresholds are ours.
-    """
+    """Find the sink of every head of every block and its kind, in one pass over the images."""
     recorder = _SinkRecorder(vit)
     count, layout = 0, None
     for pixels in read():
@@ -234,29 +202,22 @@ def _name_places(layout: TokenLayout, num_tokens: int) -> Mapping[str, list[int]
     return groups | ({"others": list(range(left_out))} if left_out else {})
 
 
-class _SinkRecorder(AttentionCalls):
+class _SinkRecorder(BlockAttentions):
     """Adds up the attention of every block while the model runs, unchanged."""
 
     def __init__(self, vit: ViTAdapter) -> None:
         super().__init__()
         self.by_layer: dict[int, _Sums] = {}
         self._vit = vit
-        self._layer: int | None = None
-        self._num_seen = 0
-
-    @property
-    def is_inside(self) -> bool:
-        return self._layer is not None
 
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Watch the forward that runs in the context."""
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for layer, block in enumerate(self._vit.encoder_blocks):
-                enter, leave = OwnHook(partial(self._enter, layer)), OwnHook(self._leave)
-                stack.callback(block.register_forward_pre_hook(enter).remove)
-                stack.callback(block.register_forward_hook(leave).remove)
-            stack.enter_context(self)
+                hooks.before(block, partial(self.enter, layer))
+                hooks.after(block, self.leave)
+            hooks.enter_context(self)
             yield
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
@@ -271,23 +232,11 @@ class _SinkRecorder(AttentionCalls):
         return call(weights, values)
 
     def _add(self, weights: Tensor, values: Tensor) -> None:
-        assert self._layer is not None
-        self._num_seen += 1
-        if self._layer not in self.by_layer:
-            self.by_layer[self._layer] = _Sums(weights.shape[1], weights.shape[-1])
-        self.by_layer[self._layer].add(weights, values)
-
-    def _enter(self, layer: int, *_: object) -> None:
-        self._layer, self._num_seen = layer, 0
-
-    def _leave(self, *_: object) -> None:
-        layer, self._layer = self._layer, None
-        if self._num_seen != 1:
-            raise UnsupportedModelError(
-                f"{self._num_seen} attentions were found in block {layer}, expected 1: call "
-                "set_attn_implementation('sdpa') on a model of transformers, or choose another "
-                "model"
-            )
+        assert self.layer is not None
+        self.num_seen += 1
+        if self.layer not in self.by_layer:
+            self.by_layer[self.layer] = _Sums(weights.shape[1], weights.shape[-1])
+        self.by_layer[self.layer].add(weights, values)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -354,9 +303,8 @@ class SwitchSinks(Remedy):
     ) -> Bool[Tensor, "batch head token"]:
         shape = (len(tokens), len(heads), tokens.shape[1])
         places = torch.zeros(shape, dtype=torch.bool, device=tokens.device)
-        patches = running.find_patches(tokens)
-        norms = compute_norms(tokens[:, patches.start : patches.stop])
-        highest = norms.argmax(dim=1) + patches.start
+        norms = compute_norms(running.take_patches(tokens))
+        highest = norms.argmax(dim=1) + running.find_patches(tokens).start
         for sink in heads:
             if sink.kind == self.kind:
                 place = highest if sink.position is None else sink.position

@@ -33,6 +33,7 @@ class Skip(Remedy):
     """
 
     name: ClassVar[str] = "skip"
+    is_affine: ClassVar[bool] = True
     is_of_row: ClassVar[bool] = True
     scale: float = 0.0
     by_mean: bool = False
@@ -43,11 +44,6 @@ class Skip(Remedy):
         super().__post_init__()
         if not 0 <= self.scale <= 1:
             raise UsageError(f"scale was given as {self.scale}: expected 0 (closed) to 1")
-
-    @property
-    def is_traced(self) -> bool:
-        """See `Remedy.is_traced`."""
-        return True
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean of the skip connection, if it is used."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.maps.passes import run_blocks, take_patches
 from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import Batch
@@ -26,21 +26,14 @@ NUM_LENDERS = 16
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TokenStatistics:
-    """Tokens at the inputs of blocks, over images.
+    """Tokens at the inputs of blocks, over images."""
 
-    Attributes:
-        num_images: Number of images.
-        mean: By block, the mean token at each position.
-        deviation: By block, the standard deviation of each dimension at each position.
-        lent: By block, the tokens of a few images.
-        lenders: A number for each of these images.
-    """
-
-    num_images: int
-    mean: Mapping[int, Float64[Tensor, "token dim"]]
+    num_images: int  # number of images
+    mean: Mapping[int, Float64[Tensor, "token dim"]]  # by block, the mean token at each position
+    # by block, the standard deviation of each dimension at each position
     deviation: Mapping[int, Float64[Tensor, "token dim"]]
-    lent: Mapping[int, Float[Tensor, "lender token dim"]]
-    lenders: tuple[int, ...]
+    lent: Mapping[int, Float[Tensor, "lender token dim"]]  # by block, the tokens of a few images
+    lenders: tuple[int, ...]  # a number for each of these images
 
     def save(self) -> dict[str, Tensor]:
         """All that was measured."""
@@ -137,11 +130,8 @@ def fit_high_norm(vit: ViTAdapter, read: ReadImages) -> list[HighNormTokens]:
     """The fitted threshold of every depth, in one pass over the images."""
     counts = PatchNormCounts()
     for pixels in read():
-        norms = []
-        for stream in run_blocks(vit, pixels).streams:
-            layout = vit.make_layout(*pixels.shape[-2:])
-            patches = find_patches(layout, stream.shape[1])
-            norms.append(compute_norms(stream[:, patches.start : patches.stop]).cpu())
+        layout, streams = vit.make_layout(*pixels.shape[-2:]), run_blocks(vit, pixels).streams
+        norms = [compute_norms(take_patches(layout, stream)).cpu() for stream in streams]
         counts.update(Batch({}, [0] * len(pixels), patch_norms=torch.stack(norms, dim=1)))
     if not counts.num_depths:
         raise _make_no_images()
@@ -214,10 +204,9 @@ def find_places(
     if group != "high_norm":
         return running.find_group(group, tokens)
     assert thresholds is not None
-    patches = running.find_patches(tokens)
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    norms = compute_norms(tokens[:, patches.start : patches.stop])
-    places[:, patches.start : patches.stop] = norms >= thresholds.by_depth.get(depth, torch.inf)
+    norms = compute_norms(running.take_patches(tokens))
+    running.take_patches(places)[:] = norms >= thresholds.by_depth.get(depth, torch.inf)
     return places
 
 

@@ -209,23 +209,20 @@ def _draw(seed: int, shape: torch.Size) -> Tensor:
 
 
 def _interpolate(places: Places, tokens: Tokens, running: Running) -> Tokens:
-    patches, (rows, columns) = running.find_patches(tokens), running.layout.grid
-    part = slice(patches.start, patches.stop)
-    sound = (~places[:, part]).to(tokens.dtype).reshape(-1, 1, rows, columns)
-    grid = tokens[:, part].mT.reshape(len(tokens), -1, rows, columns)
+    rows, columns = running.layout.grid
+    sound = (~running.take_patches(places)).to(tokens.dtype).reshape(-1, 1, rows, columns)
+    grid = running.take_patches(tokens).mT.reshape(len(tokens), -1, rows, columns)
     # Sums of 3 x 3, whose centre is not sound where it matters; autocast does not round them.
     add = partial(avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_override=1)
     count = add(sound)
     mean = torch.where(count > 0, add(grid * sound) / count.clamp(min=1), grid)
     others = tokens.clone()
-    others[:, part] = mean.flatten(2).mT
+    running.take_patches(others)[:] = mean.flatten(2).mT
     return others
 
 
 def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "batch token dim"]:
-    patches = running.find_patches(tokens)
-    part = slice(patches.start, patches.stop)
-    norms, sound = compute_norms(tokens[:, part]), ~places[:, part]
+    norms, sound = compute_norms(running.take_patches(tokens)), ~running.take_patches(places)
     # Not by `nanquantile`, whose gradient is NaN.
     ordered = norms.masked_fill(~sound, torch.inf).sort(dim=1).values
     count = sound.sum(dim=1, keepdim=True)
@@ -234,5 +231,5 @@ def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "ba
     # An image whose patches are all high has no others.
     factor = torch.where(count > 0, median, norms) / norms.masked_fill(norms == 0, 1)
     others = tokens.clone()
-    others[:, part] *= factor.unsqueeze(-1).to(tokens.dtype)
+    running.take_patches(others).mul_(factor.unsqueeze(-1).to(tokens.dtype))
     return others

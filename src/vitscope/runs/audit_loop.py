@@ -16,20 +16,11 @@ from vitscope.config import AuditConfig, check_kind, combine
 from vitscope.engines.local import Engine, LocalEngine
 from vitscope.errors import DiskError, ImageReadError, UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import (
-    Replaces,
-    as_folder,
-    check_target,
-    is_result,
-    never,
-    scratch_folder,
-    staged_folder,
-)
+from vitscope.files.storage import as_folder, check_target, scratch_folder, staged_folder
 from vitscope.files.workspace import (
     Plan,
     Workspace,
     describe_difference,
-    discard_workspace,
     open_workspace,
     pack_folder,
     place_of,
@@ -45,8 +36,8 @@ from vitscope.results.finishing import read_ids
 from vitscope.results.mergeable import find_repeated
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
-from vitscope.runs.finished import is_finished, read_provenance
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
+from vitscope.runs.output import Output, read_provenance
 from vitscope.runs.part_writer import PartWriter, Shard
 
 MakeRun = Callable[[Plan | None], AuditRun]
@@ -103,9 +94,10 @@ def audit(
     config = combine(AuditConfig, config, settings)
     engine = LocalEngine() if engine is None else engine
     check_kind("engine", engine, Engine, "an engine such as RayEngine(), or None for this process")
-    target = as_folder(out)
-    if target is not None and engine.is_lead:
-        check_target(target, is_result if overwrite or resume else never)
+    if out is None and (resume or not isinstance(engine, LocalEngine)):
+        raise UsageError("no folder was given for the result: resume and engines need `out`")
+    locate = Output.check if engine.is_lead else Output
+    output = locate(as_folder(out), overwrite=overwrite, resume=resume)
     check_given(images)
     vit = open_model(vit)
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
@@ -115,20 +107,10 @@ def audit(
     def make_run(earlier: Plan | None) -> AuditRun:
         return AuditRun(vit, image_set, adopt_choices(config, earlier))
 
-    if target is not None:
+    if output.folder is not None:
         if not engine.is_lead:
-            return _audit_beside_lead(target, make_run, engine, resume=resume)
-        return audit_as_lead(
-            target,
-            make_run,
-            engine,
-            on_progress,
-            on_trace,
-            resume=resume,
-            overwrite=overwrite,
-        )
-    if resume or not isinstance(engine, LocalEngine):
-        raise UsageError("no folder was given for the result: resume and engines need `out`")
+            return _audit_beside_lead(output.folder, make_run, engine, resume=resume)
+        return audit_as_lead(output, output.folder, make_run, engine, on_progress, on_trace)
     run = make_run(None)
     with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
         _check_before(run, Workspace(Path(parts)))
@@ -160,16 +142,15 @@ class _ShardWorker:
 
 
 def audit_as_lead(
+    output: Output,
     target: Path,
     make_run: MakeRun,
     engine: Engine,
     on_progress: OnProgress | None,
-    on_trace: OnProgress | None,
-    *,
-    resume: bool,
-    overwrite: bool,
+    on_trace: OnProgress | None = None,
 ) -> AuditResult:
     """Run, resume or replace the audit of a target; `make_run` takes an earlier run's plan."""
+    overwrite, resume = output.overwrite, output.resume
     earlier = _find_earlier_plan(target) if resume else None
     run = make_run(earlier)
     if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:
@@ -179,12 +160,10 @@ def audit_as_lead(
             f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
             f"verified, for {run.unknown[0]} is not known; give overwrite=True to start again"
         )
-    if resume and is_finished(AuditResult, target, run.plan, overwrite=overwrite):
-        discard_workspace(target)  # left by a run that was killed at its very end
+    if output.has(AuditResult, run.plan):
         engine.barrier()
         return AuditResult(target)
-    replaces = is_result if overwrite else never
-    check_target(target, replaces)
+    check_target(target, output.replaces)
     with (
         open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
         told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume),
@@ -192,7 +171,13 @@ def audit_as_lead(
         _check_before(run, workspace)
         engine.barrier()
         _make_all_parts(run, workspace, engine, on_progress)
-        _finish(target, run, workspace, replaces, on_trace)
+        try:
+            with staged_folder(target, replaces=output.replaces) as staging:
+                parts = _list_parts(run, workspace)
+                run.finish(staging, parts, workspace.run_id, on_trace=on_trace)
+        except ImageReadError:  # no image at all: nothing to resume
+            workspace.clear()
+            raise
     engine.barrier()
     return AuditResult(target)
 
@@ -214,22 +199,6 @@ def _audit_beside_lead(
             _make_all_parts(run, workspace, engine, None)
             engine.barrier()
     return AuditResult(target)
-
-
-def _finish(
-    target: Path,
-    run: AuditRun,
-    workspace: Workspace,
-    replaces: Replaces,
-    on_trace: OnProgress | None,
-) -> None:
-    try:
-        with staged_folder(target, replaces=replaces) as staging:
-            parts = _list_parts(run, workspace)
-            run.finish(staging, parts, workspace.run_id, on_trace=on_trace)
-    except ImageReadError:  # no image at all: nothing to resume
-        workspace.clear()
-        raise
 
 
 def _find_earlier_plan(target: Path) -> Plan | None:

@@ -11,12 +11,12 @@ from vitscope.images.image_set import ImageBatch, ImageSet
 from vitscope.maps.chosen_target import ChosenTarget, choose_target
 from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
-from vitscope.maps.references import References, make_references
+from vitscope.maps.references import make_references
 from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.maps.targets import tell_without_mean
 from vitscope.maps.token_maps import DEFAULT_MAPS
-from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.base import ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.image_maps import ImageMap, place_map
 from vitscope.results.schema_maps import MapScoring
@@ -87,20 +87,6 @@ class ChosenMaps:
         """What the maps explain, for the provenance; nothing if none depends on it."""
         return self.target.describe() if self._is_targeted else {}
 
-    def make_input(
-        self, pixels: Pixels, references: References | None, *, layer: int | None, seed: int
-    ) -> MapInput:
-        """An image, and what its maps explain."""
-        return MapInput(
-            vit=self.target.vit,
-            pixels=pixels,
-            choice=self.target.choose,
-            references=references,
-            layer=layer,
-            seed=seed,
-            keeps_attentions=any(method.reads_attentions for method in self.methods),
-        )
-
     def compute(self, given: MapInput) -> dict[str, ImageMap]:
         """The maps of one image that are not of the row; a map that is not finite is left out."""
         made = {
@@ -143,8 +129,7 @@ def place_values(method: MapMethod, given: MapInput, made: MapValues) -> ImageMa
 
 def _place_patches(given: MapInput, one: ImageMap) -> MapValues:
     values = torch.zeros(1, given.num_tokens, dtype=torch.float64)
-    places = slice(given.patches.start, given.patches.stop)
-    values[0, places] = torch.from_numpy(one.values).double().flatten()
+    given.take_patches(values)[0] = torch.from_numpy(one.values).double().flatten()
     return MapValues(values=values)
 
 
@@ -180,7 +165,9 @@ def map_gallery(
         references = make_references(vit, (one.pixels for one in _iter_images(run)))
         for one in _iter_images(run):
             with run.plain_errors(one):
-                given = maps.make_input(one.pixels, references, layer=None, seed=config.seed)
+                given = maps.target.make_input(
+                    one.pixels, references, maps.methods, seed=config.seed
+                )
                 found[one.ids[0]] = maps.compute(given)
     return found
 

@@ -3,8 +3,8 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -13,15 +13,7 @@ from vitscope.adapters.registry import open_model
 from vitscope.config import RunConfig, check_kind, combine
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import (
-    as_folder,
-    check_target,
-    is_result,
-    never,
-    scratch_folder,
-    staged_folder,
-)
-from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
+from vitscope.files.storage import as_folder
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.images.paths import check_given
@@ -32,8 +24,8 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import Explanation
 from vitscope.results.judge_result import JudgeResult
 from vitscope.runs.explain_run import ExplainRun
-from vitscope.runs.finished import is_finished
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
+from vitscope.runs.output import Output
 from vitscope.runs.references import holds_audit
 
 
@@ -123,8 +115,12 @@ def explain(
     find_methods(maps or ())  # which refuses unknown names before a model is loaded
     config = combine(RunConfig, config, settings)
     folder = as_folder(out)
-    if folder is not None:
-        _check_folder(folder, replaces=overwrite or resume)
+    if folder is not None and holds_audit(folder):
+        raise UsageError(
+            f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
+            "choose another folder"
+        )
+    output = Output.check(folder, overwrite=overwrite, resume=resume)
     check_given(images, references)
     vit = open_model(vit)
     if reference is not None:
@@ -142,7 +138,13 @@ def explain(
             references, image_set.preprocessing, preprocessed=preprocessed
         )
     if resume:
-        _check_resumable(folder, target, image_set, others)
+        if not is_comparable(target):
+            raise UsageError(
+                "resume needs a target by name or a vector: whether two functions are the same "
+                "cannot be verified"
+            )
+        for given in filter(None, (image_set, others)):
+            check_steady(given.addresses, "resume")
     run = ExplainRun(
         vit,
         image_set,
@@ -157,54 +159,5 @@ def explain(
         reference=reference,
         out=folder,
     )
-    if folder is None:
-        with scratch_folder() as scratch, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-            run.execute(scratch, Workspace(Path(parts)), on_progress)
-        return Explanation.own(scratch)
-    if not (resume and _is_kept(run, folder, overwrite=overwrite)):
-        _execute(run, folder, on_progress, overwrite=overwrite, resume=resume)
-    return Explanation(folder)
-
-
-def _check_folder(folder: Path, *, replaces: bool) -> None:
-    if holds_audit(folder):
-        raise UsageError(
-            f"{printable_path(folder)} holds an audit, which an explanation does not replace: "
-            "choose another folder"
-        )
-    check_target(folder, is_result if replaces else never)
-
-
-def _is_kept(run: ExplainRun, folder: Path, *, overwrite: bool) -> bool:
-    # Of a computation that cannot be compared, no result can be known to be this one.
-    if run.plan["unknown"] or not is_finished(Explanation, folder, run.plan, overwrite=overwrite):
-        return False
-    discard_workspace(folder)  # left by a run that was killed at its very end
-    return True
-
-
-def _execute(
-    run: ExplainRun, folder: Path, on_progress: OnProgress | None, *, overwrite: bool, resume: bool
-) -> None:
-    replaces = is_result if overwrite else never
-    check_target(folder, replaces)
-    with (
-        open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{run.num_images} images", resume=resume),
-        staged_folder(folder, replaces=replaces, rescued=True) as staging,
-    ):
-        run.execute(staging, workspace, on_progress)
-
-
-def _check_resumable(
-    folder: Path | None, target: TargetLike | None, *image_sets: ImageSet | None
-) -> None:
-    if folder is None:
-        raise UsageError("no folder was given for the result: resume needs `out`")
-    if not is_comparable(target):
-        raise UsageError(
-            "resume needs a target by name or a vector: whether two functions are the same cannot "
-            "be verified"
-        )
-    for images in filter(None, image_sets):
-        check_steady(images.addresses, "resume")
+    execute = partial(run.execute, on_progress=on_progress)
+    return output.write(Explanation, run.plan, run.num_images, execute)

@@ -1,6 +1,5 @@
 """One model explaining images, one by one: maps, numbers and a verdict of each."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
@@ -14,7 +13,6 @@ from torch import Tensor
 from vitscope.config import RunConfig
 from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
-from vitscope.files.json_files import dump_json
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.addresses import read_image
 from vitscope.images.covariates import NARROW, measure_range, note_narrow
@@ -61,7 +59,6 @@ from vitscope.runs.model_run import (
     shuffle_images,
 )
 from vitscope.runs.references import Wanted, advise, find_reference, read_reference
-from vitscope.runs.resources import list_versions
 from vitscope.trace import ClsTrace
 
 _REFERENCE_BATCH = 8
@@ -180,9 +177,9 @@ class ExplainRun:
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        config, behaviour, others = self._run.config, self._run.behaviour, self._others
+        config, others = self._run.config, self._others
         versions = hash_held(self._images, *([] if others is None else [others]))
-        plan = {
+        settings = {
             "kind": "explanation",
             "images": digest_files(self._images, versions),
             "maps": self._maps.names,
@@ -194,15 +191,8 @@ class ExplainRun:
             "references": None if others is None else digest_files(others, versions),
             "reference": None if self._reference is None else asdict(self._reference.about),
             "judgement": None if self._judgement is None else asdict(self._judgement),
-            "weights_hash": self._run.weights_hash,
-            "behaviour_hash": behaviour.digest,
-            "unknown": behaviour.unknown,
-            "preprocessing": asdict(self._preprocessing),
-            "device": self._run.device.type,
-            "versions": list_versions(self._maps.names),
         }
-        found: Plan = json.loads(dump_json(plan))
-        return found
+        return self._run.make_plan(settings, self._maps.names)
 
     def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
         """Explain the images that are not done, and write the result."""
@@ -248,12 +238,13 @@ class ExplainRun:
             images=entries,
         )
         told = None if reference is None else asdict(reference)
+        num_compared = 0 if self._compared is None else self._compared[1].num_images
         write_result(
             folder,
             summary,
             failures=self._run.failures,
             provenance=self._run.make_provenance(self._maps.names)
-            | {"reference": told, "num_map_references": self._count_compared()}
+            | {"reference": told, "num_map_references": num_compared}
             | {"plan": self.plan, "run": workspace.run_id}
             | self._maps.describe_target(),
         )
@@ -294,9 +285,10 @@ class ExplainRun:
     ) -> ImageExplanation:
         name = self._images.name_image(batch.indices[0])
         with self._run.plain_errors(batch):
-            given = self._maps.make_input(
+            given = self._maps.target.make_input(
                 batch.pixels,
                 self._compare(preprocessing),
+                self._maps.methods,
                 layer=self._layer,
                 seed=self._run.config.seed,
             )
@@ -385,9 +377,6 @@ class ExplainRun:
             vit = self._maps.target.vit
             self._compared = preprocessing, make_references(vit, self._read(images))
         return self._compared[1]
-
-    def _count_compared(self) -> int:
-        return 0 if self._compared is None else self._compared[1].num_images
 
     def _read(self, images: ImageSet) -> Iterator[Pixels]:
         reasons = []

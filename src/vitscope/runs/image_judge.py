@@ -51,9 +51,8 @@ class ImageJudge:
         judged = [judge_images(given, made, removal) for removal in self.removals]
         if self.images.masks:
             shares = self._read_mask(index, given.layout.grid)
-            places = slice(given.patches.start, given.patches.stop)
             for name, one in made.items():
-                values = one.values[0, places].double().cpu().numpy()
+                values = given.take_patches(one.values)[0].double().cpu().numpy()
                 numbers[name] |= _score_plausibility(values, shares)
         if self.sanity:
             for name, found in _check_sanity(given, self.methods).items():

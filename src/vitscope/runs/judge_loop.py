@@ -1,8 +1,8 @@
 """Judging maps: which one is most faithful for a model, on some images."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from torch import nn
@@ -10,24 +10,15 @@ from torch import nn
 from vitscope.adapters.registry import open_model
 from vitscope.config import JudgeConfig, combine
 from vitscope.errors import UsageError
-from vitscope.files.storage import (
-    as_folder,
-    check_target,
-    is_result,
-    never,
-    scratch_folder,
-    staged_folder,
-)
-from vitscope.files.workspace import Workspace, discard_workspace, open_workspace, told_of_kept
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.images.paths import check_given
 from vitscope.maps.chosen_target import TargetLike, is_comparable
 from vitscope.models.base import ViTAdapter
 from vitscope.results.judge_result import JudgeResult
-from vitscope.runs.finished import is_finished
 from vitscope.runs.judge_run import JudgeRun, check_settings
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set, shuffle_images
+from vitscope.runs.output import Output
 
 
 def judge(
@@ -90,11 +81,7 @@ def judge(
     """
     config = combine(JudgeConfig, config, settings)
     check_settings(config)
-    folder = as_folder(out)
-    if resume and folder is None:
-        raise UsageError("no folder was given for the result: resume needs `out`")
-    if folder is not None:
-        check_target(folder, is_result if overwrite or resume else never)
+    output = Output.check(out, overwrite=overwrite, resume=resume)
     check_given(images, references)
     vit = open_model(vit)
     if (resume or config.shard is not None) and not is_comparable(target):
@@ -113,20 +100,5 @@ def judge(
         check_steady(image_set.addresses, "resume")
         check_steady(compared.addresses, "resume")
     run = JudgeRun(vit, image_set, compared, config, target, given=references is not None)
-    if folder is None:
-        with scratch_folder() as made, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-            run.execute(made, Workspace(Path(parts)), on_progress, on_passes)
-        return JudgeResult.own(made)
-    can_compare = not run.plan["unknown"]
-    if resume and can_compare and is_finished(JudgeResult, folder, run.plan, overwrite=overwrite):
-        discard_workspace(folder)  # left by a run that was killed at its very end
-        return JudgeResult(folder)
-    replaces = is_result if overwrite else never
-    check_target(folder, replaces)
-    with (
-        open_workspace(folder, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{run.num_images} images", resume=resume),
-        staged_folder(folder, replaces=replaces) as staging,
-    ):
-        run.execute(staging, workspace, on_progress, on_passes)
-    return JudgeResult(folder)
+    execute = partial(run.execute, on_progress=on_progress, on_passes=on_passes)
+    return output.write(JudgeResult, run.plan, run.num_images, execute)

@@ -1,12 +1,10 @@
 """One model, its maps and one set of images: judging them all, and writing the result."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
 from vitscope.config import JudgeConfig
 from vitscope.errors import UnsupportedModelError, UsageError
@@ -14,7 +12,7 @@ from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import ChosenTarget, TargetLike, choose_target, is_comparable
 from vitscope.maps.judgement import check_names, count_passes
-from vitscope.maps.method import MapInput, MapMethod
+from vitscope.maps.method import MapMethod
 from vitscope.maps.references import References, make_references
 from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
@@ -38,7 +36,6 @@ from vitscope.runs.model_run import (
     drop_copies,
     find_share,
 )
-from vitscope.runs.resources import list_versions
 
 DEFAULT_MAPS = (
     "attention",
@@ -125,10 +122,10 @@ class JudgeRun:
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        config, behaviour = self._config, self._run.behaviour
+        config = self._config
         names = ("removals", "sanity", "gallery", "seed", "dtype")
         versions = hash_held(self._whole, self._compared)
-        plan = {
+        settings = {
             "kind": "judgement",
             "images": digest_files(self._images, versions),
             "names": digest_names(self._whole, versions),
@@ -139,15 +136,8 @@ class JudgeRun:
             "layer": self._layer,
             "has_masks": bool(self._images.masks),
             "references": digest_files(self._compared, versions),
-            "weights_hash": self._run.weights_hash,
-            "behaviour_hash": behaviour.digest,
-            "unknown": behaviour.unknown,
-            "preprocessing": asdict(self._images.preprocessing),
-            "device": self._run.device.type,
-            "versions": list_versions(config.maps or ()),
         }
-        found: dict[str, Any] = json.loads(json.dumps(plan))
-        return found
+        return self._run.make_plan(settings, config.maps or ())
 
     def execute(
         self,
@@ -185,7 +175,14 @@ class JudgeRun:
                     self._num_repeated += 1
                     continue
                 index = todo[batch.indices[0]]
-                given = self._make_input(batch.pixels, references, count)
+                given = self._target.make_input(
+                    batch.pixels,
+                    references,
+                    self._methods,
+                    layer=self._layer,
+                    seed=self._config.seed,
+                    on_passes=count,
+                )
                 keep = len(workspace.find_done()) < self._config.gallery
                 with run.plain_errors(batch), workspace.new_part(index) as part:
                     self._judge.write(part, index, batch.ids[0], given, keep=keep)
@@ -198,20 +195,6 @@ class JudgeRun:
         layout = self._vit.make_layout(*self._images.preprocessing.size)
         num_patches = len(layout.groups["patches"])
         return len(self._judge.removals) * count_passes(num_patches, len(self._methods))
-
-    def _make_input(
-        self, pixels: Pixels, references: References, on_passes: Callable[[int], None]
-    ) -> MapInput:
-        return MapInput(
-            vit=self._target.vit,
-            pixels=pixels,
-            choice=self._target.choose,
-            references=references,
-            layer=self._layer,
-            seed=self._config.seed,
-            keeps_attentions=any(method.reads_attentions for method in self._methods),
-            on_passes=on_passes,
-        )
 
     def _read_references(self) -> tuple[References, JudgeReference]:
         run = ModelRun(self._vit, self._compared, replace(self._config, batch_size="auto"))
@@ -282,8 +265,11 @@ def _choose_methods(
     for method in find_methods(names):
         try:
             check_maps([method], target, has_references=True)
-            if method.name == "frozen" and asked is None:
-                _check_unedited(method, target)
+            if method.name == "frozen" and asked is None and (edits := target.vit.edits):
+                raise UnsupportedModelError(
+                    "it has no rule for many edits, and the model is edited "
+                    f"({edits[-1].words}); ask for {method.name} to try"
+                )
         except (UnsupportedModelError, UsageError) as error:
             if method.name in (asked or ()):
                 raise
@@ -291,11 +277,3 @@ def _choose_methods(
         else:
             methods.append(method)
     return methods, left_out
-
-
-def _check_unedited(method: MapMethod, target: ChosenTarget) -> None:
-    if target.vit.edits:
-        raise UnsupportedModelError(
-            f"it has no rule for many edits, and the model is edited "
-            f"({target.vit.edits[-1].words}); ask for {method.name} to try"
-        )

@@ -1,7 +1,8 @@
 """Common to all runs of a model over images: batches, failures, provenance."""
 
+import json
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
+from vitscope.files.json_files import dump_json
+from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.in_memory import HeldImage
@@ -147,11 +150,14 @@ class ModelRun:
 
     def describe_machine(self, maps: Iterable[str] = ()) -> dict[str, Any]:
         """Device, platform and versions, also of packages that declare these maps."""
+        is_gpu = self.device.type == "cuda"
         return {
             "versions": list_versions(maps),
             "platform": platform.platform(),
             "device": str(self.device),
-            "device_name": _name_device(self.device),
+            "device_name": (
+                torch.cuda.get_device_name(self.device) if is_gpu else platform.machine()
+            ),
         }
 
     def describe_model(self) -> ModelSummary:
@@ -161,10 +167,31 @@ class ModelRun:
             "recipe": info.recipe or info.family,
             "grid": self._vit.make_layout(*self._images.preprocessing.size).grid,
             "dtype": str(self.config.dtype),
-            "notes": (*info.notes, *_make_notes(self.behaviour)),
+            "notes": (
+                *info.notes,
+                *(
+                    f"{unknown} is code that cannot be compared, so that this result cannot be "
+                    "merged, resumed or used as a reference"
+                    for unknown in self.behaviour.unknown
+                ),
+            ),
         }
         del described["source"]
         return ModelSummary(**described)
+
+    def make_plan(self, settings: Mapping[str, Any], maps: Iterable[str] = ()) -> Plan:
+        """All that numbers of single images depend on: settings, model, device and versions."""
+        plan = {
+            **settings,
+            "weights_hash": self.weights_hash,
+            "behaviour_hash": self.behaviour.digest,
+            "unknown": self.behaviour.unknown,
+            "preprocessing": asdict(self._images.preprocessing),
+            "device": self.device.type,
+            "versions": list_versions(maps),
+        }
+        found: Plan = json.loads(dump_json(plan))
+        return found
 
     def make_provenance(self, maps: Iterable[str] = ()) -> dict[str, Any]:
         """Provenance of the numbers, and of these maps."""
@@ -320,20 +347,8 @@ def choose_preprocessing(
     return preprocessing
 
 
-def _make_notes(behaviour: Behaviour) -> list[str]:
-    return [
-        f"{unknown} is code that cannot be compared, so that this result cannot be merged, resumed "
-        "or used as a reference"
-        for unknown in behaviour.unknown
-    ]
-
-
 def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> PreprocessingSummary:
     """The preprocessing, and which of its fields are not the model's own."""
     own, values = asdict(vit.preprocessing), asdict(preprocessing)
     changed = tuple(name for name, value in values.items() if own[name] != value)
     return PreprocessingSummary(**values, changed=changed)
-
-
-def _name_device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()

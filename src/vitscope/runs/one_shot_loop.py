@@ -1,8 +1,7 @@
 """One-shot classification: labelled images go through a model once, then pairs are drawn."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -17,18 +16,11 @@ from torch import Tensor, nn
 from vitscope.adapters.registry import open_model
 from vitscope.config import OneShotConfig, combine
 from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.errors import VitscopeError
 from vitscope.extras import require_package
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import (
-    as_folder,
-    check_target,
-    is_result,
-    never,
-    scratch_folder,
-    staged_folder,
-)
+from vitscope.files.storage import scratch_folder, staged_folder
 from vitscope.files.tensor_files import RowFiles
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
@@ -53,7 +45,6 @@ from vitscope.results.one_shot_result import (
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
 from vitscope.runs.audit_plan import digest_files, hash_held
-from vitscope.runs.finished import is_finished
 from vitscope.runs.model_run import (
     BatchFitter,
     ModelRun,
@@ -62,7 +53,7 @@ from vitscope.runs.model_run import (
     choose_preprocessing,
     describe_preprocessing,
 )
-from vitscope.runs.resources import list_versions
+from vitscope.runs.output import Output
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
 """Readout -> part -> one row per image."""
@@ -124,27 +115,20 @@ def one_shot(
     config = combine(OneShotConfig, config, settings)
     if config.classifier != "nearest":
         require_package("sklearn", "scikit-learn", needed_by=f"classifier {config.classifier!r}")
-    target = as_folder(out)
-    if target is not None:
-        check_target(target, is_result if overwrite or resume else never)
+    output = Output.check(out, overwrite=overwrite, resume=resume)
     classes = find_classes(images, labels, preprocessed=preprocessed)
     vit = open_model(vit)
     run = _OneShotRun(vit, classes.limited(config.limit, config.seed), config)
-    if target is None:
-        if resume:
-            raise UsageError("no folder was given for the result: resume needs `out`")
+    if output.folder is None:
         with scratch_folder() as scratch:
             run.execute(scratch, on_progress, on_draw)
         return OneShotResult.own(scratch)
     if resume:
         check_steady(run.images.addresses, "resume")
-    can_compare = resume and not run.plan["unknown"]
-    if can_compare and is_finished(OneShotResult, target, run.plan, overwrite=overwrite):
-        return OneShotResult(target)
-    replaces = is_result if overwrite else never
-    with staged_folder(target, replaces=replaces, rescued=True) as staging:
-        run.execute(staging, on_progress, on_draw)
-    return OneShotResult(target)
+    if not output.has_comparable(OneShotResult, run.plan):
+        with staged_folder(output.folder, replaces=output.replaces, rescued=True) as staging:
+            run.execute(staging, on_progress, on_draw)
+    return OneShotResult(output.folder)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,22 +167,14 @@ class _OneShotRun:
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        behaviour = self._run.behaviour
-        plan = {
+        settings = {
             "kind": OneShotSummary.KIND,
             "images": digest_files(self.images, hash_held(self.images)),
             "labels": _digest(self._labels),
             **{name: getattr(self._config, name) for name in _SETTINGS},
             "dtype": self._run.config.dtype,
-            "weights_hash": self._run.weights_hash,
-            "behaviour_hash": behaviour.digest,
-            "unknown": behaviour.unknown,
-            "preprocessing": asdict(self.images.preprocessing),
-            "device": self._run.device.type,
-            "versions": list_versions(),
         }
-        found: dict[str, Any] = json.loads(json.dumps(plan))
-        return found
+        return self._run.make_plan(settings)
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -206,16 +182,10 @@ class _OneShotRun:
         with plain_disk_errors(folder):
             features = TemporaryDirectory(prefix="vitscope-features-", dir=folder)
         with features as scratch:
-            self._execute(folder, Path(scratch), on_progress, on_draw)
+            images = self._extract(Path(scratch), on_progress)
+            self._finish(folder, images, on_draw)
 
-    def _execute(
-        self,
-        folder: Path,
-        scratch: Path,
-        on_progress: OnProgress | None,
-        on_draw: OnProgress | None,
-    ) -> None:
-        images = self._extract(scratch, on_progress)
+    def _finish(self, folder: Path, images: _Images, on_draw: OnProgress | None) -> None:
         groups = group_images(images.labels, images.ids)
         classes = {label: members for label, members in groups.items() if len(members) > 1}
         if len(classes) < 2:

@@ -163,13 +163,10 @@ class _Part:
     def _check_patches(self, patch_norms: Tensor, rows: Mapping[int, LayerRows]) -> None:
         # No analysed row depends on the last block's patches, which exist only if verified.
         last = self._manifest.last_layer
-        known = patch_norms if _is_verified(rows[last]) else patch_norms[:, :-1]
+        is_verified = bool(rows[last].scalars["balance_error",].isfinite().all())
+        known = patch_norms if is_verified else patch_norms[:, :-1]
         finite = known.isfinite().flatten(1).all(dim=-1)
         check_rows_finite(finite, "of patches ", last)
-
-
-def _is_verified(row: LayerRows) -> bool:
-    return bool(row.scalars["balance_error",].isfinite().all())
 
 
 def _describe_stream(rows: Tensor | None, patch_norms: Tensor) -> dict[ScalarPath, Tensor]:

@@ -31,20 +31,7 @@ def read_remedies(remedies: Sequence[Remedy | str]) -> list[Remedy]:
 def edited(
     vit: ViTAdapter, remedies: Sequence[Remedy | str], images: ImageSet | Images, config: RunConfig
 ) -> Iterator[ViTAdapter]:
-    """Apply remedies to a model, one after the other, each measured on images first.
-
-    Args:
-        vit: The model.
-        remedies: Remedies, or their names with settings.
-        images: What remedies are measured on.
-        config: Device, precision and input size of the measurements.
-
-    Yields:
-        The adapter of the edited model.
-
-    Raises:
-        UnsupportedModelError: If images are to be traced, and no trace goes through a remedy.
-    """
+    """The adapter of a model with remedies applied in order, each measured on images first."""
     chosen = read_remedies(remedies)
     if isinstance(config, AuditConfig) and config.trace:
         for remedy in chosen:

@@ -17,14 +17,7 @@ from vitscope.config import AuditConfig, combine
 from vitscope.engines.local import LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import (
-    as_folder,
-    check_target,
-    is_result,
-    never,
-    scratch_folder,
-    staged_folder,
-)
+from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
 from vitscope.files.workspace import Plan, how_to_resume
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
@@ -56,6 +49,7 @@ from vitscope.runs.audit_loop import audit_as_lead
 from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
+from vitscope.runs.output import Output
 from vitscope.runs.remedy_fit import fit_remedy, read_remedies
 from vitscope.runs.remedy_measures import Asked, Measured
 
@@ -123,10 +117,11 @@ def compare_remedies(
         if getattr(config, name) != expected:
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
     target = as_folder(out)
+    Output.check(target and target / COMPARISON, overwrite=overwrite, resume=resume)
     if target is not None:
-        _check_folder(target, chosen, replaced=overwrite or resume)
-    elif resume:
-        raise UsageError("no folder was given for the result: resume needs `out`")
+        for number, remedy in enumerate(chosen, 1):
+            path = target / f"{_name_folder(number, remedy)}{SUFFIX}"
+            check_saved(path, overwrite=overwrite or resume)
     check_given(images)
     vit = open_model(vit).hashed()
     for remedy in chosen:
@@ -152,12 +147,6 @@ def compare_remedies(
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
     make_run(folder=target, overwrite=overwrite, resume=resume).execute()
     return RemedyResult(target / COMPARISON)
-
-
-def _check_folder(target: Path, chosen: Sequence[Remedy], *, replaced: bool) -> None:
-    check_target(target / COMPARISON, is_result if replaced else never)
-    for number, remedy in enumerate(chosen, 1):
-        check_saved(target / f"{_name_folder(number, remedy)}{SUFFIX}", overwrite=replaced)
 
 
 @dataclass(frozen=True, eq=False)
@@ -264,14 +253,10 @@ class _Comparison:
         def make_run(earlier: Plan | None) -> AuditRun:
             return AuditRun(vit, self.images, adopt_choices(config, earlier), shown)
 
+        folder = self.folder / name
+        output = Output(folder, self.overwrite, self.resume)
         return audit_as_lead(
-            self.folder / name,
-            make_run,
-            LocalEngine(),
-            lambda done, _: self._tell(number, done),
-            None,
-            resume=self.resume,
-            overwrite=self.overwrite,
+            output, folder, make_run, LocalEngine(), lambda done, _: self._tell(number, done)
         )
 
     def _measure(self, vit: ViTAdapter, name: str, number: int) -> Measured:

@@ -145,14 +145,9 @@ def _choose_one_shot_config(
 
 def _choose_judge_config(config: AuditConfig) -> JudgeConfig:
     # The images are drawn and prepared already.
-    return JudgeConfig(
-        name=config.name,
-        batch_size=config.batch_size,
-        device=config.device,
-        dtype=config.dtype,
-        num_workers=config.num_workers,
-        gallery=min(config.gallery, JudgeConfig.gallery),
-    )
+    names = ("name", "batch_size", "device", "dtype", "num_workers")
+    shared = {name: getattr(config, name) for name in names}
+    return JudgeConfig(**shared, gallery=min(config.gallery, JudgeConfig.gallery))
 
 
 def check_num_judged(number: int) -> None:

@@ -39,7 +39,6 @@ _LIBRARIES = (
 )
 """Libraries that numbers depend on."""
 
-_MEMORY_ERRORS = (RuntimeError, MemoryError)
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
 
 _Config = TypeVar("_Config", bound=RunConfig)
@@ -98,8 +97,11 @@ def plain_memory_errors(device: torch.device, num_images: int) -> Iterator[None]
     """Turn out-of-memory errors into `MemoryShortageError`."""
     try:
         yield
-    except _MEMORY_ERRORS as error:
-        if not _is_memory_short(error):
+    except (RuntimeError, MemoryError) as error:
+        # torch raises OutOfMemoryError for a GPU only; the CPU's allocator and CUDA's libraries
+        # raise RuntimeError.
+        is_named = isinstance(error, (torch.OutOfMemoryError, MemoryError))
+        if not (is_named or any(told in str(error) for told in _MEMORY_MESSAGES)):
             raise
         images, smaller = (
             ("1 image", "input size or model")
@@ -109,13 +111,6 @@ def plain_memory_errors(device: torch.device, num_images: int) -> Iterator[None]
         raise MemoryShortageError(
             f"not enough memory on {device} for {images} at a time: use a smaller {smaller}"
         ) from None
-
-
-def _is_memory_short(error: Exception) -> bool:
-    # torch raises OutOfMemoryError for a GPU only; the CPU's allocator and CUDA's libraries raise
-    # RuntimeError.
-    kinds = (torch.OutOfMemoryError, MemoryError)
-    return isinstance(error, kinds) or any(told in str(error) for told in _MEMORY_MESSAGES)
 
 
 def choose_num_workers(config: RunConfig, device: torch.device) -> int:

@@ -44,7 +44,8 @@ class TracedImages:
     def check(self) -> None:
         """Trace one image, to refuse before a run what would fail after it."""
         with self._prepared():
-            self._check_memory()
+            kept = NUM_TRACED + self._pass_size
+            check_memory(self._vit, self._preprocessing.size, self._run.device, kept=kept)
             batches = list(self._iter_sample(NUM_TRACED + 1))
             if not batches:
                 return  # no image can be read; the run will report it
@@ -112,10 +113,6 @@ class TracedImages:
             keeps_attentions=False,
         )
 
-    def _check_memory(self) -> None:
-        kept = NUM_TRACED + self._pass_size
-        check_memory(self._vit, self._preprocessing.size, self._run.device, kept=kept)
-
     @staticmethod
     def _check_differs(features: Tensor, mean: Tensor) -> None:
         noise = 10 * torch.finfo(features.dtype).eps * mean.norm()
@@ -151,8 +148,7 @@ def _list_columns(given: MapInput, trace: Trace) -> dict[str, np.ndarray]:
         "through_values": trace.through_values,
         "through_routing": trace.through_routing,
     }
-    return {name: _to_numpy(values) for name, values in {**shares, **others}.items()}
-
-
-def _to_numpy(values: Tensor) -> np.ndarray:
-    return np.asarray(values.detach().to("cpu", torch.float64))
+    return {
+        name: np.asarray(values.detach().to("cpu", torch.float64))
+        for name, values in {**shares, **others}.items()
+    }

@@ -139,9 +139,10 @@ def test_a_rollout_holds_the_weights_of_one_attention(eager):
     with Square(given.vit.make_layout(32, 32).num_tokens) as square:
         assert len(given.own.attentions) == 3
         assert square.count() == 0
-        METHODS["rollout"].compute(given)
+        total = METHODS["rollout"].compute(given).values.sum(dim=1)
     assert len(square.made) >= 3 * 3
     assert square.most <= 3  # logits, their logarithms, weights
+    torch.testing.assert_close(total, torch.ones_like(total))  # as every row of weights has
 
 
 @pytest.mark.parametrize("name", ["transformers/dinov2", "torchvision/vit"])

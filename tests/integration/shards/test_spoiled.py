@@ -320,16 +320,16 @@ def test_a_disk_that_is_too_small_is_told_before_the_work(images, tmp_path, monk
 
 
 def test_what_is_said_to_be_needed_is_needed(images, tmp_path, monkeypatch):
-    from vitscope.runs import audit_loop
+    from vitscope.runs.audit_run import AuditRun
 
-    said, finish = [], audit_loop._finish
+    said, finish = [], AuditRun.finish
 
-    def weigh(target, run, workspace, *others):
-        files = [p for p in workspace.folder.rglob("*.safetensors") if p.parent.name == "000"]
+    def weigh(run, folder, parts, *others, **named):
+        files = [p for part in parts for p in part.rglob("*.safetensors") if p.parent.name == "000"]
         said.append((run.count_bytes(run.shards), sum(path.stat().st_size for path in files)))
-        finish(target, run, workspace, *others)
+        finish(run, folder, parts, *others, **named)
 
-    monkeypatch.setattr(audit_loop, "_finish", weigh)
+    monkeypatch.setattr(AuditRun, "finish", weigh)
     config = replace(CONFIG, shard_size=NUM_IMAGES, layers=[0, 1])
     for number, features in enumerate(("keep", "drop")):
         audit(tiny_vit(), images, replace(config, features=features), out=tmp_path / f"{number}")

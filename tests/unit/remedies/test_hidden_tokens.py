@@ -5,8 +5,10 @@ import torch
 
 from audits import tiny_vit
 from edited_vit import EditedViT, draw_pixels, record_streams, wrap_tiny
+from vitscope.errors import UnsupportedModelError
 from vitscope.ledger import make_ledger
-from vitscope.remedies.attention_calls import AttentionCalls
+from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
+from vitscope.remedies.attention import HiddenTokens
 from vitscope.remedies.registry import parse_remedy
 
 PREFIX = 5
@@ -86,3 +88,16 @@ def test_values_may_be_multiplied_by_keyword(named):
         found = multiply(weights, **{named: values})
     assert torch.equal(found, weights @ values)
     assert torch.equal(seen[0][1], values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "advice"),
+    [(BlockAttentions, "call set_attn_"), (HiddenTokens, "vitscope cannot hide tokens .* edit")],
+)
+def test_a_block_whose_attention_goes_unseen_is_refused(kind, advice):
+    calls = kind()
+    calls.enter(3)
+    assert calls.is_inside
+    with pytest.raises(UnsupportedModelError, match=f"0 attentions .* block 3, .* 1: {advice}"):
+        calls.leave()
+    assert not calls.is_inside
