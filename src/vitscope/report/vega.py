@@ -1,8 +1,9 @@
 """Vega-Lite specifications of figures, made with Altair; colours are properties of the page."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import altair as alt
 
@@ -23,6 +24,7 @@ from vitscope.report.vega_parts import (
     has_some,
     make_axis,
     make_base,
+    make_legend,
     make_range,
     make_row,
     make_scale,
@@ -38,8 +40,8 @@ from vitscope.results.vocabulary import name_covariate, name_term, name_token, o
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
 _MILLIONS = "datum.value < 10 ? format(datum.value, '.2~r') : format(datum.value, ',.0f')"
 _BAR_PX = 34
-_SHORT_LETTERS, _LONG_LETTERS = 20, 40
-"""Longest names of which four, or two, stand beside one another in a legend."""
+_STROKES: Mapping[str, Any] = {"symbolType": "stroke", "symbolSize": 300}
+"""Symbols of a legend of lines."""
 _MOST_TOGETHER = 3
 """Results whose terms share a chart by depth; they differ in dashes alone."""
 
@@ -226,16 +228,7 @@ def _plot_lines(
         {**make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
     ]
     series = list(looks)
-    legend = alt.Legend(
-        orient="top",
-        title=None,
-        columns=_count_columns(series),
-        labelLimit=300,
-        symbolType="stroke",
-        symbolOpacity=1,
-        symbolSize=300,
-    )
-    shown = legend if len(series) > 1 else None
+    shown = make_legend(series, **_STROKES) if len(series) > 1 else None
     colour = alt.Color("name:N", scale=make_range(series, lambda n: looks[n][0]))
     dash = alt.StrokeDash("name:N", scale=make_range(series, lambda n: looks[n][1]))
     colour, dash = colour.legend(shown), dash.legend(shown)
@@ -254,12 +247,6 @@ def _plot_lines(
     tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
     layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
     return finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
-
-
-def _count_columns(names: Iterable[str]) -> int:
-    # As many as fit the narrowest screens.
-    longest = max(map(len, names))
-    return 4 if longest <= _SHORT_LETTERS else 2 if longest <= _LONG_LETTERS else 1
 
 
 _ROLES: Mapping[Role, tuple[str, Sequence[int], float, float]] = {
@@ -285,15 +272,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     ]
     found = {find_role(point): name_role(point) for point in points}
     looks = {found[role]: _ROLES[role] for role in reversed([*_ROLES]) if role in found}
-    legend = alt.Legend(
-        orient="top",
-        title=None,
-        columns=_count_columns(looks),
-        symbolType="stroke",
-        symbolOpacity=1,
-        symbolSize=300,
-        labelLimit=300,
-    )
+    legend = make_legend(looks, **_STROKES)
     colour = alt.Color("role:N", scale=make_range([*looks], lambda name: looks[name][0]))
     dash = alt.StrokeDash("role:N", scale=make_range([*looks], lambda name: looks[name][1]))
     along = CURVES[points[0].panel.rsplit(" ", 1)[-1]]
