@@ -26,31 +26,8 @@ from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.remedies import describe_remedies
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
-from vitscope.report.tables import (
-    tabulate_correlations,
-    tabulate_depths,
-    tabulate_differences,
-    tabulate_map_curves,
-    tabulate_map_scores,
-    tabulate_remedies,
-    tabulate_routes_by_block,
-    tabulate_shares_by_depth,
-    tabulate_sources_by_layer,
-    tabulate_terms,
-    tabulate_tokens,
-)
-from vitscope.report.vega import (
-    draw_correlations,
-    draw_depths,
-    draw_map_curves,
-    draw_norms_of_tokens,
-    draw_routes_by_block,
-    draw_shares_by_depth,
-    draw_terms,
-)
-from vitscope.report.vega_layers import draw_sources_by_layer
+from vitscope.report import tables, vega, vega_layers, vega_rows
 from vitscope.report.vega_parts import Chart
-from vitscope.report.vega_rows import draw_differences, draw_map_scores, draw_remedies
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
@@ -66,8 +43,8 @@ class Mark:
     tabulate: Callable[[FigureData], TextTable]  # makes the table below them
 
 
-_TERMS = Mark(draw_terms, tabulate_terms)
-_DEPTHS = Mark(draw_depths, tabulate_depths)
+_TERMS = Mark(vega.draw_terms, tables.tabulate_terms)
+_DEPTHS = Mark(vega.draw_depths, tables.tabulate_depths)
 
 
 @dataclass(frozen=True)
@@ -147,19 +124,19 @@ _AUDITED = (
     _ask(
         "sources-by-layer",
         describe_sources_by_layer,
-        Mark(draw_sources_by_layer, tabulate_sources_by_layer),
+        Mark(vega_layers.draw_sources_by_layer, tables.tabulate_sources_by_layer),
     ),
 )
 _TRACED = (
     _ask(
         "shares-by-depth",
         describe_shares_by_depth,
-        Mark(draw_shares_by_depth, tabulate_shares_by_depth),
+        Mark(vega.draw_shares_by_depth, tables.tabulate_shares_by_depth),
     ),
     _ask(
         "routes-by-block",
         describe_routes_by_block,
-        Mark(draw_routes_by_block, tabulate_routes_by_block),
+        Mark(vega.draw_routes_by_block, tables.tabulate_routes_by_block),
     ),
 )
 
@@ -172,15 +149,31 @@ def list_layers(results: Results) -> list[Entry]:
     return [*(_AUDITED if audited else ()), *_LAYERS, *(_TRACED if traced else ())]
 
 
-TOKENS = (_ask("anatomy", describe_anatomy, Mark(draw_norms_of_tokens, tabulate_tokens)),)
+TOKENS = (
+    _ask("anatomy", describe_anatomy, Mark(vega.draw_norms_of_tokens, tables.tabulate_tokens)),
+)
 IMAGES = (
-    _ask("covariates", describe_share_covariates, Mark(draw_correlations, tabulate_correlations)),
+    _ask(
+        "covariates",
+        describe_share_covariates,
+        Mark(vega.draw_correlations, tables.tabulate_correlations),
+    ),
 )
 COMPARED = (
-    _ask("differences", describe_differences, Mark(draw_differences, tabulate_differences)),
+    _ask(
+        "differences",
+        describe_differences,
+        Mark(vega_rows.draw_differences, tables.tabulate_differences),
+    ),
 )
 JUDGED = (
-    _ask("map-scores", describe_map_scores, Mark(draw_map_scores, tabulate_map_scores)),
-    _ask("map-curves", describe_map_curves, Mark(draw_map_curves, tabulate_map_curves)),
+    _ask(
+        "map-scores",
+        describe_map_scores,
+        Mark(vega_rows.draw_map_scores, tables.tabulate_map_scores),
+    ),
+    _ask("map-curves", describe_map_curves, Mark(vega.draw_map_curves, tables.tabulate_map_curves)),
 )
-REMEDIES = (_ask("changes", describe_remedies, Mark(draw_remedies, tabulate_remedies)),)
+REMEDIES = (
+    _ask("changes", describe_remedies, Mark(vega_rows.draw_remedies, tables.tabulate_remedies)),
+)

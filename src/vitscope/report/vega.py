@@ -20,14 +20,13 @@ from vitscope.report.vega_parts import (
     Chart,
     Spec,
     encode_terms,
+    encode_value,
     finish,
     has_some,
-    make_axis,
     make_base,
     make_legend,
     make_range,
     make_row,
-    make_scale,
     make_tooltip,
     mark_ends,
     term_colour,
@@ -168,7 +167,7 @@ def _draw_bars(
     base = make_base(rows).encode(
         y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
     )
-    value = alt.X("value:Q", title=axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.X, data)
     colour = alt.Color("term:N", scale=make_range(data.terms, term_colour), legend=None)
     bars = base.mark_bar(height=14, cornerRadius=2)
     layers: list[alt.Chart] = [
@@ -187,7 +186,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     axis = alt.Axis(values=sizes, labelExpr=_MILLIONS, labelOverlap="greedy", grid=False)
     scale = alt.Scale(type="log", domain=[sizes[0] / 1.5, sizes[-1] * 1.5], nice=False)
     place = alt.X("x:Q", title="parameters (millions)", axis=axis, scale=scale)
-    value = alt.Y("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.Y, data)
     base = make_base(rows).encode(x=place)
     layers: list[alt.Chart] = [
         make_base(labels)
@@ -236,7 +235,7 @@ def _plot_lines(
     axis = alt.Axis(
         values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), format="d", grid=False
     )
-    value = alt.Y("value:Q", title=data.axis, scale=make_scale(data), axis=make_axis(data))
+    value = encode_value(alt.Y, data)
     base = make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis))
     layers = [*behind]
     if has_some(rows, "low"):
@@ -277,7 +276,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     dash = alt.StrokeDash("role:N", scale=make_range([*looks], lambda name: looks[name][1]))
     along = CURVES[points[0].panel.rsplit(" ", 1)[-1]]
     axis = alt.Axis(format="%", tickCount=5, grid=False)
-    value = alt.Y("value:Q", title=data.axis, scale=make_scale(data), axis=make_axis(data))
+    value = encode_value(alt.Y, data)
     tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along, format=".0%")]
     base = make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis), y=value)
     layers: list[alt.Chart] = [
@@ -308,7 +307,7 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
     colour, shape = encode_terms(terms, "source")
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, grid=True))
     base = make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
-    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.X, data)
     filled = alt.condition(alt.datum["strong"], alt.value(1), alt.value(0.15))
     layers: list[alt.Chart] = [
         *mark_ends(base, rows, "x", colour),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 
@@ -12,6 +12,7 @@ from vitscope.results.vocabulary import look_of, name_term
 
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
+Channel = TypeVar("Channel", alt.X, alt.Y)
 
 INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
 OTHER = "var(--other)"
@@ -96,14 +97,11 @@ def has_some(rows: Sequence[Row], key: str) -> bool:
     return any(row.get(key) is not None for row in rows)
 
 
-def make_axis(data: FigureData) -> alt.Axis:
-    """Axis of the values."""
-    return alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
-
-
-def make_scale(data: FigureData) -> alt.Scale:
-    """Scale of the values."""
-    return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
+def encode_value(channel: type[Channel], data: FigureData) -> Channel:
+    """The values on their axis."""
+    axis = alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
+    limits: Spec = {} if data.limits is None else {"domain": list(data.limits), "nice": False}
+    return channel("value:Q", title=data.axis, axis=axis, scale=alt.Scale(**limits))
 
 
 def encode_terms(terms: Sequence[str], field: str) -> tuple[alt.Color, alt.Shape]:

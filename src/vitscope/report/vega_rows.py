@@ -12,13 +12,12 @@ from vitscope.report.vega_parts import (
     Chart,
     Row,
     Spec,
+    encode_value,
     finish,
-    make_axis,
     make_base,
     make_legend,
     make_range,
     make_row,
-    make_scale,
     make_tooltip,
     mark_ends,
 )
@@ -97,7 +96,7 @@ def plot_in_rows(
     apart = alt.Scale(paddingInner=0.35)
     name = alt.Y("x:N", sort=None, title=None, axis=axis, scale=apart)
     base = make_base(rows).encode(y=name, yOffset=alt.YOffset(f"{series}:N", sort=[*looks]))
-    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.X, data)
     tooltip = [alt.Tooltip("x:N", title="name"), *make_tooltip(data.axis, series)]
     behind = make_base([{"value": mark} for mark in marks])
     layers: list[alt.Chart] = [
