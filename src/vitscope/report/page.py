@@ -58,7 +58,6 @@ _SCRIPTS = (
 )
 _OF_REPORT = ("all_images.js", "links.js")
 """What only a report has."""
-_CHAPTERS = ("compared", "judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
     ("compared", "Comparison"),
@@ -153,8 +152,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             key: [one for one in figures if not one.missing.startswith("no result of the kind")]
             for key, figures in chapters.items()
         }
-        chapters = {key: figures for key, figures in chapters.items() if figures}
-        sections = {k: name for k, name in sections.items() if k in chapters or k not in _CHAPTERS}
+        sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
     charts = {
         f"{figure.entry.key}/{index}": chart.spec
         for figures in chapters.values()
