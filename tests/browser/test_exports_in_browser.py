@@ -398,6 +398,8 @@ def test_everything_is_printed_though_nothing_was_seen(chromium, report):
         assert page.locator("details:not([open])").count() == num_folded > 0
     assert len(re.findall(X_AXIS, pdf)) == num_charts
     assert len(re.findall(rb"/Subtype /Image", pdf)) >= 4
+    # Small charts share a page.
+    assert len(re.findall(rb"/Type /Page\b", pdf)) < 20
 
 
 def test_nothing_is_cut_on_paper(page):
@@ -411,6 +413,11 @@ def test_nothing_is_cut_on_paper(page):
         one.is_visible() for one in shown.all() if one.evaluate("one => !one.closest('dialog')")
     )
     assert not page.locator(".exports, .controls").filter(visible=True).count()
+    told = page.locator(".paper").filter(visible=True).all_text_contents()
+    assert [note.partition(":")[0] for note in told] == [
+        "Of 3 results, this is tiny/dinov2_reg",
+        "Of 2 results, this is tiny/dinov2_reg",
+    ]
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})

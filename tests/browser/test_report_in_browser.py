@@ -21,6 +21,11 @@ PAINTED = """canvas => {
   return Array.from({ length: data.length / 4 }, (_, k) => data[4 * k] + data[4 * k + 1]);
 }"""
 
+LEGENDS_BEYOND = """Array.from(document.querySelectorAll(".chart .role-legend"), (legend) => {
+  const [inner, outer] = [legend, legend.closest("svg")].map((one) => one.getBoundingClientRect());
+  return inner.left < outer.left - 1 || inner.right > outer.right + 1 ? legend.textContent : "";
+}).filter(Boolean)"""
+
 
 def opacity_of(locator):
     return float(locator.evaluate("element => getComputedStyle(element).opacity"))
@@ -42,6 +47,14 @@ def test_it_opens_without_complaint_or_request(revisit, size, colours):
     assert seen.requests == []
     # Nothing sticks out to the side.
     assert seen.page.evaluate("document.documentElement.scrollWidth") == size[0]
+    assert seen.page.evaluate(LEGENDS_BEYOND) == []
+
+
+def test_the_head_has_every_section_at_any_width(revisit):
+    page = revisit().page
+    page.set_viewport_size({"width": 760, "height": 900})
+    assert page.locator(".top nav").evaluate("nav => nav.scrollWidth - nav.clientWidth") == 0
+    page.set_viewport_size({"width": DESKTOP[0], "height": DESKTOP[1]})
 
 
 def test_every_chart_is_drawn_and_says_what_it_is(revisit):

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 from io import StringIO
+from pathlib import Path
 
 import pytest
 import torch
@@ -92,8 +93,12 @@ def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
     assert "Judgement: publish Share of the row" in gallery["note"]
     told = [image["told"].count("do not publish it of this image") for image in gallery["images"]]
     assert told == [0, 1, 0]
-    second = f"{found.summary.images[1].path}: on this image Share of the row is worse"
+    second = f"{Path(found.summary.images[1].path).name}: on this image Share of the row is worse"
     page, _, _ = render_report([ModelResult(found)]).partition("There is no audit")
+    # Few images give no verdict.
+    assert "Cannot tell: 3 of 3 images." in page
+    assert str(folder) not in page
+    assert page.count(found.summary.images[0].verdict.text) == 3
     for text in (print_report(found.summary), page, found._repr_html_()):
         assert text.count(second) == text.count("judgement: publish Share of the row") == 1
 

@@ -158,7 +158,7 @@ def test_every_layer_has_its_verdict_everywhere(audits):
             "&#39;", "'"
         ).replace("&#x27;", "'")
     (loaded,) = load_results([result.folder])
-    rows = describe_verdict(loaded)["layers"].sections[0]
+    rows = describe_verdict(loaded)["table"].sections[0]
     assert [(row[0], row[-1]) for row in rows] == [("0", "holds"), ("1", "broken")]
 
 

@@ -43,6 +43,8 @@ def test_a_narrow_figure_has_its_panels_below_each_other(result, name, rows):
     figure = draw(result, name, width_in=3.25)
     assert figure.get_figwidth() == 3.25
     assert figure.axes[0].get_subplotspec().get_gridspec().nrows == rows
+    for text in figure.texts:  # heading and notes
+        assert text.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_the_width_of_a_page_is_the_usual_one(result):

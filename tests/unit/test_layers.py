@@ -81,7 +81,7 @@ def test_terminal_notebook_and_report_have_one_table():
         ("7", "50.0 ± 2.0", *["16.7"] * 3, "0.500 ± 0.030", "borderline"),
         ("11", "20.0 ± 2.0", *["26.7"] * 3, "0.200 ± 0.030", "broken"),
     ]
-    assert describe_verdict(model)["layers"] == table
+    assert describe_verdict(model)["table"] == table
     console = Console(width=80, record=True, file=StringIO())
     console.print(make_report(model.audit))
     printed = console.export_text()

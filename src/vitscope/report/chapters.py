@@ -1,8 +1,11 @@
 """The figures of the report: the question that each answers, and how it is shown."""
 
+import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
+from importlib.resources import files
+from typing import Any
 
 from vitscope.figures.anatomy import describe_anatomy
 from vitscope.figures.contributions import (
@@ -22,35 +25,13 @@ from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
-from vitscope.report.tables import (
-    tabulate_correlations,
-    tabulate_depths,
-    tabulate_differences,
-    tabulate_map_curves,
-    tabulate_map_scores,
-    tabulate_remedies,
-    tabulate_routes_by_block,
-    tabulate_shares_by_depth,
-    tabulate_sources_by_layer,
-    tabulate_terms,
-    tabulate_tokens,
-)
-from vitscope.report.vega import (
-    draw_correlations,
-    draw_depths,
-    draw_map_curves,
-    draw_norms_of_tokens,
-    draw_routes_by_block,
-    draw_shares_by_depth,
-    draw_terms,
-)
-from vitscope.report.vega_layers import draw_sources_by_layer
+from vitscope.report import tables, vega, vega_layers, vega_rows
 from vitscope.report.vega_parts import Chart
-from vitscope.report.vega_rows import draw_differences, draw_map_scores, draw_remedies
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
+Describe = Callable[[Results], FigureData]
 
 
 @dataclass(frozen=True)
@@ -61,10 +42,8 @@ class Mark:
     tabulate: Callable[[FigureData], TextTable]  # makes the table below them
 
 
-_TERMS = Mark(draw_terms, tabulate_terms)
-_DEPTHS = Mark(draw_depths, tabulate_depths)
-_TOKENS = Mark(draw_norms_of_tokens, tabulate_tokens)
-_CORRELATIONS = Mark(draw_correlations, tabulate_correlations)
+_TERMS = Mark(vega.draw_terms, tables.tabulate_terms)
+_DEPTHS = Mark(vega.draw_depths, tables.tabulate_depths)
 
 
 @dataclass(frozen=True)
@@ -74,8 +53,8 @@ class Entry:
     key: str  # its anchor in the page
     title: str  # the question that it answers
     meaning: str  # what it shows, in one plain line
-    definitions: tuple[str, ...]  # keys of the definitions it needs
-    describe: Callable[[Results], FigureData]  # returns what it shows, or raises NothingToDrawError
+    definitions: Sequence[str]  # keys of the definitions it needs
+    describe: Describe  # returns what it shows, or raises NothingToDrawError
     mark: Mark
 
 
@@ -106,6 +85,16 @@ class ReportFigure:
         return None if self.data is None else self.entry.mark.tabulate(self.data)
 
 
+@cache
+def _read_words() -> dict[str, dict[str, Any]]:
+    text = files("vitscope.report").joinpath("figures.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _ask(key: str, describe: Describe, mark: Mark) -> Entry:
+    return Entry(key=key, describe=describe, mark=mark, **_read_words()[key])
+
+
 def list_sources(results: Results) -> list[Entry]:
     """Figures of where the output comes from, with one for each classifier."""
     return [*_SOURCES, *map(_ask_classes, enumerate(list_classifiers(results)))]
@@ -113,113 +102,40 @@ def list_sources(results: Results) -> list[Entry]:
 
 def _ask_classes(numbered: tuple[int, str]) -> Entry:
     number, classifier = numbered
-    return Entry(
-        key=f"one-shot-{number}",
-        title=f"Do the classes survive? ({printable(classifier)} classifier)",
-        meaning="A classifier learns from the full outputs of one image per class and is tested on "
-        "the contribution of one source alone.",
-        definitions=("one-shot", "terms"),
-        describe=partial(describe_one_shot, classifier=classifier, top="top1"),
-        mark=_TERMS,
-    )
+    asked = partial(describe_one_shot, classifier=classifier, top="top1")
+    entry = _ask("one-shot", asked, _TERMS)
+    title = entry.title.format(classifier=printable(classifier))
+    return replace(entry, key=f"one-shot-{number}", title=title)
 
 
 _SOURCES = (
-    Entry(
-        key="variance-share",
-        title="Where does the output come from?",
-        meaning="The part of the output’s variance over images that each source contributes. The "
-        "parts of a model add up to 100 %; one below zero takes away from the others.",
-        definitions=("variance-share", "terms", "interval"),
-        describe=describe_variance_share,
-        mark=_TERMS,
-    ),
-    Entry(
-        key="attention",
-        title="Where does [CLS] look?",
-        meaning="How much of the [CLS] token’s attention goes to each kind of token. A map can "
-        "only show the patches’ part.",
-        definitions=("attention-mass", "terms"),
-        describe=describe_attention_mass,
-        mark=_TERMS,
-    ),
-    Entry(
-        key="norms",
-        title="How much does each source add?",
-        meaning="The mean length of the vector that each source adds to [CLS]. What is the same "
-        "for every image counts here, but not in the variance share.",
-        definitions=("contribution-norm", "terms"),
-        describe=partial(describe_norms, terms=(*SOURCES, "bias")),
-        mark=_TERMS,
-    ),
-    Entry(
-        key="cka-residual",
-        title="Would one source suffice?",
-        meaning="How similarly the residual stream r and one source’s contribution arrange the "
-        "images: 1 is the same arrangement, 0 an unrelated one.",
-        definitions=("cka", "readouts", "interval"),
-        describe=partial(describe_residual_cka, terms=SOURCES),
-        mark=_TERMS,
-    ),
-    Entry(
-        key="cka-attention",
-        title="Would one kind of token suffice?",
-        meaning="How similarly the attention branch’s output t and one source’s contribution "
-        "arrange the images: 1 is the same arrangement, 0 an unrelated one.",
-        definitions=("cka", "readouts", "interval"),
-        describe=partial(describe_restricted_cka, terms=SOURCES),
-        mark=_TERMS,
-    ),
+    _ask("variance-share", describe_variance_share, _TERMS),
+    _ask("attention", describe_attention_mass, _TERMS),
+    _ask("norms", partial(describe_norms, terms=(*SOURCES, "bias")), _TERMS),
+    _ask("cka-residual", partial(describe_residual_cka, terms=SOURCES), _TERMS),
+    _ask("cka-attention", partial(describe_restricted_cka, terms=SOURCES), _TERMS),
 )
 _LAYERS = (
-    Entry(
-        key="layer-similarity",
-        title="When is the output made?",
-        meaning="How similar [CLS] after each layer is to the final one. A jump at the last layer "
-        "means that the output is gathered there; a slow rise, that it was built along the way.",
-        definitions=("layer-similarity",),
-        describe=describe_layer_similarity,
-        mark=_DEPTHS,
-    ),
-    Entry(
-        key="high-norm",
-        title="Are patches used as storage?",
-        meaning="The part of patch tokens with a norm far above all others, by depth. Such tokens "
-        "no longer describe their place in the image.",
-        definitions=("high-norm",),
-        describe=describe_high_norm_fraction,
-        mark=_DEPTHS,
-    ),
+    _ask("layer-similarity", describe_layer_similarity, _DEPTHS),
+    _ask("high-norm", describe_high_norm_fraction, _DEPTHS),
 )
 _AUDITED = (
-    Entry(
-        key="sources-by-layer",
-        title="At which layer does it break?",
-        meaning="What each source contributes to [CLS] at each audited layer, and how much "
-        "attention it gets. The symbols above are the verdicts of the layers.",
-        definitions=("verdict", "variance-share", "attention-mass", "cka", "terms", "interval"),
-        describe=describe_sources_by_layer,
-        mark=Mark(draw_sources_by_layer, tabulate_sources_by_layer),
+    _ask(
+        "sources-by-layer",
+        describe_sources_by_layer,
+        Mark(vega_layers.draw_sources_by_layer, tables.tabulate_sources_by_layer),
     ),
 )
 _TRACED = (
-    Entry(
-        key="shares-by-depth",
-        title="From which depth on does the output no longer live in the patches?",
-        meaning="The output is followed back through every block. At each depth the lines show "
-        "which tokens hold what will become the output; at depth 0 it is all in the patches.",
-        definitions=("traced", "interval"),
-        describe=describe_shares_by_depth,
-        mark=Mark(draw_shares_by_depth, tabulate_shares_by_depth),
+    _ask(
+        "shares-by-depth",
+        describe_shares_by_depth,
+        Mark(vega.draw_shares_by_depth, tables.tabulate_shares_by_depth),
     ),
-    Entry(
-        key="routes-by-block",
-        title="Is it what is read, or where it is read?",
-        meaning="What each block’s attention passed on, by what tokens hold (values) and by "
-        "which tokens are looked at (routing). A map of attention weights shows where alone.",
-        definitions=("routes", "traced", "interval"),
-        describe=describe_routes_by_block,
-        mark=Mark(draw_routes_by_block, tabulate_routes_by_block),
+    _ask(
+        "routes-by-block",
+        describe_routes_by_block,
+        Mark(vega.draw_routes_by_block, tables.tabulate_routes_by_block),
     ),
 )
 
@@ -233,72 +149,30 @@ def list_layers(results: Results) -> list[Entry]:
 
 
 TOKENS = (
-    Entry(
-        key="anatomy",
-        title="What do the special tokens hold?",
-        meaning="The norm of each special token at the input of the audited block, compared with "
-        "that of patches. A token that is far longer than all others and the same for every image "
-        "does not describe the image.",
-        definitions=("anatomy", "high-norm"),
-        describe=describe_anatomy,
-        mark=_TOKENS,
-    ),
+    _ask("anatomy", describe_anatomy, Mark(vega.draw_norms_of_tokens, tables.tabulate_tokens)),
 )
 IMAGES = (
-    Entry(
-        key="covariates",
-        title="Which images rely on which source?",
-        meaning="Whether images that rely more on a source have something visible in common: to "
-        "the right of zero, the share of the source rises with it.",
-        definitions=("covariates", "rank-correlation", "centred-share"),
-        describe=describe_share_covariates,
-        mark=_CORRELATIONS,
+    _ask(
+        "covariates",
+        describe_share_covariates,
+        Mark(vega.draw_correlations, tables.tabulate_correlations),
     ),
 )
-
 COMPARED = (
-    Entry(
-        key="differences",
-        title="What differs on the same images?",
-        meaning="Each result less the one that its chart names, number by number: to the right of "
-        "zero, the number is higher. An interval that spans zero may be no difference.",
-        definitions=("paired", "variance-share", "attention-mass", "cka", "cosine", "interval"),
-        describe=describe_differences,
-        mark=Mark(draw_differences, tabulate_differences),
+    _ask(
+        "differences",
+        describe_differences,
+        Mark(vega_rows.draw_differences, tables.tabulate_differences),
     ),
 )
-
 JUDGED = (
-    Entry(
-        key="map-scores",
-        title="Which map shows what the output depends on?",
-        meaning="Patches are removed in the order of each map, and the output is measured. A map "
-        "at 0 orders patches no better than chance; at 1 it is as good as removing every patch "
-        "once to see what it does.",
-        definitions=("skill", "removals", "interval"),
-        describe=describe_map_scores,
-        mark=Mark(draw_map_scores, tabulate_map_scores),
+    _ask(
+        "map-scores",
+        describe_map_scores,
+        Mark(vega_rows.draw_map_scores, tables.tabulate_map_scores),
     ),
-    Entry(
-        key="map-curves",
-        title="How fast is the output lost, and regained?",
-        meaning="What is left of the output while patches are removed, and while they are added "
-        "back, the most important of each map first. Point at a line to see which map it is.",
-        definitions=("skill", "removals"),
-        describe=describe_map_curves,
-        mark=Mark(draw_map_curves, tabulate_map_curves),
-    ),
+    _ask("map-curves", describe_map_curves, Mark(vega.draw_map_curves, tables.tabulate_map_curves)),
 )
-
 REMEDIES = (
-    Entry(
-        key="changes",
-        title="Cleaner, truer, and at what price?",
-        meaning="What each edit changed, to the right of 0 if it rose. A map is cleaner if fewer "
-        "images have high-norm patches; it is truer if the patches’ share rises. The price is how "
-        "far the global feature moved.",
-        definitions=("edits", "high-norm-images", "variance-share", "cka", "price"),
-        describe=describe_remedies,
-        mark=Mark(draw_remedies, tabulate_remedies),
-    ),
+    _ask("changes", describe_remedies, Mark(vega_rows.draw_remedies, tables.tabulate_remedies)),
 )

@@ -9,7 +9,7 @@ import numpy as np
 
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
-from vitscope.report.columns import ImageNumbers, count_bins, describe_column
+from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column
 from vitscope.report.comparison import list_compared
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.report.image_sources import (
@@ -54,6 +54,12 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
     shown = shelf.fill(sources)
     names = {name for one in distributions for name in one["bins"]}
     names |= {column.name for source in sources for column in source.numbers.columns}
+    entries = [entry for images in shown for entry in images]
+    titles = {
+        f"{SKILL}{name}": drawn["title"]
+        for entry in entries
+        for name, drawn in entry["maps"].items()
+    }
     columns = sorted(map(describe_column, names), key=lambda column: column.order)
     return {
         "thumbnails": shelf.thumbnails,
@@ -62,7 +68,12 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
         ],
         "distributions": distributions,
         "columns": [
-            {"name": c.name, "group": c.group, "label": c.label, "description": c.description}
+            {
+                "name": c.name,
+                "group": c.group,
+                "label": titles.get(c.name, c.label),
+                "description": c.description,
+            }
             for c in columns
         ],
         "colourmaps": {use: _encode_colours(name) for use, name in _COLOURMAPS.items()},

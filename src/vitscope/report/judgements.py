@@ -4,7 +4,7 @@ from typing import Any
 
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.choices import describe_settings
+from vitscope.report.verdicts import make_card
 from vitscope.results.judgement_text import (
     describe_judgement,
     describe_scores,
@@ -19,6 +19,7 @@ from vitscope.results.number_text import NumberText, write_number
 from vitscope.results.result_text import ABSENT, TextTable, tell_estimate
 from vitscope.results.schema import JudgementSummary
 from vitscope.results.schema_maps import MapScores
+from vitscope.results.verdict import Mood
 
 _SCORES = {
     "skill": "skill",
@@ -33,19 +34,12 @@ _SCORES = {
 def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
     """Content of a judgement's card."""
     summary = result.judgement
-    settings = describe_settings(summary)
     decided = summary.verdict.best is not None
-    return {
-        "status": "publish" if decided else "cannot tell",
-        "mood": "good" if decided else "unknown",
-        "symbol": "●" if decided else "?",
-        "label": result.label,
-        "id": result.model_id,
-        "text": as_sentence(summary.verdict.text),
+    status = "publish" if decided else "cannot tell"
+    mood: Mood = "good" if decided else "unknown"
+    return make_card(result, status, mood, summary.verdict.text) | {
         "about": as_sentence(describe_judgement(summary)),
         "facts": list(_list_facts(summary)),
-        "settings": f"Settings other than by default: {settings}." if settings else "",
-        "notes": result.notes,
         "citation": result.saved.cite(),
         "scores_mean": describe_scores(summary),
         "scores": [_tabulate_scores(summary, removal) for removal in summary.removals],

@@ -42,8 +42,7 @@ from vitscope.report.judgements import describe_judgement_card
 from vitscope.report.remedies import describe_remedies_card
 from vitscope.report.vega import plot_histogram
 from vitscope.report.vega_parts import Spec
-from vitscope.report.verdicts import describe_origin, describe_verdict
-from vitscope.results.judgement_text import list_judgements
+from vitscope.report.verdicts import describe_explained, describe_origin, describe_verdict
 
 _MOST_DATA_BYTES, _LEAST_TABLE_BYTES = 22 * 2**20, 2**20
 """Most bytes for images with all their numbers, so that the page has less than 25 MB; and those
@@ -59,7 +58,6 @@ _SCRIPTS = (
 )
 _OF_REPORT = ("all_images.js", "links.js")
 """What only a report has."""
-_CHAPTERS = ("compared", "judged", "remedies", "sources", "layers", "tokens", "images")
 _SECTIONS = (
     ("verdict", "Verdict"),
     ("compared", "Comparison"),
@@ -130,6 +128,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     audits = [result for result in results if result.kind == "audit"]
     judgements = [result for result in results if result.kind == "judgement"]
     remedies = [result for result in results if result.kind == "remedies"]
+    explained = [result for result in results if result.kind == "explanation"]
     compared = list_compared(results)
     sections = _choose_sections({result.kind for result in results}, several=len(compared) > 1)
     chapters = {
@@ -153,8 +152,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             key: [one for one in figures if not one.missing.startswith("no result of the kind")]
             for key, figures in chapters.items()
         }
-        chapters = {key: figures for key, figures in chapters.items() if figures}
-        sections = {k: name for k, name in sections.items() if k in chapters or k not in _CHAPTERS}
+        sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
     charts = {
         f"{figure.entry.key}/{index}": chart.spec
         for figures in chapters.values()
@@ -185,16 +183,11 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             charts=as_written(embed_json(charts)),
             images=as_written(embed_json(images)),
             sections=sections,
-            cards=[describe_verdict(audit) for audit in audits],
+            has_audits=bool(audits),
+            cards=list(map(describe_verdict, audits)) or list(map(describe_explained, explained)),
             comparison=tabulate_compared(compared) if "compared" in sections else None,
             judgements=[describe_judgement_card(result) for result in judgements],
             remedies=[describe_remedies_card(result) for result in remedies],
-            of_images=[
-                f"{result.label}: {told}."
-                for result in results
-                if result.kind == "explanation"
-                for told in list_judgements(result.explanation)
-            ],
             chapters=chapters,
             distributions=labels,
             failures=failures,

@@ -3,20 +3,19 @@
 from typing import Any
 
 from vitscope.figures.saved import ModelResult, as_sentence
-from vitscope.results.choices import describe_settings
+from vitscope.report.verdicts import tell_settings
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 
 
 def describe_remedies_card(result: ModelResult) -> dict[str, Any]:
     """Content of the tables of one comparison."""
     summary = result.remedies
-    settings = describe_settings(summary)
     asked = {"one-shot": summary.one_shot, "skill": summary.judged, "removals": summary.judged}
     return {
         "label": result.label,
         "about": as_sentence(describe_remedies(summary)),
         "defined": [key for key, found in asked.items() if found is not None],
-        "settings": f"Settings other than by default: {settings}." if settings else "",
+        "settings": tell_settings(result),
         "notes": result.notes,
         "overview": tabulate_overview(summary),
         "edits": [

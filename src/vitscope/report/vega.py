@@ -1,8 +1,9 @@
 """Vega-Lite specifications of figures, made with Altair; colours are properties of the page."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import altair as alt
 
@@ -19,13 +20,13 @@ from vitscope.report.vega_parts import (
     Chart,
     Spec,
     encode_terms,
+    encode_value,
     finish,
     has_some,
-    make_axis,
     make_base,
+    make_legend,
     make_range,
     make_row,
-    make_scale,
     make_tooltip,
     mark_ends,
     term_colour,
@@ -38,8 +39,8 @@ from vitscope.results.vocabulary import name_covariate, name_term, name_token, o
 _DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [12, 3], [4, 4])
 _MILLIONS = "datum.value < 10 ? format(datum.value, '.2~r') : format(datum.value, ',.0f')"
 _BAR_PX = 34
-_SHORT_LETTERS, _LONG_LETTERS = 20, 40
-"""Longest names of which four, or two, stand beside one another in a legend."""
+_STROKES: Mapping[str, Any] = {"symbolType": "stroke", "symbolSize": 300}
+"""Symbols of a legend of lines."""
 _MOST_TOGETHER = 3
 """Results whose terms share a chart by depth; they differ in dashes alone."""
 
@@ -166,7 +167,7 @@ def _draw_bars(
     base = make_base(rows).encode(
         y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130))
     )
-    value = alt.X("value:Q", title=axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.X, data)
     colour = alt.Color("term:N", scale=make_range(data.terms, term_colour), legend=None)
     bars = base.mark_bar(height=14, cornerRadius=2)
     layers: list[alt.Chart] = [
@@ -185,7 +186,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
     axis = alt.Axis(values=sizes, labelExpr=_MILLIONS, labelOverlap="greedy", grid=False)
     scale = alt.Scale(type="log", domain=[sizes[0] / 1.5, sizes[-1] * 1.5], nice=False)
     place = alt.X("x:Q", title="parameters (millions)", axis=axis, scale=scale)
-    value = alt.Y("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.Y, data)
     base = make_base(rows).encode(x=place)
     layers: list[alt.Chart] = [
         make_base(labels)
@@ -226,16 +227,7 @@ def _plot_lines(
         {**make_row(data, point), "name": name} for point, name in zip(points, names, strict=True)
     ]
     series = list(looks)
-    legend = alt.Legend(
-        orient="top",
-        title=None,
-        columns=_count_columns(series),
-        labelLimit=300,
-        symbolType="stroke",
-        symbolOpacity=1,
-        symbolSize=300,
-    )
-    shown = legend if len(series) > 1 else None
+    shown = make_legend(series, **_STROKES) if len(series) > 1 else None
     colour = alt.Color("name:N", scale=make_range(series, lambda n: looks[n][0]))
     dash = alt.StrokeDash("name:N", scale=make_range(series, lambda n: looks[n][1]))
     colour, dash = colour.legend(shown), dash.legend(shown)
@@ -243,7 +235,7 @@ def _plot_lines(
     axis = alt.Axis(
         values=list(range(0, last + 1, max(1, math.ceil(last / 6)))), format="d", grid=False
     )
-    value = alt.Y("value:Q", title=data.axis, scale=make_scale(data), axis=make_axis(data))
+    value = encode_value(alt.Y, data)
     base = make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis))
     layers = [*behind]
     if has_some(rows, "low"):
@@ -254,12 +246,6 @@ def _plot_lines(
     tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along.split()[0])]
     layers.append(marks.encode(y=value, color=colour, tooltip=tooltip))
     return finish(layers, f"{data.axis} of {of} by {along.split()[0]}")
-
-
-def _count_columns(names: Iterable[str]) -> int:
-    # As many as fit the narrowest screens.
-    longest = max(map(len, names))
-    return 4 if longest <= _SHORT_LETTERS else 2 if longest <= _LONG_LETTERS else 1
 
 
 _ROLES: Mapping[Role, tuple[str, Sequence[int], float, float]] = {
@@ -285,20 +271,12 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     ]
     found = {find_role(point): name_role(point) for point in points}
     looks = {found[role]: _ROLES[role] for role in reversed([*_ROLES]) if role in found}
-    legend = alt.Legend(
-        orient="top",
-        title=None,
-        columns=_count_columns(looks),
-        symbolType="stroke",
-        symbolOpacity=1,
-        symbolSize=300,
-        labelLimit=300,
-    )
+    legend = make_legend(looks, **_STROKES)
     colour = alt.Color("role:N", scale=make_range([*looks], lambda name: looks[name][0]))
     dash = alt.StrokeDash("role:N", scale=make_range([*looks], lambda name: looks[name][1]))
     along = CURVES[points[0].panel.rsplit(" ", 1)[-1]]
     axis = alt.Axis(format="%", tickCount=5, grid=False)
-    value = alt.Y("value:Q", title=data.axis, scale=make_scale(data), axis=make_axis(data))
+    value = encode_value(alt.Y, data)
     tooltip = [*make_tooltip(data.axis, "name"), alt.Tooltip("x:Q", title=along, format=".0%")]
     base = make_base(rows).encode(x=alt.X("x:Q", title=along, axis=axis), y=value)
     layers: list[alt.Chart] = [
@@ -329,7 +307,7 @@ def _plot_dots(data: FigureData, points: Sequence[Point]) -> Spec:
     colour, shape = encode_terms(terms, "source")
     name = alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=150, grid=True))
     base = make_base(rows).encode(y=name, yOffset=alt.YOffset("term:N", sort=terms))
-    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.X, data)
     filled = alt.condition(alt.datum["strong"], alt.value(1), alt.value(0.15))
     layers: list[alt.Chart] = [
         *mark_ends(base, rows, "x", colour),

@@ -10,12 +10,11 @@ from vitscope.report.vega_parts import (
     Chart,
     Spec,
     encode_terms,
+    encode_value,
     finish,
     has_some,
-    make_axis,
     make_base,
     make_row,
-    make_scale,
     make_tooltip,
 )
 from vitscope.results.layer_text import tell_layers
@@ -46,7 +45,7 @@ def _plot(model: ModelResult, panel: FigureData) -> Spec:
     axis = alt.Axis(values=choose_ticks(layers), format="d", grid=False, labelOverlap="greedy")
     scale = alt.Scale(domain=[layers[0].index - 0.5, layers[-1].index + 0.5], nice=False)
     place = alt.X("x:Q", title="layer", axis=axis, scale=scale)
-    value = alt.Y("value:Q", title=panel.axis, axis=make_axis(panel), scale=make_scale(panel))
+    value = encode_value(alt.Y, panel)
     colour, shape = encode_terms(panel.terms, "name")
     base = make_base(rows).encode(x=place)
     size = max(6, min(13, _SYMBOLS_PX // len(layers)))

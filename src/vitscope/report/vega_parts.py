@@ -1,8 +1,8 @@
 """What every Vega-Lite chart is made of: colours, shapes, axes, intervals."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 
@@ -12,6 +12,7 @@ from vitscope.results.vocabulary import look_of, name_term
 
 Spec = dict[str, Any]
 Row = Mapping[str, Any]
+Channel = TypeVar("Channel", alt.X, alt.Y)
 
 INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
 OTHER = "var(--other)"
@@ -31,6 +32,8 @@ TERM_SHAPES = {
 SERIES = tuple(f"var(--series-{index})" for index in range(6))
 """Colours of models of one family, in order of size."""
 _HEIGHT_PX = 220
+_LEGEND_PX, _SYMBOL_PX, _LETTER_PX = 324, 24, 6
+"""Most width of a legend; about as wide are one of its symbols and a letter of a name."""
 
 
 @dataclass(frozen=True)
@@ -94,14 +97,11 @@ def has_some(rows: Sequence[Row], key: str) -> bool:
     return any(row.get(key) is not None for row in rows)
 
 
-def make_axis(data: FigureData) -> alt.Axis:
-    """Axis of the values."""
-    return alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
-
-
-def make_scale(data: FigureData) -> alt.Scale:
-    """Scale of the values."""
-    return alt.Scale() if data.limits is None else alt.Scale(domain=list(data.limits), nice=False)
+def encode_value(channel: type[Channel], data: FigureData) -> Channel:
+    """The values on their axis."""
+    axis = alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
+    limits: Spec = {} if data.limits is None else {"domain": list(data.limits), "nice": False}
+    return channel("value:Q", title=data.axis, axis=axis, scale=alt.Scale(**limits))
 
 
 def encode_terms(terms: Sequence[str], field: str) -> tuple[alt.Color, alt.Shape]:
@@ -110,9 +110,18 @@ def encode_terms(terms: Sequence[str], field: str) -> tuple[alt.Color, alt.Shape
     colours, shapes = (
         alt.Scale(domain=names, range=list(map(look, terms))) for look in (term_colour, term_shape)
     )
-    legend = alt.Legend(orient="top", title=None, symbolOpacity=1, columns=2, offset=20)
+    legend = make_legend(names, offset=20)
     colour = alt.Color(f"{field}:N", scale=colours, legend=legend)
     return colour, alt.Shape(f"{field}:N", scale=shapes, legend=legend)
+
+
+def make_legend(names: Iterable[str], **looks: Any) -> alt.Legend:
+    """A legend above the chart, with as many columns as fit a phone."""
+    columns = max(1, min(4, _LEGEND_PX // (_SYMBOL_PX + _LETTER_PX * max(map(len, names)))))
+    limit = _LEGEND_PX - _SYMBOL_PX
+    return alt.Legend(
+        orient="top", title=None, symbolOpacity=1, columns=columns, labelLimit=limit, **looks
+    )
 
 
 def make_range(names: Sequence[str], look: Any) -> alt.Scale:
@@ -137,6 +146,7 @@ def finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEIG
         "tickColor": RULE,
         "gridColor": RULE,
         "labelFontSize": 12,
+        "labelSeparation": 6,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
         "titlePadding": 8,
@@ -146,7 +156,7 @@ def finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEIG
         font="system-ui, sans-serif",
         axis=axis,
         axisY={"domain": False, "ticks": False, "labelPadding": 8},
-        legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2, "columns": 4},
+        legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2},
         view={"stroke": None},
     )
     # All at once: every method would copy the layers.

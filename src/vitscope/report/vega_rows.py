@@ -12,19 +12,19 @@ from vitscope.report.vega_parts import (
     Chart,
     Row,
     Spec,
+    encode_value,
     finish,
-    make_axis,
     make_base,
+    make_legend,
     make_range,
     make_row,
-    make_scale,
     make_tooltip,
     mark_ends,
 )
 from vitscope.results.map_verdict import BASELINES
 
-_MOST_LETTERS = 28
-"""Longest names of which two stand beside one another in a legend."""
+_IN_LINES = "length(datum.label) > 36 ? split(datum.label, ', ') : datum.label"
+"""Names too long for phones have a line for each of their parts."""
 
 
 def draw_map_scores(data: FigureData) -> list[Chart]:
@@ -84,18 +84,19 @@ def plot_in_rows(
     description: str,
 ) -> Spec:
     """A row for each x, with a dot for each value of a series in the colour of its look."""
-    columns = 2 if max(map(len, looks)) <= _MOST_LETTERS else 1
-    legend = alt.Legend(orient="top", title=None, columns=columns, labelLimit=300, symbolOpacity=1)
     scale = make_range([*looks], lambda name: looks[name])
     colour = alt.condition(
         alt.datum["faint"],
         alt.value(FAINT),
-        alt.Color(f"{series}:N", scale=scale, legend=legend if len(looks) > 1 else None),
+        alt.Color(
+            f"{series}:N", scale=scale, legend=make_legend(looks) if len(looks) > 1 else None
+        ),
     )
-    axis, apart = alt.Axis(labelLimit=250, grid=True), alt.Scale(paddingInner=0.35)
+    axis = alt.Axis(labelLimit=250, labelExpr=_IN_LINES, grid=True)
+    apart = alt.Scale(paddingInner=0.35)
     name = alt.Y("x:N", sort=None, title=None, axis=axis, scale=apart)
     base = make_base(rows).encode(y=name, yOffset=alt.YOffset(f"{series}:N", sort=[*looks]))
-    value = alt.X("value:Q", title=data.axis, axis=make_axis(data), scale=make_scale(data))
+    value = encode_value(alt.X, data)
     tooltip = [alt.Tooltip("x:N", title="name"), *make_tooltip(data.axis, series)]
     behind = make_base([{"value": mark} for mark in marks])
     layers: list[alt.Chart] = [

@@ -34,11 +34,13 @@ from vitscope.results.vocabulary import name_term
 _PT_PER_IN = 72
 _LETTER_EM = 0.55
 """Average width of a letter of DejaVu Sans relative to its size, rounded up."""
+_BOLD = 1.2
+"""How much wider bold letters are."""
 _MARGIN_IN, _BESIDE_IN = 0.06, 1.1
 """Margin of a figure; space beside its panels for the names of rows, or a legend."""
 _LINE_IN = 0.1
 _LEGEND_ROW_IN = 0.16
-_HEADING_IN = 0.2
+_HEADING_PT, _HEADING_IN = 8, 0.2
 _MOST_TICKS = 5
 _NARROW = 2
 _SPREAD = 0.7
@@ -75,15 +77,16 @@ def make_panels(
 
 def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
     """Add heading, legend and notes; the figure gets as much higher as they need."""
-    heading = data.heading
     words = " ".join(data.remarks) if chosen_style().has_notes else ""
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
+    heading = textwrap.wrap(data.heading, int(usable / _letter_in(_BOLD * _HEADING_PT)))
+    heading_in = len(heading) * _HEADING_IN
     lines = textwrap.wrap(words, int(usable / _letter_in(SMALL_PT - 0.5)))
     columns = count_legend_columns(handles, usable)
     below = len(lines) * _LINE_IN + 2 * _MARGIN_IN
     legend_in = math.ceil(len(handles) / columns) * _LEGEND_ROW_IN
-    above = legend_in + (_HEADING_IN if heading else 0.0) + 2 * _MARGIN_IN
+    above = legend_in + heading_in + 2 * _MARGIN_IN
     total = height + below + above
     figure.set_size_inches(width, total)
     engine = figure.get_layout_engine()
@@ -101,9 +104,10 @@ def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) 
     )
     if heading:
         top = 1 - _MARGIN_IN / total
-        figure.text(left, top, literal(heading), fontsize=8, weight="bold", va="top")
+        told = literal("\n".join(heading))
+        figure.text(left, top, told, fontsize=_HEADING_PT, weight="bold", va="top")
     if handles:
-        top = 1 - (_MARGIN_IN + (_HEADING_IN if heading else 0.0)) / total
+        top = 1 - (_MARGIN_IN + heading_in) / total
         figure.legend(
             handles=by_rows(handles, columns),
             loc="upper left",

@@ -7,7 +7,8 @@ const options = {
   renderer: "svg",
   actions: false,
   defaultStyle: false,
-  config: { legend: { layout: { top: { anchor: "start", bounds: "full" } } } }, // fits narrow charts
+  // Beside long labels a legend reaches over them, not beyond the chart.
+  config: { legend: { layout: { top: { anchor: { signal: "width < 350 ? 'end' : 'start'" }, bounds: "full" } } } },
   tooltip: { disableDefaultStyle: true },
 };
 const views = new Map();

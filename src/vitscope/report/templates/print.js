@@ -11,6 +11,10 @@ window.addEventListener("beforeprint", () => {
     fillLayers();
     return;
   }
+  for (const note of document.querySelectorAll(".paper")) {
+    const { options, selectedOptions } = document.getElementById(note.dataset.of);
+    note.textContent = options.length > 1 ? `Of ${options.length} results, this is ${selectedOptions[0].label}: choose another under Model, then print.` : "";
+  }
   waiting.forEach(draw);
   fillAll();
 });
