@@ -31,7 +31,7 @@ def run_part(name: str, settings: Settings) -> tuple[str, bool]:
     """Run a part in a fresh process: its section as text, and whether it failed."""
     try:
         return run_fresh(_measure, name, settings), False
-    except Exception as error:  # noqa: BLE001 - whatever it is, the other parts still run
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, the other parts still run
         traceback.print_exception(error)
         section = Section(title=f"Part {name}", how=f"Failed: {type(error).__name__}: {error}")
         return render_section(section), True

@@ -40,8 +40,8 @@ pairs of sizes whose intervals are apart more rise than fall; *falls* is the rev
 are the recipes judged, with the sizes that must have been measured. Others may be missing, but one
 whose number cannot be judged leaves the trend open.
 
-You supply the images; COCO is the main set. The claims of Fig. 3a are judged a second time on
-ImageNet, that of Fig. 3b on one-shot draws.
+You supply the images; the table calls the main set COCO. The claims of Fig. 3a are judged a second
+time on ImageNet, that of Fig. 3b on one-shot draws.
 
 ## The claims
 

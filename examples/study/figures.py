@@ -127,7 +127,8 @@ def _draw_time(rows: Sequence[Row], out: Path) -> Figure:
             for cell in cells:
                 _draw_history(axes[down, across], out, cell)
             if not cells:
-                axes[down, across].set_axis_off()
+                axes[down, across].set_frame_on(False)
+                axes[down, across].tick_params(left=False, bottom=False, labelbottom=False)
     for across, depth in enumerate(depths):
         axes[0, across].set_title(f"depth {depth}")
         axes[-1, across].set_xlabel("step")

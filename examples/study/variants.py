@@ -4,9 +4,9 @@ All are timm's. V2, V3, V4 and V0+2 have blocks of their own, so they hand vitsc
 their own (`vitscope_adapter`); the others are read as any model of timm.
 
 At the same depth and width (48 or more), parameters differ by less than 1 % from V0. Operations are
-those of V0 in V2 and V3, and those of V0+2 in V1, V4 and V6, which have as many tokens: 4 % more
-than V0. V5 has 3 to 5 % fewer from 6 blocks on, and 7 % fewer with 3: what its pooling has in
-parameters is taken from its blocks, and runs on one token only.
+those of V0 in V2 and V3, and those of V0+2 in V1, V4 and V6, which have as many tokens: 3 to 4 %
+more than V0. V5 has 2 to 5 % fewer from 6 blocks on, and 7 to 8 % fewer with 3: what its pooling
+has in parameters is taken from its blocks, and runs on one token only.
 """
 
 from dataclasses import replace

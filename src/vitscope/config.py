@@ -47,7 +47,7 @@ class RunConfig:
         batch_size: Images per batch; auto chooses by device and memory.
         device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
         dtype: Precision of the model; auto is bfloat16 where that is exact enough, else float32.
-        size: Input size in pixels; the model's own by default.
+        size: Input size in pixels, or height and width as in 224x336; the model's own by default.
         num_workers: Processes that decode images; 0 is this one.
         draft: Decode large JPEG files at a smaller size: faster, but pixels change visibly.
         seed: Seed of all random draws.
@@ -134,7 +134,7 @@ class AuditConfig(RunConfig):
             = R + 256 G + 65536 B).
         layers: Layers to audit: last, all, or block numbers; 0 is the first, -1 the last.
         features: Whether every image's features are saved; the per-image centred numbers need them.
-        gallery: Number of images saved with their maps, for the report.
+        gallery: Number of images saved with their maps, for the report; 0 for none.
         maps: Maps of these images, by name (docs/recipes/maps.md); attention, contribution_norm and
             share by default.
         verified: Fraction of batches, besides the first, whose last block is verified in all
@@ -251,7 +251,8 @@ class ReproductionConfig(OneShotConfig):
         examples: Number of images, drawn at random, whose maps are shown (Fig. 4).
         readout: Readout for the claims of Fig. 3: attention is after the output projection, values
             before it.
-        size: Input size in pixels, rounded to whole patches; the model's own by default.
+        size: Input size in pixels, or height and width as in 224x336, rounded to whole patches; the
+            model's own by default.
     """
 
     num_images: int | None = None

@@ -31,14 +31,22 @@ def find_failed_import(error: BaseException) -> str | None:
     """What is said of an error if it comes from the import of another package."""
     while error.__cause__ is not None:
         error = error.__cause__
+    if isinstance(error, OSError) and error.errno:  # of the disk, not of a package
+        return None
+    installed = packages_distributions()
+    if isinstance(error, ModuleNotFoundError) and error.name not in installed.keys() | _NO_PACKAGES:
+        missing = error.name or ""
+        if missing and "." not in missing:  # otherwise a part of a package, or of other code
+            return f"{missing} is not installed ({error}): pip install {missing}"
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     running = [one.f_globals.get("__name__", "") for one in frames if _is_module(one)]
     named = [error.name or ""] if isinstance(error, ImportError) else []
     roots = [name.partition(".")[0] for name in (*running[-1:], *named)]
-    module = next((root for root in roots if root not in _NO_PACKAGES), None)
+    # A model repository's own code is no package.
+    module = next((root for root in roots if root in installed.keys() - _NO_PACKAGES), None)
     if module is None:
         return None
-    package = packages_distributions().get(module, [module])[0]
+    package = installed[module][0]
     again, fault, both = [package], "cannot be imported", "it"
     if package == "torchvision":
         again, fault, both = ["torch", package], "do not fit each other", "both"

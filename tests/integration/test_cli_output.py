@@ -26,7 +26,7 @@ from vitscope.cli.entry import app
 from vitscope.cli.loggers import open_logger
 from vitscope.cli.output import Output
 from vitscope.cli.run_file import MOVES, add_config, move_options
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.results.repeats import tell_changes
 from vitscope.training import list_numbers
 
@@ -129,7 +129,20 @@ def test_what_has_changed_since_a_run_is_said(place, tmp_path):
         f"changed since {then.folder}: the weights; the preprocessing; images (3 of 5 were among "
         f"the 3 then); numpy (1, now {np.__version__})"
     )
-    file.write_text("{}")  # damaged
+    earlier = now.provenance | {"behaviour_hash": ""}  # of a version that did not record it
+    file.write_text(json.dumps(earlier))
+    assert tell_changes(then, now).endswith(
+        f"; what cannot be compared with {then.folder}: what the model computes with its weights"
+    )
+    earlier["plan"]["result"]["unknown"] = ["a hook of <lambda>"]
+    file.write_text(json.dumps(earlier))
+    assert tell_changes(then, now).endswith("weights, what else changes what the model computes")
+    damaged = then.images.drop_columns(["image_id", "path"])
+    pq.write_table(damaged, then.folder / "images.parquet")
+    assert tell_changes(then, now) == ""
+    with pytest.raises(ResultError, match=r"images\.parquet is damaged .*path"):
+        then.cite()
+    file.write_text("{}")
     assert tell_changes(then, now) == ""
     assert tell_changes(now, replace(now, folder=tmp_path)) == ""
 

@@ -17,6 +17,7 @@ from vitscope.errors import (
     UsageError,
     VitscopeError,
 )
+from vitscope.files.workspace import open_workspace
 from vitscope.results.schema import OneShotData
 
 
@@ -167,7 +168,8 @@ def test_a_finished_result_is_kept_if_it_is_of_the_same_run(folder, tmp_path, mo
     settings |= {"out": tmp_path / "out", "resume": True}
     first = one_shot(tiny_vit(), folder, **settings)
     monkeypatch.setattr("vitscope.runs.one_shot_loop._OneShotRun.execute", pytest.fail)
-    assert one_shot(tiny_vit(), folder, **settings).summary == first.summary
+    with open_workspace(tmp_path / "out", {}, resume=False, overwrite=True):  # of an audit, say
+        assert one_shot(tiny_vit(), folder, **settings).summary == first.summary
     paths = sorted(folder.rglob("*.png"))
     names = [path.relative_to(folder).parts[0] for path in paths]
     for images, changed, told in (

@@ -378,5 +378,7 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
     assert main(["figures", *layers]) == 0
     page = (tmp_path / "layers" / "index.md").read_text(encoding="utf-8")
     assert "only one layer was audited (audit with --layers all)" in page
+    with pytest.raises(UsageError, match="no figure has 'fig99' in its name"):
+        draw_figures([few], tmp_path / "none", only="fig99")  # a text is one part
     assert main(["figures", "--out", str(tmp_path / "other")]) == 2
     assert "RESULTS requires an argument" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from rich.console import Console
 from made_results import hold_audit, hold_layers
 from vitscope.figures import NothingToDrawError, draw_figure
 from vitscope.figures.layers import NUMBERS
-from vitscope.figures.rendering.style import TERM_COLOURS
+from vitscope.figures.rendering.style import TERM_COLOURS, FigureStyle, drawn_in, read_style
 from vitscope.report.chapters import ReportFigure, list_layers
 from vitscope.report.verdicts import describe_verdict
 from vitscope.results.layer_text import tabulate_layers, tell_layers
@@ -101,7 +101,8 @@ def test_a_source_that_one_layer_lacks_is_a_dash():
 
 def test_the_figure_has_a_line_for_each_source_and_a_symbol_for_each_layer():
     model = hold_layers(LAYERS)
-    drawing = draw_figure("sources_by_layer", [model])
+    with drawn_in(FigureStyle(read_style("dark_background"))):
+        drawing = draw_figure("sources_by_layer", [model])
     shares, attention, cka = drawing.figure.axes
     lines = {to_hex(line.get_color()).upper(): line for line in shares.lines}
     assert set(lines) == {TERM_COLOURS[term] for term in ("patches", "cls", "skip")}
@@ -115,6 +116,7 @@ def test_the_figure_has_a_line_for_each_source_and_a_symbol_for_each_layer():
     for panel in drawing.figure.axes:
         assert [text.get_text() for text in panel.texts] == list("?●●●▲✕✕")
         assert [text.get_position()[0] for text in panel.texts] == [*LAYERS]
+        assert {text.get_color() for text in panel.texts} == {"white"}
     told = " ".join(drawing.data.remarks)
     assert f"DINOv2 S: {tell_layers(model.audit)}. Above each panel" in told
     assert "verdict of each layer: ● holds, ▲ weakened, ✕ broken, ? cannot tell." in told

@@ -124,11 +124,17 @@ def test_what_is_not_a_result_is_never_replaced(tmp_path, kind, files):
     assert all((tmp_path / name).read_text() == text for name, text in files.items())
 
 
-def test_what_comes_into_the_target_meanwhile_stays(tmp_path):
+@pytest.mark.parametrize("rescued", [False, True])
+def test_what_comes_into_the_target_meanwhile_stays(tmp_path, monkeypatch, rescued):
     target = tmp_path / "result"
 
+    def fill_up(**_):  # the disk, where the result would be kept
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tempfile.mkdtemp", fill_up)
+
     def race():
-        with staged_folder(target, replaces=is_result) as staging:
+        with staged_folder(target, replaces=is_result, rescued=rescued) as staging:
             write_result(staging)
             target.mkdir()
             (target / "thesis.tex").write_text("x")

@@ -112,7 +112,8 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
         )
     except UnpicklingError:
         raise ModelUnreachableError(
-            f"the weights of {name} hold more than tensors, and code is never executed"
+            f"the weights of {name} hold more than tensors, and code is never "
+            "executed: give a safetensors file"
         ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ModelUnreachableError(

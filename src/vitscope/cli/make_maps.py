@@ -80,8 +80,8 @@ def judge(
         maps: Maps to judge, by name, besides attention, centre and edges; by default all that take
             few passes.
         target: What the maps explain: self (the image's own feature less the mean of the
-            references), cosine, logit, logit:CLASS, image:PATH, or a file with a vector
-            (.safetensors, .npy, .pt).
+            references), cosine, logit (of the class that an image gets), logit:CLASS (by number or
+            name), image:PATH, or a file with a vector (.safetensors, .npy, .pt).
         removals: Ways to remove patches, of which the first decides: shuffle (the default), drop,
             mean, blur, black, linear.
         masks: Folder of object masks (PNG files named like the images, 0 outside the object).
@@ -94,7 +94,7 @@ def judge(
         name: Name of the run; by default the folder of the images and the date.
         device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
         dtype: Precision of the model.
-        size: Input size in pixels; the model's own by default.
+        size: Input size in pixels, or HEIGHTxWIDTH; the model's own by default.
         overwrite: Replace earlier results there, finished or not.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         output: What is printed, and options from a file.
@@ -189,15 +189,15 @@ def explain(
         layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
             default, with --judged attention and the best.
-        target: What maps that depend on it explain, as of `vitscope judge`; self if there are
+        target: What maps with a target explain, as for `vitscope judge`; self if there are
             references, else cosine.
         references: Images that maps compare with, as for IMAGES; 20 or more like yours.
         score: Measure how faithful each map is, as `vitscope judge` does; takes hundreds of passes
             an image.
-        judged: Judgement of the same model, or the --out folder of one, once per model: chooses the
-            map and the size, and scores maps.
-        reference: Audit of the same model, or the --out folder of one, once per model; by default
-            an audit in OUT, or the means that come with vitscope.
+        judged: Judgement of the same model, or the --out folder of one, once per model in
+            the same order: chooses the map and the size, and scores maps.
+        reference: Audit of the same model, or the --out folder of one, once per model in the same
+            order; by default an audit in OUT, or the means that come with vitscope.
         heads: Also draw the maps of each head, and the attention of all layers.
         overlays: Also write each map and its overlay on the image as PNG, into OUT/overlays/.
         format: File format of the figures, once per format; png by default.
@@ -206,7 +206,7 @@ def explain(
         size: Pixels of the shorter side, or HEIGHTxWIDTH to crop to; the judgement's or the model's
             own by default.
         name: Name of the run; by default the folder of the images and the date.
-        overwrite: Replace earlier results there, finished or not.
+        overwrite: Replace earlier explanations and figures there; audits are kept.
         resume: Resume an interrupted run with the same settings; finished results are kept.
         output: What is printed, and options from a file.
     """

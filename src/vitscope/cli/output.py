@@ -27,7 +27,7 @@ class Terminal:
 
     Attributes:
         config: TOML file of options, with paths from its folder; run.toml in a result repeats its
-            run.
+            run. Options given as well take precedence.
         quiet: Print nothing but errors.
     """
 

@@ -109,8 +109,8 @@ def demo(
     backbone may have been trained further.
 
     Args:
-        scenes: Audit a tiny model of generated images instead, whose output skips its patches
-            (docs/study.md).
+        scenes: Audit a tiny model trained on generated images instead, whose output does not come
+            from its patches (docs/study.md).
         out: Folder for the images and the result.
         limit: Number of images, drawn at random; all by default.
         overwrite: Replace an earlier demo there.

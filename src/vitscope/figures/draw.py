@@ -119,7 +119,7 @@ def draw_figures(
     Args:
         folders: Results, or folders containing results.
         out: Folder for the figures.
-        only: Parts of names, to draw only figures with one of these in their name.
+        only: Part of a name, or several, to draw only figures with one of these in their name.
         formats: "png", "pdf" or "svg", or several of them.
         readout: Readout of Fig. 3, "attention" or "values".
         style: A style of matplotlib, by its name or file, for fonts, lines and grids; sizes of
@@ -127,7 +127,7 @@ def draw_figures(
         width: Width of every figure in inches; a column or a page by default.
         caption: Whether captions are written under the figures.
         overwrite: Whether earlier figures there are replaced.
-        tell: Changes the wording of index.md and captions.tex, as the command line does.
+        tell: Changes the reasons in index.md for what is not drawn, as the command line does.
 
     Returns:
         The figures, with their captions, and those that could not be drawn.
@@ -147,7 +147,8 @@ def draw_figures(
     look = FigureStyle(read_style(style), width, caption)
     results = mark_differences(load_results([Path(folder) for folder in folders]))
     _check_different(results)
-    plans = _choose_plans(plan_figures(results, readout), only)
+    parts = [only] if isinstance(only, str) else only
+    plans = _choose_plans(plan_figures(results, readout), parts)
     target = Path(out)
     _check_place(target, overwrite=overwrite)
     drawn: list[DrawnFigure] = []
@@ -164,9 +165,9 @@ def draw_figures(
                 continue
             drawn.append(_write_figure(drawing, name, formats, staging, target))
         found = FigureFolder(target, tuple(drawn), skipped)
-        write_text(staging / "index.md", tell(_write_page(found)))
+        write_text(staging / "index.md", _write_page(found, tell))
         latex = join_latex((one.latex for one in drawn), notes_inside=caption)
-        write_text(staging / "captions.tex", tell(latex))
+        write_text(staging / "captions.tex", latex)
         index = {"figures": [one.describe() for one in drawn], "skipped": skipped}
         write_index(staging, {"schema_version": SCHEMA_VERSION, **index})
     return found
@@ -291,19 +292,21 @@ def _tell_result(result: ModelResult) -> str:
     return f"{result.label}: {', '.join(filter(None, words))}"
 
 
-def _write_page(found: FigureFolder) -> str:
+def _write_page(found: FigureFolder, tell: Callable[[str], str]) -> str:
     lines = ["# Figures", ""]
     for figure in found.drawn:
         links = ", ".join(f"[{p.suffix[1:]}]({p.name})" for p in (*figure.files, figure.table))
         lines += [f"## {figure.name}", "", links, "", escape_markdown(figure.caption), ""]
         lines += [f"- {escape_markdown(_tell_result(result))}" for result in figure.shown]
         lines += [
-            f"- not shown: {escape_markdown(label)}: {escape_markdown(reason)}"
+            f"- not shown: {escape_markdown(label)}: {escape_markdown(tell(reason))}"
             for label, reason in figure.omitted.items()
         ]
         lines.append("")
     if found.skipped:
         lines += ["## Not drawn", ""]
-        lines += [f"- {name}: {escape_markdown(reason)}" for name, reason in found.skipped.items()]
+        lines += [
+            f"- {name}: {escape_markdown(tell(reason))}" for name, reason in found.skipped.items()
+        ]
         lines.append("")
     return "\n".join(lines)

@@ -100,9 +100,10 @@ def _kept_if_refused(staging: Path, target: Path) -> Iterator[None]:
     try:
         yield
     except VitscopeError as error:
-        kept = Path(tempfile.mkdtemp(prefix="vitscope-")) / target.name
-        shutil.move(staging, kept)
-        error.add_note(f"the finished result is kept in {printable_path(kept)}")
+        with suppress(OSError):  # of a full disk, say; the first error says more
+            kept = Path(tempfile.mkdtemp(prefix="vitscope-")) / target.name
+            shutil.move(staging, kept)
+            error.add_note(f"the finished result is kept in {printable_path(kept)}")
         raise
 
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from itertools import chain, islice
-from operator import length_hint
-from sys import maxsize
 from typing import Any
 
 import torch
@@ -62,16 +60,25 @@ def list_indices(loader: DataLoader[Any]) -> list[int]:
     generators = [one for one in found if isinstance(one, torch.Generator)]
     states = [one.get_state() for one in generators]
     chosen = loader.sampler if batches is None else chain.from_iterable(batches)
-    most = length_hint(loader.dataset, maxsize)
+    # A sampler of unknown length need not end.
+    ends = _find_length(loader.sampler if batches is None else batches) is not None
+    most = None if ends else _find_length(loader.dataset)
     try:
         with torch.random.fork_rng(devices=[]):
-            indices = list(islice(chosen, min(most + 1, maxsize)))
+            indices = list(islice(chosen, None if most is None else most + 1))
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
-    if len(indices) > most:  # a sampler need not end
+    if most is not None and len(indices) > most:
         raise UsageError(
-            f"the sampler of the DataLoader gives more indices than its dataset has items, {most}: "
-            "give the dataset itself, loader.dataset, or a sampler that gives each index once"
+            f"the sampler of the DataLoader gives more indices than its dataset has items, {most}, "
+            "and has no length: give the dataset itself, loader.dataset, or a sampler with a length"
         )
     return sorted(set(indices))
+
+
+def _find_length(given: Any) -> int | None:
+    try:
+        return len(given)
+    except (TypeError, NotImplementedError):
+        return None

@@ -61,7 +61,7 @@ class ChosenTarget:
         methods: Iterable[MapMethod],
         **settings: Any,
     ) -> MapInput:
-        """Images of which methods explain this; `settings` are other fields of `MapInput`."""
+        """What methods get to explain this of images; `settings` are other fields of `MapInput`."""
         return MapInput(
             vit=self.vit,
             pixels=pixels,

@@ -7,6 +7,7 @@ from vitscope.errors import ResultError
 from vitscope.files.printable import printable, printable_path
 from vitscope.files.reading import plain_damage
 from vitscope.results.saved_result import SavedResult, list_of_images
+from vitscope.results.schema import Provenance
 
 _DIGESTS = {
     "weights_hash": "the weights",
@@ -20,14 +21,19 @@ def tell_changes(earlier: SavedResult, later: SavedResult) -> str:
     try:
         if _name_model(earlier) != _name_model(later):
             return ""
-        changes = [*_list_changes(earlier, later)]
+        with plain_damage(earlier.folder):
+            changes = [*_list_changes(earlier, later)]
+            unknown = [*_list_unknown(earlier, later)]
     except ResultError:  # it was moved or removed
         return ""
     place = printable_path(earlier.folder)
-    if not changes:
-        images = ", images" if list_of_images(later, "image_id") else ""
-        return f"model{images} and versions are the same as in {place}"
-    return f"changed since {place}: {printable('; '.join(changes))}"
+    told = [f"changed since {place}: {printable('; '.join(changes))}"] if changes else []
+    if unknown:
+        told.append(f"what cannot be compared with {place}: {', '.join(unknown)}")
+    if told:
+        return "; ".join(told)
+    images = ", images" if list_of_images(later, "image_id") else ""
+    return f"model{images} and versions are the same as in {place}"
 
 
 def _name_model(result: SavedResult) -> str:
@@ -36,13 +42,27 @@ def _name_model(result: SavedResult) -> str:
 
 def _list_changes(earlier: SavedResult, later: SavedResult) -> Iterator[str]:
     before, after = earlier.provenance, later.provenance
-    yield from (told for key, told in _DIGESTS.items() if before.get(key) != after.get(key))
+    for key, told in _DIGESTS.items():
+        if _is_known(key, before, after) and before[key] != after[key]:
+            yield told
     old, new = (set(list_of_images(one, "image_id")) for one in (earlier, later))
     if old != new:
         yield f"images ({len(old & new)} of {len(new)} were among the {len(old)} then)"
-    with plain_damage(earlier.folder):
-        versions = before["versions"], after["versions"]
-        for name in dict(versions[0]) | versions[1]:
-            then, now = (each.get(name, "none") for each in versions)
-            if then != now:
-                yield f"{name} ({then}, now {now})"
+    versions = before["versions"], after["versions"]
+    for name in dict(versions[0]) | versions[1]:
+        then, now = (each.get(name, "none") for each in versions)
+        if then != now:
+            yield f"{name} ({then}, now {now})"
+
+
+def _list_unknown(earlier: SavedResult, later: SavedResult) -> Iterator[str]:
+    both = earlier.provenance, later.provenance
+    yield from (told for key, told in _DIGESTS.items() if not _is_known(key, *both))
+    # Behaviour that no digest covers: a hook of the user's, say.
+    plans = [one["plan"] for one in both]
+    if any(plan.get("result", plan)["unknown"] for plan in plans):
+        yield "what else changes what the model computes"
+
+
+def _is_known(key: str, *provenances: Provenance) -> bool:
+    return all(one.get(key) not in (None, "") for one in provenances)

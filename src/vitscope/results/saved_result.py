@@ -249,7 +249,9 @@ def list_of_images(result: SavedResult, column: Literal["path", "image_id"]) -> 
 def read_table(path: Path, *columns: str) -> pa.Table:
     """A table of a result, whole or in part."""
     with open_table(path) as file:
-        return file.read(columns=list(columns) or None)
+        table = file.read(columns=list(columns) or None)
+        table.select(columns)  # reading leaves out columns that are not there
+        return table
 
 
 def _import(library: str) -> Any:

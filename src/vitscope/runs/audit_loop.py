@@ -21,6 +21,7 @@ from vitscope.files.workspace import (
     Plan,
     Workspace,
     describe_difference,
+    discard_workspace,
     open_workspace,
     pack_folder,
     place_of,
@@ -161,6 +162,7 @@ def audit_as_lead(
             f"verified, for {run.unknown[0]} is not known; give overwrite=True to start again"
         )
     if output.has(AuditResult, run.plan):
+        discard_workspace(target)  # left by a run that was killed at its very end
         engine.barrier()
         return AuditResult(target)
     check_target(target, output.replaces)

@@ -66,7 +66,9 @@ class Output:
             with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
                 execute(folder, Workspace(Path(parts)))
             return kind.own(folder)
-        if not self.has_comparable(kind, plan):
+        if self.has_comparable(kind, plan):
+            discard_workspace(self.folder)  # left by a run that was killed at its very end
+        else:
             check_target(self.folder, self.replaces)
             with (
                 open_workspace(
@@ -97,8 +99,6 @@ class Output:
                 f"{printable_path(target)} holds a different result ({difference}): choose "
                 "another folder, or give overwrite=True to replace it"
             )
-        if difference is None:
-            discard_workspace(target)  # left by a run that was killed at its very end
         return difference is None
 
 

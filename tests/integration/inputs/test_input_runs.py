@@ -248,7 +248,7 @@ REFUSED = [
     (
         DataLoader(Items([7] * 2), sampler=cycle([1, 0])),
         False,
-        "the sampler of the DataLoader gives more indices than its dataset has items, 2: give the",
+        "the sampler of the DataLoader gives more indices than its dataset has items, 2, and",
     ),
     (
         Items([7] * 2),

@@ -291,6 +291,9 @@ def test_a_loader_says_which_images_and_random_numbers_stay_where_they_are(vit, 
     result = audit(vit, chosen)
     assert torch.equal(torch.get_rng_state(), before)
     assert result.images.to_pydict()["path"] == ["Items[1]", "Items[3]", "Items[4]"]
+    sampler = RandomSampler(tensors, replacement=True, num_samples=40)
+    often = audit(vit, DataLoader(Items(tensors), sampler=sampler))
+    assert often.summary.data.num_images <= len(tensors)
     dropped = DataLoader(Items(tensors), batch_size=4, drop_last=True)
     assert audit(vit, dropped).summary.data.num_images == 4
 

@@ -19,7 +19,6 @@ from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
     FAINT,
-    INK,
     PAGE_IN,
     SMALL_PT,
     Look,
@@ -210,7 +209,7 @@ def name_rows(panel: Axes, names: Iterable[str]) -> None:
 
 
 def write_above(
-    panel: Axes, place: float, text: str, *, fontsize: float = SMALL_PT, color: str = INK
+    panel: Axes, place: float, text: str, *, fontsize: float = SMALL_PT, color: str | None = None
 ) -> None:
     """Write above a panel, over a place on its axis."""
     above = panel.get_xaxis_transform()
