@@ -30,8 +30,8 @@ from variants import VARIANTS, describe_costs, make_variant
 
 from measuring import run_cell
 
-# For an audit, a trace and the like, besides forward passes, on one core of a CPU.
-_SECONDS_OF_MEASURES = 15
+# For imports, audits, a trace and the like, besides forward passes, on one core of a CPU.
+_SECONDS_OF_MEASURES = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,10 +10,31 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from vitscope.errors import UsageError
-from vitscope.figures import contributions, depths, image_numbers
 from vitscope.figures.anatomy import describe_anatomy
+from vitscope.figures.contributions import (
+    TOPS,
+    Readout,
+    describe_attention_mass,
+    describe_norms,
+    describe_one_shot,
+    describe_residual_cka,
+    describe_restricted_cka,
+    describe_variance_share,
+    list_classifiers,
+)
+from vitscope.figures.depths import (
+    describe_high_norm_fraction,
+    describe_high_norm_grid,
+    describe_high_norm_layers,
+    describe_layer_similarity,
+)
 from vitscope.figures.description import FigureData, NothingToDrawError, over_size
 from vitscope.figures.differences import describe_remedies
+from vitscope.figures.image_numbers import (
+    describe_covariates,
+    describe_interdependence,
+    describe_patch_share,
+)
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
@@ -55,35 +76,25 @@ class Question:
 
 
 FIGURES: Mapping[str, Question] = {
-    "variance_share": Question(contributions.describe_variance_share, draw_parts),
-    "attention_mass": Question(
-        over_size(contributions.describe_attention_mass), draw_terms_by_size
-    ),
-    "norms": Question(over_size(contributions.describe_norms), draw_terms_by_size),
-    "residual_cka": Question(over_size(contributions.describe_residual_cka), draw_terms_by_size),
-    "restricted_cka": Question(
-        over_size(contributions.describe_restricted_cka), draw_families_by_size
-    ),
-    "patch_share": Question(image_numbers.describe_patch_share, clouds.draw_distributions),
-    "layer_similarity": Question(depths.describe_layer_similarity, by_depth.draw_by_depth),
+    "variance_share": Question(describe_variance_share, draw_parts),
+    "attention_mass": Question(over_size(describe_attention_mass), draw_terms_by_size),
+    "norms": Question(over_size(describe_norms), draw_terms_by_size),
+    "residual_cka": Question(over_size(describe_residual_cka), draw_terms_by_size),
+    "restricted_cka": Question(over_size(describe_restricted_cka), draw_families_by_size),
+    "patch_share": Question(describe_patch_share, clouds.draw_distributions),
+    "layer_similarity": Question(describe_layer_similarity, by_depth.draw_by_depth),
     "sources_by_layer": Question(describe_sources_by_layer, by_depth.draw_sources_by_layer),
     "shares_by_depth": Question(describe_shares_by_depth, by_depth.draw_shares_by_depth),
     "routes_by_block": Question(describe_routes_by_block, by_depth.draw_routes_by_block),
-    "high_norm_fraction": Question(depths.describe_high_norm_fraction, by_depth.draw_by_depth),
-    "interdependence": Question(image_numbers.describe_interdependence, clouds.draw_clouds),
+    "high_norm_fraction": Question(describe_high_norm_fraction, by_depth.draw_by_depth),
+    "interdependence": Question(describe_interdependence, clouds.draw_clouds),
     "anatomy": Question(describe_anatomy, draw_tokens, of_one=True),
     "gram_ledger": Question(describe_gram_ledger, draw_ledgers, of_one=True),
     "directions": Question(describe_directions, draw_directions, of_one=True),
-    "covariates": Question(
-        image_numbers.describe_covariates, clouds.draw_correlations, of_one=True
-    ),
-    "high_norm_layers": Question(
-        depths.describe_high_norm_layers, by_depth.draw_by_layer, of_one=True
-    ),
-    "high_norm_grid": Question(depths.describe_high_norm_grid, draw_grid, of_one=True),
-    "one_shot": Question(
-        over_size(contributions.describe_one_shot), draw_terms_by_size, kind="one-shot"
-    ),
+    "covariates": Question(describe_covariates, clouds.draw_correlations, of_one=True),
+    "high_norm_layers": Question(describe_high_norm_layers, by_depth.draw_by_layer, of_one=True),
+    "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
+    "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size, kind="one-shot"),
     "map_scores": Question(describe_map_scores, draw_map_scores, kind="judgement"),
     "map_curves": Question(describe_map_curves, draw_map_curves, of_one=True, kind="judgement"),
     "remedies": Question(describe_remedies, draw_remedies, kind="remedies"),
@@ -254,7 +265,7 @@ _SHEETS: Mapping[str, Callable[..., Drawing]] = {
 """Figures of one image, by the name that `plot` takes."""
 
 
-def plan_figures(results: Results, readout: contributions.Readout = "attention") -> list[Plan]:
+def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]:
     """Every figure that the results could have."""
     plans: list[Plan] = [
         *_plan_audits(results, readout),
@@ -266,7 +277,7 @@ def plan_figures(results: Results, readout: contributions.Readout = "attention")
     return sorted(plans, key=lambda plan: (not plan[0].startswith("fig"), plan[0]))
 
 
-def _plan_audits(results: Results, readout: contributions.Readout) -> Iterator[Plan]:
+def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
     audits = [result for result in results if result.kind == "audit"]
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
@@ -286,12 +297,12 @@ def _plan_audits(results: Results, readout: contributions.Readout) -> Iterator[P
             yield f"{name}__{own}", partial(draw_figure, figure, [result])
 
 
-def _plan_one_shot(results: Results, readout: contributions.Readout) -> Iterator[Plan]:
-    classifiers = contributions.list_classifiers(results)
+def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
+    classifiers = list_classifiers(results)
     if not classifiers:
         yield "fig3b_one_shot", partial(_refuse, "no one-shot result among them")
     for classifier in classifiers:
-        for top in contributions.TOPS:
+        for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
             settings = {"classifier": classifier, "top": top, "readout": readout}
             yield name, partial(draw_figure, "one_shot", results, **settings)
