@@ -13,7 +13,7 @@ from rich.console import Console
 
 from audits import read_strictly, tiny_vit
 from images import write_images
-from vitscope import JudgeResult, audit, explain, judge
+from vitscope import Explanation, JudgeResult, audit, explain, judge
 from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.figures.draw import draw_explanations
@@ -101,6 +101,20 @@ def test_the_best_judged_map_is_drawn_beside_attention(folder, decided):
     assert page.count(found.summary.images[0].verdict.text) == 3
     for text in (print_report(found.summary), page, found._repr_html_()):
         assert text.count(second) == text.count("judgement: publish Share of the row") == 1
+
+
+def test_the_folder_of_a_model_is_not_shown(folder, tmp_path):
+    moved = explain(tiny_vit(), folder, **SMALL).save(tmp_path / "moved")
+    file = moved.folder / "summary.json"
+    told = file.read_text().replace("with this model", "with --model /home/me/models/vit")
+    file.write_text(told)
+    moved = Explanation.load(moved.folder)
+    assert "--model /home/me/models/vit" in print_report(moved.summary)  # to be typed
+    page = render_report([ModelResult(moved)])
+    drawn = words_of(plot_explanations([moved], moved.image_ids[0]))
+    for text in (page, drawn):
+        assert "--model vit" in text
+        assert "/home/me" not in text
 
 
 def test_with_a_reference_the_judged_map_itself_is_drawn(folder, decided, tmp_path):

@@ -88,7 +88,7 @@ def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator
 def tell_verdict(summary: ExplanationSummary, index: int, one: ImageExplanation) -> list[str]:
     """Whether an image's maps may be read, in sentences."""
     told = (tell_judgement(summary, summary.images[index]), one.verdict.text)
-    return [as_sentence(text) for text in filter(None, told)]
+    return [as_sentence(without_folders(text)) for text in filter(None, told)]
 
 
 def tell_basis(summary: ExplanationSummary, one: ImageExplanation) -> list[str]:

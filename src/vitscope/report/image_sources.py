@@ -106,7 +106,7 @@ def open_explanation(result: ModelResult) -> Source:
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
         entry = _describe_image(image.image_id, numbers, index)
-        told = image.verdict.text, tell_failure(summary, summary.images[index])
+        told = without_folders(image.verdict.text), tell_failure(summary, summary.images[index])
         entry["told"] = " ".join(map(as_sentence, filter(None, told)))
         entry["why"] = as_sentence(without_folders(image.verdict.basis))
         entry["scores"] = {k: tell_score(v, image.gap[k]) for k, v in image.skill.items()}

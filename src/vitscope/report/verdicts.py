@@ -51,7 +51,8 @@ def describe_explained(result: ModelResult) -> dict[str, Any]:
     counts = Counter(_CARRIED.get(one.verdict.status, one.verdict.status) for one in images)
     names = hide_parents([image.path for image in images])
     told = [
-        "; ".join(filter(None, [image.verdict.text, tell_raw_shares(image)])) for image in images
+        without_folders("; ".join(filter(None, [image.verdict.text, tell_raw_shares(image)])))
+        for image in images
     ]
     all_told = [f"{name}: {n:,} of {len(images):,} images" for name, n in counts.most_common()]
     status, text = ("several images", "; ".join(all_told)) if others else (*counts, told[0])
