@@ -230,6 +230,9 @@ def test_the_table_and_the_chart_have_every_difference(folder):
     assert chart.title == "tiny/dinov2_reg less tiny/dinov2"
     drawn = [row for rows in chart.spec["datasets"].values() for row in rows if "told" in row]
     assert {row["x"]: (row["value"], row["low"], row["high"]) for row in drawn} == numbers
+    # One name has two lines of 15 pixels, which a row must hold.
+    assert "attention on patches, of patches and registers" in numbers
+    assert chart.spec["height"] >= 30 * len(numbers)
 
 
 def test_results_that_count_cls_elsewhere_are_not_subtracted(folder, tmp_path):

@@ -288,6 +288,7 @@ def test_two_runs_of_one_model_are_drawn_under_their_names(tmp_path):
         rows = of_all[name].table.read_text(encoding="utf-8").splitlines()
         assert {label in row for row in rows[1:] for label in labels} == {True, False}
     latex = (drawn.folder / "captions.tex").read_text(encoding="utf-8")
+    assert set(latex) - set(map(chr, range(128))) <= set("–…“”’")  # which pdfLaTeX knows
     for label, name in zip(labels, ("cats", "dogs"), strict=True):
         own = latex[: latex.index(rf"\label{{fig:directions__DINOv2-S-{name}}}")]
         assert own.rpartition(r"\caption")[2].startswith(f"{{{label}: ")

@@ -19,7 +19,8 @@ _LATEX = {
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     # Letters of this package's own words that pdfLaTeX does not know.
     **{"²": "$^2$", "°": r"$^\circ$", "±": r"$\pm$", "×": r"$\times$", "−": "$-$", "′": "$'$"},
-    **{"‖": r"$\|$", "⟨": r"$\langle$", "⟩": r"$\rangle$", "Σ": r"$\Sigma$", "ℓ": r"$\ell$"},
+    **{"‖": r"$\|$", "⟨": r"$\langle$", "⟩": r"$\rangle$"},
+    **{"Σ": r"$\Sigma$", "ρ": r"$\rho$", "ℓ": r"$\ell$"},
     **{"●": r"$\bullet$", "▲": r"$\triangle$", "◆": r"$\diamond$", "✕": r"$\times$"},
 }
 _FIGURE = r"""\begin{{{float}}}

@@ -23,7 +23,8 @@ from vitscope.report.vega_parts import (
 )
 from vitscope.results.map_verdict import BASELINES
 
-_IN_LINES = "length(datum.label) > 36 ? split(datum.label, ', ') : datum.label"
+_LONGEST = 36
+_IN_LINES = f"length(datum.label) > {_LONGEST} ? split(datum.label, ', ') : datum.label"
 """Names too long for phones have a line for each of their parts."""
 
 
@@ -106,5 +107,7 @@ def plot_in_rows(
             x=value, color=colour, tooltip=tooltip
         ),
     ]
-    count = len({row["x"] for row in rows})
-    return finish(layers, description, height=(12 * len(looks) + 10) * count)
+    names = {str(row["x"]) for row in rows}
+    # Two lines of a name need as much as two dots.
+    lines = 2 if any(len(name) > _LONGEST for name in names) else 1
+    return finish(layers, description, height=(12 * max(len(looks), lines) + 10) * len(names))
