@@ -137,6 +137,8 @@ def test_what_has_changed_since_a_run_is_said(place, tmp_path):
     earlier["plan"]["result"]["unknown"] = ["a hook of <lambda>"]
     file.write_text(json.dumps(earlier))
     assert tell_changes(then, now).endswith("weights, what else changes what the model computes")
+    file.write_text(json.dumps({k: v for k, v in changed.items() if k != "plan"}))
+    assert tell_changes(then, now).startswith(f"changed since {then.folder}: the weights; ")
     damaged = then.images.drop_columns(["image_id", "path"])
     pq.write_table(damaged, then.folder / "images.parquet")
     assert tell_changes(then, now) == ""

@@ -55,14 +55,14 @@ def _take(values: Any) -> Any:
 def list_indices(loader: DataLoader[Any]) -> list[int]:
     """Indices chosen by its sampler, in the dataset's order; the caller's random state is kept."""
     batches = loader.batch_sampler
+    sampler = loader.sampler if batches is None else batches
     owners = (loader, loader.sampler, batches, getattr(batches, "sampler", None))
     found = [getattr(owner, "generator", None) for owner in owners]
     generators = [one for one in found if isinstance(one, torch.Generator)]
     states = [one.get_state() for one in generators]
-    chosen = loader.sampler if batches is None else chain.from_iterable(batches)
+    chosen = sampler if batches is None else chain.from_iterable(batches)
     # A sampler of unknown length need not end.
-    ends = _find_length(loader.sampler if batches is None else batches) is not None
-    most = None if ends else _find_length(loader.dataset)
+    most = _find_length(loader.dataset) if _find_length(sampler) is None else None
     try:
         with torch.random.fork_rng(devices=[]):
             indices = list(islice(chosen, None if most is None else most + 1))

@@ -1,6 +1,6 @@
 """Sums over images: their protocol, and all sums of an audit.
 
-To add one, write a class with these methods and a line in `Manifest.make_sums`.
+To add one, write a class with these methods and a line in `Manifest._list_sums`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

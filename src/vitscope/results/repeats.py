@@ -58,9 +58,9 @@ def _list_changes(earlier: SavedResult, later: SavedResult) -> Iterator[str]:
 def _list_unknown(earlier: SavedResult, later: SavedResult) -> Iterator[str]:
     both = earlier.provenance, later.provenance
     yield from (told for key, told in _DIGESTS.items() if not _is_known(key, *both))
-    # Behaviour that no digest covers: a hook of the user's, say.
-    plans = [one["plan"] for one in both]
-    if any(plan.get("result", plan)["unknown"] for plan in plans):
+    # Behaviour that no digest covers: a hook of the user's, say. A comparison has no plan.
+    plans = [one.get("plan", {}) for one in both]
+    if any(plan.get("result", plan).get("unknown") for plan in plans):
         yield "what else changes what the model computes"
 
 
