@@ -16,18 +16,16 @@ Unknown keys are ignored. `dataclasses.asdict` is the inverse.
 """
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vitscope.errors import ResultError, VitscopeError
 from vitscope.files.printable import printable
 
 T = TypeVar("T")
-Reader = Callable[[object], Any]
 
 LARGEST = 1e300
 """Largest number allowed, so that arithmetic on two of them stays finite."""
@@ -36,50 +34,29 @@ MOST = 2**53
 _LONGEST_PLACE, _LONGEST_VALUE = 100, 60
 
 
-class Mark(ABC):
-    """A constraint on an annotated value."""
-
-    @abstractmethod
-    def _explain(self, value: Any) -> str:
-        """Describe what is wrong with the value, as a clause; empty if nothing is."""
-
-
 @dataclass(frozen=True)
-class Within(Mark):
+class Within:
     """The number has bounds."""
 
     low: int
     high: int
 
-    def _explain(self, value: float) -> str:
-        inside = self.low <= value <= self.high
-        return "" if inside else f"expected {self.low} to {self.high}, found {value}"
-
 
 @dataclass(frozen=True)
-class Defined(Mark):
+class Defined:
     """The number is not undefined."""
 
-    def _explain(self, value: float) -> str:
-        return "expected a number, found null" if math.isnan(value) else ""
-
 
 @dataclass(frozen=True)
-class NotEmpty(Mark):
+class NotEmpty:
     """The array or object is not empty."""
 
-    def _explain(self, value: Collection[Any]) -> str:
-        return "" if value else "expected at least one entry, found none"
-
 
 @dataclass(frozen=True)
-class Keys(Mark):
+class Keys:
     """The object has the given keys."""
 
     names: tuple[str, ...]
-
-    def _explain(self, value: Mapping[str, Any]) -> str:
-        return next((f"{name} is missing" for name in self.names if name not in value), "")
 
 
 Finite = Annotated[float, Defined()]
@@ -95,9 +72,8 @@ class _DamageError(Exception):
 
 def read_typed(kind: type[T], content: object, name: str) -> T:
     """Build a dataclass from JSON."""
-    hint: Any = kind
     try:
-        built: T = _make_reader(hint)(content)
+        built: T = _read(kind, content)
     except _DamageError as damage:
         place = printable(".".join(reversed(damage.place)))[:_LONGEST_PLACE]
         where = f" at {place}" if place else ""
@@ -125,158 +101,108 @@ def _substitute(hint: Any, bound: Mapping[Any, Any]) -> Any:
     return hint
 
 
-@cache
-def _make_reader(hint: Any) -> Reader:
-    if hint in _PLAIN:
-        return _PLAIN[hint]
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _make_dataclass_reader(hint)
-    return _MAKERS[get_origin(hint)](*get_args(hint))
+def _read(hint: Any, content: Any) -> Any:
+    if is_dataclass(hint):
+        return _read_dataclass(hint, content)
+    if (origin := get_origin(hint)) is not None:
+        return _READERS[origin](content, *get_args(hint))
+    if hint is Any or (hint is float and content is None):
+        return math.nan if hint is float else content
+    what, is_valid, convert = _PLAIN[hint]
+    _expect(what, content, is_valid(content))
+    return convert(content)
 
 
-def _expected(what: str, found: object) -> _DamageError:
+def _read_each(parts: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
+    # Values by place, from (place, hint, content).
+    found = {}
+    for place, hint, content in parts:
+        try:
+            found[place] = _read(hint, content)
+        except _DamageError as damage:
+            damage.place.append(str(place))
+            raise
+    return found
+
+
+def _expect(what: str, found: object, is_valid: bool) -> None:
+    if is_valid:
+        return
     if isinstance(found, (dict, list)):
         shown = "an object" if isinstance(found, dict) else "an array"
     else:
         shown = "null" if found is None else printable(repr(found))
     shown = shown if len(shown) <= _LONGEST_VALUE else f"{shown[:_LONGEST_VALUE]} …"
-    return _DamageError(f"expected {what}, found {shown}")
+    raise _DamageError(f"expected {what}, found {shown}")
 
 
-def _read_number(content: object) -> float:
-    if content is None:
-        return math.nan
-    if (
-        not isinstance(content, (int, float))
-        or isinstance(content, bool)
-        or not abs(content) <= LARGEST
-    ):
-        raise _expected("a number", content)
-    return float(content)
-
-
-def _read_count(content: object) -> int:
-    if not isinstance(content, int) or isinstance(content, bool) or not 0 <= content <= MOST:
-        raise _expected("a count", content)
-    return content
-
-
-def _read_text(content: object) -> str:
-    if not isinstance(content, str):
-        raise _expected("a text", content)
-    return printable(content)
-
-
-def _read_flag(content: object) -> bool:
-    if not isinstance(content, bool):
-        raise _expected("true or false", content)
-    return content
-
-
-_PLAIN: dict[Any, Reader] = {
-    float: _read_number,
-    int: _read_count,
-    str: _read_text,
-    bool: _read_flag,
-    Any: lambda content: content,
-}
-
-
-def _read_at(place: object, read: Reader, content: object) -> Any:
+def _read_dataclass(kind: Any, content: Any) -> Any:
+    _expect("an object", content, isinstance(content, dict))
+    hints = list_fields(kind).items()
+    values = _read_each((name, hint, content[name]) for name, hint in hints if name in content)
+    for field in fields(kind):
+        has_default = field.default is not MISSING or field.default_factory is not MISSING
+        if field.name not in values and not has_default:
+            raise _DamageError(f"{field.name} is missing")
     try:
-        return read(content)
-    except _DamageError as damage:
-        damage.place.append(str(place))
-        raise
+        return kind(**values)
+    except VitscopeError as error:  # constraints of the class itself
+        raise _DamageError(printable(str(error))) from None
 
 
-def _make_dataclass_reader(kind: Any) -> Reader:
-    readers = {name: _make_reader(hint) for name, hint in list_fields(kind).items()}
-    required = {
-        field.name
-        for field in fields(kind)
-        if field.default is MISSING and field.default_factory is MISSING
-    }
-
-    def read(content: object) -> Any:
-        if not isinstance(content, dict):
-            raise _expected("an object", content)
-        values = {}
-        for name, read_field in readers.items():
-            if name in content:
-                values[name] = _read_at(name, read_field, content[name])
-            elif name in required:
-                raise _DamageError(f"{name} is missing")
-        try:
-            return kind(**values)
-        except VitscopeError as error:  # constraints of the class itself
-            raise _DamageError(printable(str(error))) from None
-
-    return read
+def _read_literal(content: Any, *choices: str) -> Any:
+    _expect(" or ".join(map(repr, choices)), content, type(content) is str and content in choices)
+    return content
 
 
-def _make_literal_reader(*choices: str) -> Reader:
-    def read(content: object) -> Any:
-        if not isinstance(content, str) or content not in choices:
-            raise _expected(" or ".join(map(repr, choices)), content)
-        return content
-
-    return read
+def _read_optional(content: Any, *hints: Any) -> Any:
+    (hint,) = (hint for hint in hints if hint is not NoneType)
+    return None if content is None else _read(hint, content)
 
 
-def _make_optional_reader(*hints: Any) -> Reader:
-    (hint,) = (hint for hint in hints if hint is not type(None))
-    read_defined = _make_reader(hint)
-    return lambda content: None if content is None else read_defined(content)
+def _read_array(content: Any, *hints: Any) -> Any:
+    _expect("an array", content, isinstance(content, list))
+    items = hints[:1] * len(content) if hints[-1] is ... else hints
+    if len(content) != len(items):
+        raise _DamageError(f"expected {len(items)} entries, found {len(content)}")
+    defined = (Finite if hint is float else hint for hint in items)
+    return tuple(_read_each(zip(range(len(items)), defined, content, strict=True)).values())
 
 
-def _make_tuple_reader(*hints: Any) -> Reader:
-    any_length = hints[-1] is ...
-    items = [Finite if hint is float else hint for hint in hints if hint is not ...]
-    readers = [_make_reader(hint) for hint in items]
-
-    def read(content: object) -> Any:
-        if not isinstance(content, list):
-            raise _expected("an array", content)
-        used = readers * len(content) if any_length else readers
-        if len(content) != len(used):
-            raise _DamageError(f"expected {len(used)} entries, found {len(content)}")
-        pairs = enumerate(zip(used, content, strict=True))
-        return tuple(_read_at(index, read_item, item) for index, (read_item, item) in pairs)
-
-    return read
+def _read_mapping(content: Any, _: Any, hint: Any) -> Any:
+    _expect("an object", content, isinstance(content, dict))
+    values = _read_each((key, hint, value) for key, value in content.items())
+    return {printable(key): value for key, value in values.items()}
 
 
-def _make_mapping_reader(_: Any, hint: Any) -> Reader:
-    read_value = _make_reader(hint)
-
-    def read(content: object) -> Any:
-        if not isinstance(content, dict):
-            raise _expected("an object", content)
-        return {printable(key): _read_at(key, read_value, item) for key, item in content.items()}
-
-    return read
-
-
-def _make_marked_reader(hint: Any, *marks: Mark) -> Reader:
-    read_any = _make_reader(hint)
-
-    def read(content: object) -> Any:
-        value = read_any(content)
-        for mark in marks:
-            if reason := mark._explain(value):
-                raise _DamageError(reason)
-        return value
-
-    return read
+def _read_marked(content: Any, hint: Any, *marks: Any) -> Any:
+    value = _read(hint, content)
+    for mark in marks:
+        match mark:
+            case Within(low, high) if not low <= value <= high:
+                raise _DamageError(f"expected {low} to {high}, found {value}")
+            case Defined() if math.isnan(value):
+                raise _DamageError("expected a number, found null")
+            case NotEmpty() if not value:
+                raise _DamageError("expected at least one entry, found none")
+            case Keys(names) if missing := [name for name in names if name not in value]:
+                raise _DamageError(f"{missing[0]} is missing")
+    return value
 
 
-_MAKERS: dict[Any, Callable[..., Reader]] = {
-    Annotated: _make_marked_reader,
-    Literal: _make_literal_reader,
-    Union: _make_optional_reader,
-    UnionType: _make_optional_reader,
-    Mapping: _make_mapping_reader,
-    dict: _make_mapping_reader,
-    tuple: _make_tuple_reader,
+_PLAIN: Mapping[Any, tuple[str, Callable[[Any], bool], Callable[[Any], Any]]] = {
+    float: ("a number", lambda found: type(found) in (int, float) and abs(found) <= LARGEST, float),
+    int: ("a count", lambda found: type(found) is int and 0 <= found <= MOST, int),
+    str: ("a text", lambda found: type(found) is str, printable),
+    bool: ("true or false", lambda found: type(found) is bool, bool),
+}
+"""What is expected of a value without parts, and how it is kept."""
+_READERS: Mapping[Any, Callable[..., Any]] = {
+    Annotated: _read_marked,
+    Literal: _read_literal,
+    Union: _read_optional,
+    UnionType: _read_optional,
+    Mapping: _read_mapping,
+    dict: _read_mapping,
+    tuple: _read_array,
 }
