@@ -8,12 +8,12 @@ Source: Busing, Meijer & van der Leeden, "Delete-m jackknife for unequal m" (Sta
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Float64, Integer
+from jaxtyping import Bool, Float64, Integer
 
 NUM_BLOCKS = 10
 
@@ -26,23 +26,6 @@ class Estimate:
     ci95: tuple[float, float] | None  # 95 % interval; None where it is undefined
 
 
-def make_estimate(
-    value: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
-) -> Estimate:
-    """An estimate with its interval.
-
-    Args:
-        value: The estimate over all images.
-        left_out: The same with one block of images left out, for each nonempty block.
-        sizes: Number of images in each of those blocks.
-        at_most: Upper bound of the quantity, and of the interval.
-
-    Returns:
-        The value and its interval.
-    """
-    return Estimate(value, compute_interval(value, left_out, sizes, at_most=at_most))
-
-
 @dataclass(frozen=True)
 class Replicates:
     """A number over images, and without each block of them."""
@@ -53,7 +36,8 @@ class Replicates:
 
     def estimate(self, *, at_most: float = math.inf) -> Estimate:
         """The number with its interval."""
-        return make_estimate(self.value, self.left_out, self.sizes, at_most=at_most)
+        interval = compute_interval(self.value, self.left_out, self.sizes, at_most=at_most)
+        return Estimate(self.value, interval)
 
     def __sub__(self, other: "Replicates") -> "Replicates":
         """The paired difference: both numbers without the same images."""
@@ -61,6 +45,16 @@ class Replicates:
             raise ValueError(f"blocks of {self.sizes} and {other.sizes} images are not paired")
         pairs = zip(self.left_out, other.left_out, strict=True)
         return Replicates(self.value - other.value, tuple(a - b for a, b in pairs), self.sizes)
+
+
+def replicate(
+    estimate: Callable[[Bool[np.ndarray, " image"]], float], blocks: Sequence[int]
+) -> Replicates:
+    """Any number of the images that are kept, over all and without each of their blocks."""
+    of_image = np.asarray(blocks)
+    used, sizes = np.unique(of_image, return_counts=True)
+    left_out = tuple(estimate(of_image != block) for block in used)
+    return Replicates(estimate(of_image >= 0), left_out, tuple(sizes.tolist()))
 
 
 def replicate_mean(values: Float64[np.ndarray, " image"], blocks: Sequence[int]) -> Replicates:

@@ -292,9 +292,7 @@ def _summarize_removal(
                 for column in table.column_names
                 if column not in {*_IDENTITY, *CURVES}
             }
-            | {
-                "skill": replicate_skill(gaps[name], gaps["random"], gaps["oracle"], ids).estimate()
-            },
+            | {"skill": replicate_skill(gaps, name, ids).estimate()},
             deletion=tuple(np.mean(table[deletion].to_pylist(), axis=0).tolist()),
             insertion=tuple(np.mean(table[insertion].to_pylist(), axis=0).tolist()),
             against_attention=comparisons.get(name),

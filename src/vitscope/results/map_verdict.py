@@ -12,7 +12,8 @@ from vitscope.metrics.jackknife import (
     Estimate,
     Replicates,
     block_of,
-    make_estimate,
+    replicate,
+    replicate_mean,
     student_975,
 )
 from vitscope.metrics.rank_correlation import adjust_holm
@@ -56,41 +57,25 @@ def average(values: Float64[np.ndarray, " image"], ids: Sequence[str]) -> Estima
     defined = ~np.isnan(values)
     if not defined.any():
         return Estimate(math.nan, None)
-    kept = values[defined]
-    blocks = np.array([block_of(image) for image in ids])[defined]
-    used, sizes = np.unique(blocks, return_counts=True)
-    left_out = [
-        float(kept[blocks != block].mean()) if len(used) > 1 else math.nan for block in used
-    ]
-    return make_estimate(float(kept.mean()), left_out, sizes.tolist())
+    blocks = np.array([block_of(image) for image in ids])
+    return replicate_mean(values[defined], blocks[defined]).estimate()
 
 
 def replicate_skill(
-    gaps: Float64[np.ndarray, " image"],
-    random: Float64[np.ndarray, " image"],
-    oracle: Float64[np.ndarray, " image"],
-    ids: Sequence[str],
+    gaps: Mapping[str, Float64[np.ndarray, " image"]], name: str, ids: Sequence[str]
 ) -> Replicates:
     """Skill over a set: (mean gap − mean gap of random) / (mean gap of the oracle − the same).
 
     It is a ratio of means, so that images on which the oracle gains little do not count more than
     others.
     """
-    blocks = np.array([block_of(image) for image in ids])
-    used, sizes = np.unique(blocks, return_counts=True)
-    left_out = tuple(_divide(gaps, random, oracle, blocks != block) for block in used)
-    everything = np.ones(len(ids), dtype=bool)
-    return Replicates(_divide(gaps, random, oracle, everything), left_out, tuple(sizes.tolist()))
+    gained, possible = gaps[name] - gaps["random"], gaps["oracle"] - gaps["random"]
 
+    def divide(kept: Bool[np.ndarray, " image"]) -> float:
+        most = possible[kept].sum()
+        return float(gained[kept].sum() / most) if most > 0 else math.nan
 
-def _divide(
-    gaps: Float64[np.ndarray, " image"],
-    random: Float64[np.ndarray, " image"],
-    oracle: Float64[np.ndarray, " image"],
-    kept: Bool[np.ndarray, " image"],
-) -> float:
-    gained, possible = (gaps - random)[kept].sum(), (oracle - random)[kept].sum()
-    return float(gained / possible) if possible > 0 else math.nan
+    return replicate(divide, list(map(block_of, ids)))
 
 
 def compare_maps(

@@ -228,12 +228,10 @@ def compare_judgements(before: JudgeResult, after: JudgeResult) -> dict[str, Cha
             f"{printable_path(after.folder)} is of other images than "
             f"{printable_path(before.folder)}: compare judgements of the same images"
         )
-    found = {}
-    for name in first:
-        if name in second and name not in BASELINES:
-            old, new = (
-                replicate_skill(gaps[name], gaps["random"], gaps["oracle"], ids)
-                for gaps in (first, second)
-            )
-            found[name] = (old, new)
-    return make_changes(found)
+    return make_changes(
+        {
+            name: (replicate_skill(first, name, ids), replicate_skill(second, name, ids))
+            for name in first
+            if name in second and name not in BASELINES
+        }
+    )

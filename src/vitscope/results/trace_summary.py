@@ -1,6 +1,6 @@
 """The traced images of an audit: a table, and its summary by depth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.reading import plain_damage
-from vitscope.metrics.jackknife import Estimate, block_of, make_estimate
+from vitscope.metrics.jackknife import Estimate, block_of, replicate
 from vitscope.results.saved_result import read_table
 from vitscope.results.schema_numbers import TraceSummary
 
@@ -52,14 +52,17 @@ def summarize_traces(folder: Path) -> TraceSummary | None:
 
 def _summarize(table: pa.Table) -> TraceSummary:
     total = table["total"].to_numpy()
-    blocks = np.array([block_of(image) for image in table["image_id"].to_pylist()])
-    estimate = _make_ratio(total, blocks)
+    blocks = [block_of(image) for image in table["image_id"].to_pylist()]
+
+    def divide(parts: Float64[np.ndarray, " image"]) -> Estimate:
+        with np.errstate(invalid="ignore", divide="ignore"):  # without the only block
+            ratio = replicate(lambda kept: float(parts[kept].sum() / total[kept].sum()), blocks)
+        return ratio.estimate()
 
     def by_depth(name: str) -> tuple[Estimate, ...]:
-        return tuple(estimate(values) for values in np.stack(table[name].to_pylist()).T)
+        return tuple(map(divide, np.stack(table[name].to_pylist()).T))
 
-    names = [name for name in table.column_names if name not in _OTHER_COLUMNS]
-    shares = {name: by_depth(name) for name in names}
+    shares = {name: by_depth(name) for name in table.column_names if name not in _OTHER_COLUMNS}
     below_half = (depth for depth, one in enumerate(shares["patches"]) if one.value < 0.5)
     return TraceSummary(
         num_images=table.num_rows,
@@ -69,21 +72,6 @@ def _summarize(table: pa.Table) -> TraceSummary:
         through_routing=by_depth("through_routing"),
         half_depth=next(below_half, None),
     )
-
-
-def _make_ratio(
-    total: Float64[np.ndarray, " image"], blocks: np.ndarray
-) -> Callable[[Float64[np.ndarray, " image"]], Estimate]:
-    used, sizes = np.unique(blocks, return_counts=True)
-
-    def estimate(parts: Float64[np.ndarray, " image"]) -> Estimate:
-        with np.errstate(invalid="ignore", divide="ignore"):  # without the only block
-            left_out = [
-                float(parts[blocks != block].sum() / total[blocks != block].sum()) for block in used
-            ]
-            return make_estimate(float(parts.sum() / total.sum()), left_out, sizes.tolist())
-
-    return estimate
 
 
 def make_rows(
