@@ -8,34 +8,19 @@ from rich.table import Table
 from rich.text import Text
 
 from vitscope.results.choices import Labelled
-from vitscope.results.judgement_text import (
-    describe_judgement,
-    list_judgements,
-    tabulate_image_scores,
-    tabulate_judgement,
-)
-from vitscope.results.layer_text import tabulate_layers
-from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
+from vitscope.results.result_html import Shown, choose_shown
 from vitscope.results.result_text import (
     TextTable,
-    describe_audit,
-    describe_dropped,
-    describe_explanation,
-    describe_one_shot,
     list_bases,
     list_notes,
-    tabulate_accuracies,
+    name_framed,
     tabulate_comparison,
-    tabulate_sources,
     tabulate_traces,
-    tell_one_shot,
     tell_raw_shares,
-    tell_trace,
 )
 from vitscope.results.schema import (
     AuditSummary,
     ExplanationSummary,
-    JudgementSummary,
     OneShotSummary,
     RemediesSummary,
     Summary,
@@ -54,17 +39,19 @@ _STYLES: Mapping[Mood, str] = {
 }
 
 
-def make_report(summary: AuditSummary) -> Group:
-    """Render one audit: model, sources, verdict."""
-    subject, balance = describe_audit(summary)
-    head = Text.assemble((summary.model.id, "bold"), f"  {subject}\n{balance}")
-    tables = [
-        _make_table(one) for one in (tabulate_sources(summary), tabulate_layers(summary)) if one
-    ]
-    verdict = summary.last.verdict
-    told = Text.assemble("verdict: ", (verdict.text, _STYLES[MOODS[verdict.status]]))
-    traced = Text(tell_trace(summary))
-    return Group(head, *_list_notes(summary), *tables, *([traced] if traced else []), told)
+def make_report(summary: Summary) -> Group:
+    """Render one result: model, notes, tables, verdict."""
+    shown = choose_shown(summary)
+    tables = [_make_table(one) for one in shown.tables if one]
+    if isinstance(summary, RemediesSummary):
+        tables.append(tables.pop(0))  # the overview stays in sight
+    lines = [Text.assemble((of, "bold"), ": " * bool(of), told) for of, told in shown.lines if told]
+    if isinstance(summary, OneShotSummary):
+        lines.append(Text(shown.verdict))
+    elif shown.verdict:
+        style = "bold" if shown.status is None else _STYLES[MOODS[shown.status]]
+        lines.append(Text.assemble("verdict: ", (shown.verdict, style)))
+    return Group(*_make_head(summary, shown), *tables, *lines)
 
 
 def make_comparison(summaries: Sequence[AuditSummary]) -> Group:
@@ -73,33 +60,6 @@ def make_comparison(summaries: Sequence[AuditSummary]) -> Group:
     told = Text(table, style="yellow") if isinstance(table, str) else _make_table(table)
     traces = tabulate_traces(summaries)
     return Group(told, *([_make_table(traces)] if traces else []))
-
-
-def make_one_shot_report(summary: OneShotSummary) -> Group:
-    """Render the one-shot accuracies of one model."""
-    head = Text.assemble((summary.model.id, "bold"), f"  {describe_one_shot(summary)}")
-    lines = _list_notes(summary)
-    if dropped := describe_dropped(summary):
-        lines.append(Text(dropped, style="yellow"))
-    table = _make_table(tabulate_accuracies(summary))
-    return Group(head, *lines, table, Text(tell_one_shot(summary)))
-
-
-def make_judge_report(summary: JudgementSummary) -> Group:
-    """Render the scores of one model's maps, and which to publish."""
-    head = Text.assemble((summary.model.id, "bold"), f"  {describe_judgement(summary)}")
-    tables = map(_make_table, tabulate_judgement(summary))
-    told = Text.assemble("verdict: ", (summary.verdict.text, "bold"))
-    return Group(head, *_list_notes(summary), *tables, told)
-
-
-def make_remedy_report(summary: RemediesSummary) -> Group:
-    """Render a model against its edits: an overview, every number of each, and sentences."""
-    head = Text.assemble((summary.model.id, "bold"), f"  {describe_remedies(summary)}")
-    tables = [tabulate_remedy(summary, one) for one in summary.remedies]
-    told = [Text.assemble((one.edit, "bold"), f": {one.text}") for one in summary.remedies]
-    overview = _make_table(tabulate_overview(summary))
-    return Group(head, *_list_notes(summary), *map(_make_table, tables), overview, *told)
 
 
 def make_remedy_list(rows: Sequence[tuple[str, str, str]]) -> Group:
@@ -114,25 +74,25 @@ def make_remedy_list(rows: Sequence[tuple[str, str, str]]) -> Group:
 
 def make_explanation_report(summary: ExplanationSummary) -> Group:
     """Render the verdicts of one model, one line per image."""
-    head = Text.assemble((summary.model.id, "bold"), f"  {describe_explanation(summary)}")
-    lines = _list_notes(summary)
+    shown = choose_shown(summary)
+    lines = []
     without: dict[str, str] = {}
     for image in summary.images:
         style = _STYLES[MOODS[image.verdict.status]]
-        shown = " (cropped)" if image.framing == "cropped" else ""
         if raw := tell_raw_shares(image):
             without[image.verdict.text] = style
         told = (image.verdict.text, style) if not raw else (raw, "")
-        lines.append(Text.assemble(f"{image.path}{shown}: ", told))
+        lines.append(Text.assemble(f"{name_framed(image)}: ", told))
     lines += [Text(text, style=style) for text, style in without.items()]
-    lines += [Text(told, style="bold") for told in list_judgements(summary)]
-    scores = tabulate_image_scores(summary)
+    lines += [Text(told, style="bold") for _, told in shown.lines]
+    scores = [_make_table(one) for one in shown.tables[1:] if one]
     bases = [Text(told, style="dim") for told in list_bases(summary)]
-    return Group(head, *lines, *([] if scores is None else [_make_table(scores)]), *bases)
+    return Group(*_make_head(summary, shown), *lines, *scores, *bases)
 
 
-def _list_notes(summary: Summary) -> list[Text]:
-    return [Text(f"note: {note}", style="dim") for note in list_notes(summary)]
+def _make_head(summary: Summary, shown: Shown) -> list[Text]:
+    head = Text.assemble((summary.model.id, "bold"), "  ", "\n".join(shown.subject))
+    return [head, *(Text(f"note: {note}", style="dim") for note in list_notes(summary))]
 
 
 def _make_table(content: TextTable) -> Table:

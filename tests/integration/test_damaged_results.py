@@ -31,13 +31,12 @@ from vitscope.report.page import render_report
 from vitscope.terminal import (
     make_comparison,
     make_explanation_report,
-    make_one_shot_report,
     make_report,
 )
 
 _KINDS = {
     "audit": (AuditResult, make_report),
-    "one-shot": (OneShotResult, make_one_shot_report),
+    "one-shot": (OneShotResult, make_report),
     "explanation": (Explanation, make_explanation_report),
 }
 _WRONG = ["text", None, -1, 1e300, 10**400, [], {}, True, [1, 2, 3], 0.5, 2**63, "\x1b[31m"]

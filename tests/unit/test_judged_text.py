@@ -13,8 +13,8 @@ from made_judgements import TITLES, make_judgement
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.judgement_text import list_ignored, tabulate_judgement, tell_failure
 from vitscope.results.map_verdict import judge_maps
-from vitscope.results.result_html import show_judgement
-from vitscope.terminal import make_judge_report
+from vitscope.results.result_html import show_result
+from vitscope.terminal import make_report
 
 IDS = [sha256(bytes([number])).hexdigest() for number in range(60)]
 
@@ -86,7 +86,7 @@ def test_without_enough_evidence_no_map_is_named(settings, text):
 
 def print_report(summary, width=80):
     out = StringIO()
-    Console(width=width, file=out).print(make_judge_report(summary))
+    Console(width=width, file=out).print(make_report(summary))
     return out.getvalue()
 
 
@@ -106,7 +106,7 @@ def test_the_tables_fit_80_columns():
 
 def test_what_is_common_to_all_tables_is_said_once():
     summary = make_judgement(masks=True, sanity=True)
-    for text in (print_report(summary, 400), show_judgement(summary)):
+    for text in (print_report(summary, 400), show_result(summary)):
         for words in ("random orders (0)", "rank of 0.45 (shuffle), 0.45 (drop)", "50 images, "):
             assert text.count(words) == 1
         assert text.count("This does not speak of the model") == 1

@@ -14,7 +14,7 @@ from vitscope.figures.rendering.style import TERM_COLOURS, FigureStyle, drawn_in
 from vitscope.report.chapters import ReportFigure, list_layers
 from vitscope.report.verdicts import describe_verdict
 from vitscope.results.layer_text import tabulate_layers, tell_layers
-from vitscope.results.result_html import show_audit
+from vitscope.results.result_html import show_result
 from vitscope.terminal import make_report
 
 HOLDS, WEAKENED, BROKEN = 0.95, 0.7, 0.2
@@ -89,7 +89,7 @@ def test_terminal_notebook_and_report_have_one_table():
     for row in (["layer", "patches", "registers"], *(" ".join(row).split() for row in rows)):
         assert row in [line[: len(row)] for line in found]
     assert " ".join(table.title.split()[:12]) in " ".join(printed.split())
-    assert table.title in show_audit(model.audit)
+    assert table.title in show_result(model.audit)
     assert tabulate_layers(hold_audit().audit) is None
 
 

@@ -16,7 +16,7 @@ from made_results import make_audit, write_result
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
 from vitscope.results.remedy_result import RemedyResult
-from vitscope.terminal import make_remedy_report
+from vitscope.terminal import make_report
 
 GALLERIES = [(0, 1, 2, 3), (1, 3, 5), (2, 1), ()]
 """Images in the galleries of the original and of the three edits."""
@@ -170,7 +170,7 @@ def test_hostile_edits_are_text(tmp_path):
 def test_the_overview_shows_every_edit_and_number_in_80_columns():
     console = Console(width=80, record=True, file=StringIO())
     summary = make_remedies()
-    console.print(make_remedy_report(summary))
+    console.print(make_report(summary))
     table = console.export_text().rpartition(" edit ")[2]
     told = "".join(table.partition("First row")[0].split())
     for one in summary.remedies:

@@ -14,7 +14,7 @@ from vitscope.figures.draw import draw_figures
 from vitscope.figures.saved import load_results
 from vitscope.report.page import render_report
 from vitscope.results.choices import describe_settings
-from vitscope.results.result_html import show_audit
+from vitscope.results.result_html import show_result
 from vitscope.results.schema import Settings
 from vitscope.terminal import make_comparison, make_report
 
@@ -202,11 +202,11 @@ def test_terminal_and_notebook_name_what_was_chosen(audited):
     )
     sentence = f"settings other than by default: {told}"
     assert sentence in show(make_report(audited))
-    assert sentence in show_audit(audited)
+    assert sentence in show_result(audited)
     prepared = replace(audited.preprocessing, changed=())
     plain = replace(audited, settings=Settings(), preprocessing=prepared)
     assert describe_settings(plain) == ""
-    assert "other than by default" not in show(make_report(plain)) + show_audit(plain)
+    assert "other than by default" not in show(make_report(plain)) + show_result(plain)
 
 
 def test_the_table_of_all_models_follows_the_rule(audited):

@@ -12,7 +12,7 @@ from made_results import hold_audit, make_audit, make_trace, write_result
 from reference_jackknife import busing_interval
 from vitscope.figures import draw_figure
 from vitscope.metrics.jackknife import Estimate, block_of
-from vitscope.results.result_html import show_audit
+from vitscope.results.result_html import show_result
 from vitscope.results.result_text import tell_half_depth
 from vitscope.results.schema import AuditSummary, read_summary
 from vitscope.results.trace_summary import (
@@ -99,10 +99,10 @@ def test_terminal_and_notebook_say_it_in_a_sentence():
     summary = hold_audit("DINOv2 with registers", "S", 22.1, registers=4).audit
     told = "traced on 50 images: patches hold at least half of what becomes the output up to depth"
     assert told in print_out(make_report(summary))
-    assert told in show_audit(summary)
+    assert told in show_result(summary)
     untraced = replace(summary, trace=None)
     assert "traced" not in print_out(make_report(untraced))
-    assert "traced" not in show_audit(untraced)
+    assert "traced" not in show_result(untraced)
 
 
 def test_only_several_models_have_a_table_of_traces():

@@ -134,7 +134,7 @@ def judge(
     check_settings(config)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), found, config)
-    from vitscope.terminal import make_judge_report  # here, because importing it is slow
+    from vitscope.terminal import make_report  # here, because importing it is slow
 
     work = partial(
         vitscope.judge,
@@ -145,7 +145,7 @@ def judge(
         overwrite=overwrite,
         resume=resume,
     )
-    measure_each(folders, work, make_judge_report, output=output, edits=edits, on_passes="passes")
+    measure_each(folders, work, make_report, output=output, edits=edits, on_passes="passes")
 
 
 def explain(

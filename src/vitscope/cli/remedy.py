@@ -147,7 +147,7 @@ def compare(
     from vitscope.images.labels import find_classes
     from vitscope.runs.remedy_loop import compare_remedies
     from vitscope.runs.remedy_measures import check_num_judged
-    from vitscope.terminal import make_remedy_report
+    from vitscope.terminal import make_report
 
     check_remedies(remedy)
     check_num_judged(judge)
@@ -174,7 +174,7 @@ def compare(
         )
         where = printable_path(result.folder.parent)
         place = f"{where}; vitscope report {where} shows it"
-        output.conclude(result, make_remedy_report, place=place)
+        output.conclude(result, make_report, place=place)
 
     run_each(targets, run)
 

@@ -175,10 +175,10 @@ def one_shot(
     check_all_weights(model, output)
     config.resolve_device()
     edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
-    from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
+    from vitscope.terminal import make_report  # here, because importing it is slow
 
     work = partial(vitscope.one_shot, images=folder, config=config, overwrite=overwrite)
-    measure_each(targets, work, make_one_shot_report, output=output, edits=edits, on_draw="draws")
+    measure_each(targets, work, make_report, output=output, edits=edits, on_draw="draws")
 
 
 def _audit_all(

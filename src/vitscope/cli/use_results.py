@@ -1,9 +1,9 @@
 """Commands on saved results: `vitscope merge`, `figures`, `report` and `cite`."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.text import Text
@@ -15,8 +15,6 @@ from vitscope.files.printable import printable_path
 from vitscope.images.paths import expand
 
 if TYPE_CHECKING:
-    from rich.console import Group
-
     from vitscope.results.mergeable import MergeableResult
 
 
@@ -54,18 +52,18 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     from vitscope.results.audit_result import AuditResult
     from vitscope.results.judge_result import JudgeResult
     from vitscope.results.schema import AuditSummary, JudgementSummary, read_summary
-    from vitscope.terminal import make_judge_report, make_report
+    from vitscope.terminal import make_report
 
     check_target(out, is_result if overwrite else never)
-    kinds: dict[str, tuple[type[MergeableResult], Callable[[Any], Group]]] = {
-        AuditSummary.KIND: (AuditResult, make_report),
-        JudgementSummary.KIND: (JudgeResult, make_judge_report),
+    kinds: dict[str, type[MergeableResult]] = {
+        AuditSummary.KIND: AuditResult,
+        JudgementSummary.KIND: JudgeResult,
     }
-    kind, make = kinds[read_summary(folders[0], AuditSummary, JudgementSummary).KIND]
+    kind = kinds[read_summary(folders[0], AuditSummary, JudgementSummary).KIND]
     first, *others = map(kind.load, folders)
     merged = first.merge(*others, out=out, overwrite=overwrite)
     console = make_console()
-    console.print(make(merged.summary))
+    console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
         told = "these are shards of different lists of images: missing shards cannot be determined"
         console.print(Text(told), soft_wrap=True)

@@ -18,7 +18,6 @@ from vitscope.results.finishing import finish_result, merge_parts, read_ids
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
 from vitscope.results.manifest import Manifest, check_same_run, read_manifest, read_sums
 from vitscope.results.mergeable import MergeableResult, check_disjoint
-from vitscope.results.result_html import show_audit
 from vitscope.results.saved_result import IMAGES, saved_summary
 from vitscope.results.schema import AuditSummary
 from vitscope.results.trace_summary import merge_traces
@@ -37,9 +36,6 @@ class AuditResult(MergeableResult):
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {self.summary.last.verdict.text}"
-
-    def _repr_html_(self) -> str:
-        return show_audit(self.summary)
 
     @property
     def manifest(self) -> Manifest:

@@ -15,7 +15,6 @@ from vitscope.files.printable import printable_path
 from vitscope.files.typed_json import read_typed
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
 from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
-from vitscope.results.result_html import show_explanation
 from vitscope.results.saved_result import SavedResult, saved_summary
 from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing
 from vitscope.results.schema_numbers import ImageNumbers, nest
@@ -54,9 +53,6 @@ class Explanation(SavedResult):
 
     def __str__(self) -> str:
         return "\n".join(f"{one.path}: {one.verdict.text}" for one in self.summary.images)
-
-    def _repr_html_(self) -> str:
-        return show_explanation(self.summary)
 
     def __len__(self) -> int:
         return len(self.summary.images)

@@ -32,7 +32,6 @@ from vitscope.results.mergeable import (
     check_same,
     list_plans,
 )
-from vitscope.results.result_html import show_judgement
 from vitscope.results.saved_result import (
     PROVENANCE,
     SCORES,
@@ -85,9 +84,6 @@ class JudgeResult(MergeableResult):
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {self.summary.verdict.text}"
-
-    def _repr_html_(self) -> str:
-        return show_judgement(self.summary)
 
     @property
     def scores(self) -> pa.Table:

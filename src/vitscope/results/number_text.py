@@ -27,6 +27,18 @@ class NumberText(str):
         return " ".join(f"{number:.6g}" for number in known if not math.isnan(number))
 
 
+class StatusText(str):
+    """A verdict as text, with its status."""
+
+    status: str
+
+    def __new__(cls, text: str, status: str) -> "StatusText":
+        """Keep the status behind a text."""
+        made = super().__new__(cls, text)
+        made.status = status
+        return made
+
+
 def write_number(value: float, digits: int | None = None) -> str:
     """A number with some decimals, by default those that its size asks for."""
     if math.isnan(value):

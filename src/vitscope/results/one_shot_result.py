@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.metrics.one_shot import Accuracy, average_draws
-from vitscope.results.result_html import show_one_shot
 from vitscope.results.result_text import tell_one_shot
 from vitscope.results.saved_result import TabularResult, saved_summary, write_result
 from vitscope.results.schema import OneShotSummary, Provenance
@@ -32,9 +31,6 @@ class OneShotResult(TabularResult):
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {tell_one_shot(self.summary)}"
-
-    def _repr_html_(self) -> str:
-        return show_one_shot(self.summary)
 
     @property
     def draws(self) -> pa.Table:

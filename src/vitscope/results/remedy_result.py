@@ -6,7 +6,6 @@ from vitscope.errors import ResultError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import is_result
 from vitscope.results.audit_result import AuditResult
-from vitscope.results.result_html import show_remedies
 from vitscope.results.saved_result import SavedResult, check_run, saved_summary
 from vitscope.results.schema import RemediesSummary
 from vitscope.results.schema_remedies import EDITED, ORIGINAL, PLACES
@@ -25,9 +24,6 @@ class RemedyResult(SavedResult):
     def __str__(self) -> str:
         told = (f"{one.edit}: {one.text}" for one in self.summary.remedies)
         return "\n".join([self.summary.model.id, *told])
-
-    def _repr_html_(self) -> str:
-        return show_remedies(self.summary)
 
     def read_audit(self, edit: str | None = None) -> AuditResult:
         """Open the audit of the original or of an edited model.

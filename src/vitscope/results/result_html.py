@@ -1,7 +1,9 @@
-"""A result as self-contained HTML for notebooks, escaped, and readable on dark and light pages."""
+"""What a result shows: in the terminal, and as HTML for notebooks, on dark and light pages."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitscope.results.judgement_text import (
     describe_judgement,
@@ -10,14 +12,16 @@ from vitscope.results.judgement_text import (
     tabulate_judgement,
 )
 from vitscope.results.layer_text import tabulate_layers
+from vitscope.results.number_text import StatusText
 from vitscope.results.remedy_text import describe_remedies, tabulate_overview, tabulate_remedy
 from vitscope.results.result_text import (
+    TextTable,
     describe_audit,
-    describe_dropped,
     describe_explanation,
     describe_one_shot,
     list_bases,
     list_notes,
+    name_framed,
     tabulate_accuracies,
     tabulate_sources,
     tell_one_shot,
@@ -32,7 +36,7 @@ from vitscope.results.schema import (
     RemediesSummary,
     Summary,
 )
-from vitscope.results.verdict import MOODS
+from vitscope.results.verdict import MOODS, Status
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -41,73 +45,77 @@ if TYPE_CHECKING:
 _COLOURS = {"good": "#1a7f4e", "middling": "#96620a", "bad": "#c0362c", "unknown": "#7a5299"}
 
 
-def show_audit(summary: AuditSummary) -> str:
-    """An audit: verdict, table of sources with intervals, verdicts of layers, notes."""
-    verdict = summary.last.verdict
-    return _render(
-        summary,
-        tell_trace(summary),
-        subject="; ".join(describe_audit(summary)),
-        status=verdict.status,
-        told=verdict.text,
-        tables=[table for table in (tabulate_sources(summary), tabulate_layers(summary)) if table],
-    )
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What is shown of a result, besides its model and notes."""
+
+    subject: Sequence[str]  # what was measured, and how
+    tables: Sequence[TextTable | None]
+    lines: Sequence[tuple[str, str]] = ()  # sentences, each with what it is of
+    verdict: str = ""
+    status: Status | None = None  # of the verdict, where there are several
 
 
-def show_one_shot(summary: OneShotSummary) -> str:
-    """One-shot classification: what the accuracies mean, the accuracies, notes."""
-    return _render(
-        summary,
-        describe_dropped(summary),
-        subject=describe_one_shot(summary),
-        told=tell_one_shot(summary),
-        tables=[tabulate_accuracies(summary)],
-    )
+def choose_shown(summary: Summary) -> Shown:
+    """What is shown of a result, of any kind."""
+    match summary:
+        case AuditSummary():
+            return Shown(
+                subject=describe_audit(summary),
+                tables=[tabulate_sources(summary), tabulate_layers(summary)],
+                lines=[("", tell_trace(summary))],
+                verdict=summary.last.verdict.text,
+                status=summary.last.verdict.status,
+            )
+        case OneShotSummary():
+            return Shown(
+                subject=[describe_one_shot(summary)],
+                tables=[tabulate_accuracies(summary)],
+                verdict=tell_one_shot(summary),
+            )
+        case JudgementSummary():
+            return Shown(
+                subject=[describe_judgement(summary)],
+                tables=tabulate_judgement(summary),
+                verdict=summary.verdict.text,
+            )
+        case RemediesSummary():
+            details = [tabulate_remedy(summary, one) for one in summary.remedies]
+            return Shown(
+                subject=[describe_remedies(summary)],
+                tables=[tabulate_overview(summary), *details],
+                lines=[(one.edit, one.text) for one in summary.remedies],
+            )
+        case ExplanationSummary():
+            return Shown(
+                subject=[describe_explanation(summary)],
+                tables=[_tabulate_images(summary), tabulate_image_scores(summary)],
+                lines=[("", told) for told in list_judgements(summary)],
+            )
+    raise TypeError(f"{type(summary).__name__} is no summary of a result")
 
 
-def show_judgement(summary: JudgementSummary) -> str:
-    """Judged maps: which to publish, the scores with each removal, notes."""
-    return _render(
-        summary,
-        subject=describe_judgement(summary),
-        told=summary.verdict.text,
-        tables=tabulate_judgement(summary),
-    )
-
-
-def show_remedies(summary: RemediesSummary) -> str:
-    """Compared remedies: an overview, then every number of each, notes."""
-    tables = [tabulate_remedy(summary, one) for one in summary.remedies]
-    return _render(
-        summary,
-        *(f"{one.edit}: {one.text}" for one in summary.remedies),
-        subject=describe_remedies(summary),
-        tables=[tabulate_overview(summary), *tables],
-    )
-
-
-def show_explanation(summary: ExplanationSummary) -> str:
-    """Explained images: the verdict on each, notes."""
+def _tabulate_images(summary: ExplanationSummary) -> TextTable:
     rows = []
     for number, image in enumerate(summary.images):
-        cropped = " (cropped)" if image.framing == "cropped" else ""
         told = "; ".join(filter(None, [image.verdict.text, tell_raw_shares(image)]))
-        rows.append((str(number), f"{image.path}{cropped}", (image.verdict.status, told)))
-    table = {"columns": ("", "image", "verdict"), "num_labels": 3, "sections": [rows]}
-    below = {"title": "", "caption": "; ".join(list_bases(summary))}
-    tables = [table | below, tabulate_image_scores(summary)]
-    return _render(
-        summary,
-        *list_judgements(summary),
-        subject=describe_explanation(summary),
-        tables=list(filter(None, tables)),
+        rows.append((str(number), name_framed(image), StatusText(told, image.verdict.status)))
+    caption = "; ".join(list_bases(summary))
+    return TextTable(("", "image", "verdict"), [rows], num_labels=3, caption=caption)
+
+
+def show_result(summary: Summary) -> str:
+    """A result as self-contained HTML, escaped."""
+    shown = choose_shown(summary)
+    lines = (": ".join(filter(None, line)) for line in shown.lines)
+    return _load_template().render(
+        id=summary.model.id,
+        subject="; ".join(shown.subject),
+        verdict=shown.verdict,
+        status=shown.status,
+        tables=list(filter(None, shown.tables)),
+        notes=list(filter(None, [*list_notes(summary), *lines])),
     )
-
-
-def _render(summary: Summary, *more: str, **parts: Any) -> str:
-    notes = [*list_notes(summary), *filter(None, more)]
-    given = {"id": summary.model.id, "notes": notes, "status": "", "told": ""}
-    return _load_template().render(given | parts)
 
 
 @cache

@@ -48,6 +48,11 @@ def list_notes(summary: Summary) -> list[str]:
     """Notes on settings, model and images that matter for reading the numbers."""
     told = describe_settings(summary)
     settings = [f"settings other than by default: {told}"] if told else []
+    dropped = summary.data.dropped_classes if isinstance(summary, OneShotSummary) else ()
+    if dropped:
+        listed = ", ".join(map(repr, dropped[:10])) + (", …" if len(dropped) > 10 else "")
+        few = f"{len(dropped)} classes dropped, with fewer than two different readable images"
+        settings.append(f"{few}: {listed}")
     return [*settings, *summary.model.notes, *summary.data.notes]
 
 
@@ -84,15 +89,6 @@ def _count(number: int, words: str) -> str:
     return f", {number} {words}" if number else ""
 
 
-def describe_dropped(summary: OneShotSummary) -> str:
-    """Which classes were left out."""
-    names = summary.data.dropped_classes
-    if not names:
-        return ""
-    listed = ", ".join(map(repr, names[:10])) + (", …" if len(names) > 10 else "")
-    return f"{len(names)} classes dropped, with fewer than two different readable images: {listed}"
-
-
 def describe_explanation(summary: ExplanationSummary) -> str:
     """Which model explained the images, and how well the ledger balances."""
     model = summary.model
@@ -106,6 +102,11 @@ def list_bases(summary: ExplanationSummary) -> list[str]:
     """What the verdicts of an explanation rest on, and which references were not used."""
     bases = dict.fromkeys(image.verdict.basis for image in summary.images)
     return [*bases, *summary.references_not_used]
+
+
+def name_framed(image: ExplainedImage) -> str:
+    """The path of an explained image, and whether it was cropped."""
+    return image.path + " (cropped)" * (image.framing == "cropped")
 
 
 def tell_raw_shares(image: ExplainedImage) -> str:

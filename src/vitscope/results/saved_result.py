@@ -22,6 +22,7 @@ from vitscope.files.printable import printable_path
 from vitscope.files.reading import open_table, plain_damage, read_bounded
 from vitscope.files.storage import is_result, never, staged_folder
 from vitscope.results.citation_text import Citation, cite
+from vitscope.results.result_html import show_result
 from vitscope.results.schema import (
     KINDS,
     AuditSummary,
@@ -97,6 +98,9 @@ class SavedResult:
 
     summary = saved_summary(*KINDS)
     """Every number; `ResultError` if it is damaged or of another kind."""
+
+    def _repr_html_(self) -> str:
+        return show_result(self.summary)
 
     @property
     def provenance(self) -> dict[str, Any]:
