@@ -138,8 +138,8 @@ def write_gallery(folder, ids, indices, *, value):
         maps = ImageMaps(image=image, maps={"attention": ImageMap(about=about, values=values)})
         file = f"gallery/{number:04d}.npz"
         write_maps(folder / file, maps)
-        path = f"photos/{index}.png"
-        images.append(GalleryImage(path, ids[index], "random", file, {"attention": about}))
+        known = {"path": f"photos/{index}.png", "image_id": ids[index], "why": "random"}
+        images.append(GalleryImage(**known, file=file, maps={"attention": about}))
     found = Gallery("share_patches", 12, 40, 40, tuple(images), folder)
     told = {key: value for key, value in asdict(found).items() if key not in {"folder", "owner"}}
     write_json(folder / "gallery.json", told)

@@ -19,11 +19,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from vitscope.errors import ResultError, VitscopeError
-from vitscope.files.printable import printable
+from vitscope.files.json_files import read_json
+from vitscope.files.printable import printable, printable_path
 
 T = TypeVar("T")
 
@@ -79,6 +81,11 @@ def read_typed(kind: type[T], content: object, name: str) -> T:
         where = f" at {place}" if place else ""
         raise ResultError(f"{name} is damaged{where}: {damage.reason}") from None
     return built
+
+
+def read_typed_file(kind: type[T], path: Path) -> T:
+    """Build a dataclass from a JSON file."""
+    return read_typed(kind, read_json(path), printable_path(path))
 
 
 @cache

@@ -1,8 +1,8 @@
 """The saved result of explained images: where their [CLS] output comes from, with maps."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import torch
@@ -10,20 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import ResultError
-from vitscope.files.json_files import read_json, write_json
-from vitscope.files.printable import printable_path
-from vitscope.files.typed_json import read_typed
 from vitscope.ledger import Ledger, ScalarPath, compute_scalars, cosine
-from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
+from vitscope.results.image_maps import ImageMaps, name_maps, read_maps, write_maps
 from vitscope.results.saved_result import SavedResult, saved_summary
 from vitscope.results.schema import ExplainedImage, ExplanationSummary, Framing
 from vitscope.results.schema_numbers import ImageNumbers, nest
 from vitscope.results.verdict import ImageVerdict
 from vitscope.row_maps import map_shares_along
 from vitscope.trace import ClsTrace
-
-_ABOUT = "image.json"
-"""File of a part that says all of its image but the maps."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -185,29 +179,6 @@ def _compute_shares(terms: Mapping[str, Tensor]) -> dict[str, Float[Tensor, " ba
     whole = torch.stack(list(terms.values())).sum(dim=0)
     size = (whole * whole).sum(dim=-1)
     return {name: (term * whole).sum(dim=-1) / size for name, term in terms.items()}
-
-
-@dataclass(frozen=True)
-class ExplainedPart:
-    """One image as a part of a run on disk, beside its maps."""
-
-    image: ExplainedImage
-    is_narrow: bool  # whether it uses little of the range from black to white
-
-
-def write_part(folder: Path, image: ImageExplanation, *, is_narrow: bool) -> None:
-    """Write one image with its maps as a part."""
-    part = ExplainedPart(write_image(folder, 0, image), is_narrow)
-    write_json(folder / _ABOUT, asdict(part))
-
-
-def keep_parts(folder: Path, parts: Sequence[Path]) -> Iterator[ExplainedPart]:
-    """Take over the images of parts, in their order, with their maps."""
-    for number, source in enumerate(parts):
-        about = source / _ABOUT
-        part = read_typed(ExplainedPart, read_json(about), printable_path(about))
-        file = keep_maps(folder, number, source / part.image.file)
-        yield replace(part, image=replace(part.image, file=file))
 
 
 def write_image(folder: Path, index: int, image: ImageExplanation) -> ExplainedImage:

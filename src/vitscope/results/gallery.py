@@ -3,7 +3,7 @@
 import math
 from bisect import insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,13 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from vitscope.errors import ImageReadError, ResultError
-from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.json_files import read_json, write_json
-from vitscope.files.printable import printable_path
+from vitscope.errors import ImageReadError
+from vitscope.files.json_files import write_json
 from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
-from vitscope.files.typed_json import read_typed
+from vitscope.files.typed_json import read_typed_file
 from vitscope.images.addresses import ImageAddress, read_image
 from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
 from vitscope.images.image_set import ImageSet
@@ -27,11 +25,13 @@ from vitscope.layout import TokenLayout
 from vitscope.results.image_maps import (
     ImageMap,
     ImageMaps,
+    keep_maps,
+    name_maps,
     place_row_maps,
     read_maps,
     write_maps,
 )
-from vitscope.results.schema_maps import ByMap
+from vitscope.results.schema_maps import KeptImage
 from vitscope.row_maps import RowMaps
 
 CANDIDATE_BYTES = 16 * 2**20
@@ -56,15 +56,11 @@ Why = Literal["lowest", "highest", "quantile", "random", "original"]
 edited model."""
 
 
-@dataclass(frozen=True)
-class GalleryImage:
+@dataclass(frozen=True, kw_only=True)
+class GalleryImage(KeptImage):
     """An image of a gallery."""
 
-    path: str  # its file, printable
-    image_id: str  # digest of its bytes
     why: Why
-    file: str  # file of its maps within the result
-    maps: ByMap
 
 
 @dataclass(frozen=True)
@@ -86,8 +82,7 @@ class Gallery(_Index):
 
     def read_maps(self, index: int) -> ImageMaps:
         """One of the images with its maps, by its index in `images`."""
-        image = self.images[index]
-        return read_maps(self.folder / image.file, image.maps)
+        return read_maps(self.folder / name_maps(index, _FOLDER), self.images[index].maps)
 
 
 @dataclass(frozen=True)
@@ -97,13 +92,6 @@ class Choice:
     index: int  # among all images
     image_id: str
     why: Why
-
-
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    index: int
-    slot: int
-    row: Mapping[str, np.ndarray]  # the fields of `RowMaps`
 
 
 class GalleryCandidates:
@@ -118,7 +106,7 @@ class GalleryCandidates:
         # One block per map: small arrays between large short-lived ones would fragment the heap.
         self._blocks: dict[str, np.ndarray] = {}
         self._free: list[int] = []
-        self._held: dict[str, _Candidate] = {}
+        self._held: dict[str, tuple[int, int]] = {}  # index and slot of each image
         self._digests: list[str] = []  # of the held images, sorted
 
     def __len__(self) -> int:
@@ -140,9 +128,9 @@ class GalleryCandidates:
     def write(self, folder: Path) -> None:
         """Write the candidates of a part."""
         held = [self._held[digest] for digest in self._digests]
-        tensors = {"index": torch.tensor([one.index for one in held], dtype=torch.int64)}
-        for name in _ROW if held else ():
-            tensors[name] = torch.from_numpy(np.stack([one.row[name] for one in held]))
+        tensors = {"index": torch.tensor([index for index, _ in held], dtype=torch.int64)}
+        for name, block in self._blocks.items():
+            tensors[name] = torch.from_numpy(block[[slot for _, slot in held]])
         write_tensors(folder / _CANDIDATES, tensors, {"digests": ",".join(self._digests)})
 
     def read(self, folder: Path) -> None:
@@ -161,11 +149,10 @@ class GalleryCandidates:
         slot = self._free.pop()
         for name, array in row.items():
             self._blocks[name][slot] = array
-        views = {name: block[slot] for name, block in self._blocks.items()}
-        self._held[digest] = _Candidate(index, slot, views)
+        self._held[digest] = (index, slot)
         insort(self._digests, digest)
         if len(self._held) > self._limit:
-            self._free.append(self._held.pop(self._digests.pop()).slot)
+            self._free.append(self._held.pop(self._digests.pop())[1])
 
     def _make_blocks(self, row: Mapping[str, np.ndarray]) -> None:
         limit = max(1, self._max_bytes // (4 * sum(array.size for array in row.values())))
@@ -183,12 +170,12 @@ class GalleryCandidates:
             if shown is None
             else [(digest, "original") for digest in shown if digest in self._held]
         )
-        return [Choice(self._held[digest].index, digest, why) for digest, why in chosen]
+        return [Choice(self._held[digest][0], digest, why) for digest, why in chosen]
 
     def place(self, digest: str, layout: TokenLayout) -> dict[str, ImageMap]:
         """The maps of a candidate's attention row."""
-        held = self._held[digest].row
-        row = {name: torch.from_numpy(array).unsqueeze(0) for name, array in held.items()}
+        _, slot = self._held[digest]
+        row = {name: torch.from_numpy(block[[slot]]) for name, block in self._blocks.items()}
         return place_row_maps(RowMaps(layout=layout, **row))
 
 
@@ -201,16 +188,21 @@ def write_gallery(
     num_candidates: int,
 ) -> None:
     """Write the chosen images with their maps, but not those changed or gone."""
-    entries: list[GalleryImage] = []
+    kept: list[GalleryImage] = []
     for one, maps in chosen:
-        address = images.addresses[one.index]
-        image = _read_image(address, one.image_id, images.preprocessing)
+        image = _read_image(images.addresses[one.index], one.image_id, images.preprocessing)
         if image is not None:
-            path = images.name_image(one.index)
-            found = ImageMaps(image=image, maps=maps)
-            entries.append(_write_entry(folder, len(entries), path, one.image_id, one.why, found))
-    numbers = _read_numbers(folder)
-    _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
+            name = name_maps(len(kept), _FOLDER)
+            kept.append(
+                GalleryImage(
+                    path=images.name_image(one.index),
+                    image_id=one.image_id,
+                    file=name,
+                    maps=write_maps(folder / name, ImageMaps(image=image, maps=maps)),
+                    why=one.why,
+                )
+            )
+    _write_index(folder, _read_numbers(folder), kept, limit, num_candidates)
 
 
 def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
@@ -218,14 +210,7 @@ def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
     path = folder / _INDEX
     if not path.exists():
         return None
-    index = read_typed(_Index, read_json(path), printable_path(path))
-    # Open only files that vitscope itself would have written.
-    for number, image in enumerate(index.images):
-        if image.file != _name_file(number):
-            raise ResultError(
-                f"{printable_path(path)} is damaged at images.{number}.file: the file is not as "
-                "vitscope names it"
-            )
+    index = read_typed_file(_Index, path)
     return Gallery(**vars(index), folder=folder, owner=owner)
 
 
@@ -235,21 +220,19 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     if not galleries:
         return
     candidates = {
-        one.image_id: (one, gallery.folder / one.file)
+        one.image_id: (one, gallery.folder / name_maps(number, _FOLDER))
         for gallery in galleries
-        for one in gallery.images
+        for number, one in enumerate(gallery.images)
     }
     limit = max(gallery.limit for gallery in galleries)
     numbers = _read_numbers(folder)
-    entries: list[GalleryImage] = []
-    with plain_disk_errors(folder):
-        (folder / _FOLDER).mkdir()
-    for digest, why in numbers.choose(candidates, limit):
+    kept = []
+    for number, (digest, why) in enumerate(numbers.choose(candidates, limit)):
         one, source = candidates[digest]
-        maps = read_maps(source, one.maps)
-        entries.append(_write_entry(folder, len(entries), one.path, digest, why, maps))
+        file = keep_maps(folder, number, source, _FOLDER)
+        kept.append(replace(one, file=file, why=why))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
-    _write_index(folder, numbers, entries, limit=limit, num_candidates=num_candidates)
+    _write_index(folder, numbers, kept, limit, num_candidates)
 
 
 def choose_images(
@@ -324,25 +307,12 @@ def _read_image(
     return np.asarray(resize_and_crop(image, preprocessing))
 
 
-def _write_entry(
-    folder: Path, index: int, path: str, digest: str, why: Why, maps: ImageMaps
-) -> GalleryImage:
-    name = _name_file(index)
-    about = write_maps(folder / name, maps)
-    return GalleryImage(path, digest, why, name, about)
-
-
 def _write_index(
     folder: Path,
     numbers: _Numbers,
-    entries: Sequence[GalleryImage],
-    *,
+    images: Sequence[GalleryImage],
     limit: int,
     num_candidates: int,
 ) -> None:
-    index = _Index(numbers.name, limit, num_candidates, len(numbers.values), tuple(entries))
+    index = _Index(numbers.name, limit, num_candidates, len(numbers.values), tuple(images))
     write_json(folder / _INDEX, asdict(index))
-
-
-def _name_file(index: int) -> str:
-    return f"{_FOLDER}/{index:04d}.npz"

@@ -5,10 +5,10 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -16,11 +16,13 @@ from torch import Tensor
 
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
+from vitscope.files.json_files import write_json
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import read_bounded
 from vitscope.files.storage import link_or_copy
+from vitscope.files.typed_json import read_typed_file
 from vitscope.layout import TokenLayout
-from vitscope.results.schema_maps import MapSummary
+from vitscope.results.schema_maps import KeptImage, MapSummary
 from vitscope.results.vocabulary import ROW_MAPS, MapKind
 from vitscope.row_maps import RowMaps
 from vitscope.short_repr import ShortRepr
@@ -34,6 +36,8 @@ _DAMAGE = (
 )
 """Exceptions of numpy and zipfile on a damaged or foreign archive of arrays."""
 
+K = TypeVar("K", bound=KeptImage)
+_ABOUT = "image.json"
 _BY_LAYER = "heads_by_layer"
 _MAX_BYTES = 2**27  # of a file, and of its arrays; 4,096 x 4,096 pixels take 48 MiB
 
@@ -150,18 +154,35 @@ def write_maps(path: Path, maps: ImageMaps) -> dict[str, MapSummary]:
     return {name: one.about for name, one in maps.maps.items()}
 
 
-def name_maps(index: int) -> str:
+def name_maps(index: int, place: str = "maps") -> str:
     """File of an image's maps within its result."""
-    return f"maps/{index:04d}.npz"
+    return f"{place}/{index:04d}.npz"
 
 
-def keep_maps(folder: Path, index: int, file: Path) -> str:
+def keep_maps(folder: Path, index: int, file: Path, place: str = "maps") -> str:
     """Take over the file of an image's maps; its new name."""
-    name = name_maps(index)
+    name = name_maps(index, place)
     with plain_disk_errors(folder):
         (folder / name).parent.mkdir(exist_ok=True)
         link_or_copy(file, folder / name)
     return name
+
+
+def write_kept(part: Path, image: KeptImage) -> None:
+    """Write what a part says of its image, besides its maps."""
+    write_json(part / _ABOUT, asdict(image))
+
+
+def keep_parts(kind: type[K], folder: Path, parts: Iterable[Path]) -> tuple[K, ...]:
+    """Take over the images that parts have kept, in their order, with their maps."""
+    filled = (part for part in parts if (part / _ABOUT).exists())
+    return tuple(
+        replace(
+            read_typed_file(kind, part / _ABOUT),
+            file=keep_maps(folder, index, part / name_maps(0)),
+        )
+        for index, part in enumerate(filled)
+    )
 
 
 def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:

@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError
 from vitscope.files.disk_errors import plain_disk_errors
-from vitscope.files.json_files import read_json, write_json
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import plain_damage
 from vitscope.files.typed_json import read_typed
 from vitscope.metrics.jackknife import Estimate
-from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps, write_maps
+from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps
 from vitscope.results.map_verdict import (
     REFERENCE_MAP,
     MapVerdict,
@@ -40,13 +39,11 @@ from vitscope.results.saved_result import (
     write_result,
 )
 from vitscope.results.schema import DataSummary, JudgementSummary
-from vitscope.results.schema_maps import ByMap, JudgedImage, JudgedMap, MapScores
+from vitscope.results.schema_maps import JudgedImage, JudgedMap, MapScores
 
 MAPS = "maps.parquet"
 """Table with a row for each image and map; that of scores has one for each removal too."""
 
-_MAPS_FILE, _ABOUT_FILE = "maps.npz", "maps.json"
-"""Files of a part: maps of an image that is kept."""
 
 CURVES = ("deletion_curve", "insertion_curve")
 PLAUSIBILITY = ("pointing", "mass_in_mask", "average_precision", "mask_area")
@@ -171,39 +168,6 @@ def _merge_images(
         replace(image, file=keep_maps(folder, index, file))
         for index, (image, file) in enumerate(kept[:limit])
     )
-
-
-@dataclass(frozen=True)
-class _About:
-    maps: ByMap
-
-
-def write_part_maps(part: Path, maps: ImageMaps) -> None:
-    """Write the maps of an image that is kept."""
-    about = write_maps(part / _MAPS_FILE, maps)
-    write_json(part / _ABOUT_FILE, asdict(_About(about)))
-
-
-def keep_images(folder: Path, parts: Sequence[Path]) -> tuple[JudgedImage, ...]:
-    """Keep the images of parts that have maps, with each map's skill."""
-    kept: list[JudgedImage] = []
-    for part in parts:
-        if not (part / _MAPS_FILE).exists():
-            continue
-        about = part / _ABOUT_FILE
-        scores = read_table(part / SCORES)
-        first = next(iter(_split(scores, "removal").values()))
-        skills = zip(first["map"].to_pylist(), _take(first, "skill").tolist(), strict=True)
-        kept.append(
-            JudgedImage(
-                path=first["path"][0].as_py(),
-                image_id=first["image_id"][0].as_py(),
-                file=keep_maps(folder, len(kept), part / _MAPS_FILE),
-                maps=read_typed(_About, read_json(about), printable_path(about)).maps,
-                skill=dict(skills),
-            )
-        )
-    return tuple(kept)
 
 
 def write_tables(folder: Path, scores: pa.Table, maps: pa.Table) -> None:

@@ -31,15 +31,23 @@ from vitscope.results.audit_result import AuditResult
 from vitscope.results.explanation import (
     ImageExplanation,
     compute_centred_map,
-    keep_parts,
     measure_image,
-    write_part,
+    write_image,
 )
-from vitscope.results.image_maps import ImageMap, place_map, place_row_maps, with_unplaced
+from vitscope.results.image_maps import (
+    ImageMap,
+    keep_parts,
+    place_map,
+    place_row_maps,
+    read_maps,
+    with_unplaced,
+    write_kept,
+)
 from vitscope.results.judge_result import JudgeResult
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import (
     DataSummary,
+    ExplainedImage,
     ExplanationSummary,
     LedgerSummary,
     Settings,
@@ -206,16 +214,18 @@ class ExplainRun:
                     self._run.failures.append((self._images.name_image(index), str(error)))
                 else:
                     explained = self._explain(batch, image, preprocessing)
-                    is_narrow = measure_range(image) < NARROW
                     with workspace.new_part(index) as part:
-                        write_part(part, explained, is_narrow=is_narrow)
+                        write_kept(part, write_image(part, 0, explained))
                 if on_progress is not None:
                     on_progress(index + 1, len(self._images))
         self._run.check_some_read()
         numbers = sorted(workspace.find_done())
-        parts = list(keep_parts(folder, [workspace.part(number) for number in numbers]))
-        entries = tuple(part.image for part in parts)
-        narrow = [part.image.path for part in parts if part.is_narrow]
+        entries = keep_parts(ExplainedImage, folder, map(workspace.part, numbers))
+        narrow = [
+            entry.path
+            for entry in entries
+            if measure_range(read_maps(folder / entry.file, entry.maps).image) < NARROW
+        ]
         reference = None if self._reference is None else self._reference.about
         summary = ExplanationSummary(
             model=self._run.describe_model(),

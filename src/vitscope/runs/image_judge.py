@@ -26,8 +26,9 @@ from vitscope.metrics.plausibility import (
     compute_mass_in_mask,
     compute_pointing,
 )
-from vitscope.results.image_maps import ImageMaps
-from vitscope.results.judge_result import PLAUSIBILITY, write_part_maps, write_tables
+from vitscope.results.image_maps import ImageMaps, name_maps, write_kept, write_maps
+from vitscope.results.judge_result import PLAUSIBILITY, write_tables
+from vitscope.results.schema_maps import JudgedImage
 from vitscope.runs.chosen_maps import place_values
 
 
@@ -59,15 +60,19 @@ class ImageJudge:
                 numbers[name] |= found
         known = {"path": self.images.name_image(index), "image_id": image_id}
         rows = [{**known, "map": name, **values} for name, values in numbers.items()]
-        scores = pa.Table.from_pylist([row | known for row in _list_scores(judged)])
-        write_tables(part, scores, pa.Table.from_pylist(rows))
+        scores = [row | known for row in _list_scores(judged)]
+        write_tables(part, pa.Table.from_pylist(scores), pa.Table.from_pylist(rows))
         if keep:
             maps = {
                 method.name: place_values(method, given, made[method.name])
                 for method in self.methods
             }
             image, _ = prepare_image(self._decode(index), self.images.preprocessing)
-            write_part_maps(part, ImageMaps(image=np.asarray(image), maps=maps))
+            file = name_maps(0)
+            about = write_maps(part / file, ImageMaps(image=np.asarray(image), maps=maps))
+            decided = [row for row in scores if row["removal"] == judged[0].removal]
+            skill = {row["map"]: row["skill"] for row in decided}
+            write_kept(part, JudgedImage(**known, file=file, maps=about, skill=skill))
 
     def _decode(self, index: int) -> Image.Image:
         data = read_image(self.images.addresses[index])

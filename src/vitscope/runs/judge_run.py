@@ -18,15 +18,11 @@ from vitscope.maps.registry import check_maps, find_methods
 from vitscope.maps.removal import find_removal
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
-from vitscope.results.judge_result import (
-    concat_tables,
-    keep_images,
-    read_ids,
-    summarize_tables,
-)
+from vitscope.results.image_maps import keep_parts
+from vitscope.results.judge_result import concat_tables, read_ids, summarize_tables
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import DataSummary, JudgementSummary, Settings
-from vitscope.results.schema_maps import JudgedMap, JudgeReference
+from vitscope.results.schema_maps import JudgedImage, JudgedMap, JudgeReference
 from vitscope.runs.audit_plan import digest_files, digest_names, hash_held
 from vitscope.runs.image_judge import ImageJudge
 from vitscope.runs.model_run import (
@@ -241,7 +237,7 @@ class JudgeRun:
             layer=self._layer,
             target=self._target.told,
             reference=reference,
-            images=keep_images(folder, parts),
+            images=keep_parts(JudgedImage, folder, parts),
             **vars(summarize_tables(folder, maps)),
         )
         write_result(
