@@ -1,12 +1,14 @@
 """The saved result of judging maps: tables of scores, and their summary."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError
@@ -18,7 +20,6 @@ from vitscope.metrics.jackknife import Estimate
 from vitscope.results.image_maps import ImageMaps, keep_maps, name_maps, read_maps
 from vitscope.results.map_verdict import (
     REFERENCE_MAP,
-    MapVerdict,
     average,
     compare_maps,
     judge_maps,
@@ -131,7 +132,6 @@ class JudgeResult(MergeableResult):
                 )
             check_disjoint(folders, list(map(read_ids, folders)))
             concat_tables(folder, folders)
-            numbers = summarize_tables(folder, first.summary.maps)
             data = [result.summary.data for result in results]
             failures = [failure for result in results for failure in result.failures]
             summary = replace(
@@ -143,7 +143,7 @@ class JudgeResult(MergeableResult):
                     notes=tuple(dict.fromkeys(note for one in data for note in one.notes)),
                 ),
                 images=_merge_images(folder, results, limit=int(first._plan["gallery"])),
-                **vars(numbers),
+                **summarize_tables(folder, first.summary.maps),
             )
         provenance = {"merged_from": [result.provenance for result in results]}
         write_result(folder, summary, failures=failures, provenance=provenance)
@@ -192,63 +192,44 @@ def read_ids(folder: Path) -> pa.ChunkedArray:
     return next(iter(of_maps.values()))["image_id"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class JudgedNumbers:
-    """The fields of the summary that follow from the tables."""
-
-    maps: Mapping[str, JudgedMap]
-    removals: Mapping[str, Mapping[str, MapScores]]
-    ceiling: Mapping[str, Estimate]
-    plausibility: Mapping[str, Mapping[str, Estimate]]
-    sanity: Mapping[str, Mapping[str, Estimate]]
-    verdict: MapVerdict
-
-
-def summarize_tables(folder: Path, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:
-    """Summarise the tables of a result; the first removal decides."""
+def summarize_tables(folder: Path, maps: Mapping[str, JudgedMap]) -> dict[str, Any]:
+    """The fields of the summary that follow from the tables; the first removal decides."""
     with plain_damage(folder):
-        return _summarize(read_table(folder / SCORES), read_table(folder / MAPS), maps)
+        scores = {
+            removal: _split(rows, "map")
+            for removal, rows in _split(read_table(folder / SCORES), "removal").items()
+        }
+        of_maps = _split(read_table(folder / MAPS), "map")
+        removals = {removal: _summarize_removal(tables) for removal, tables in scores.items()}
+        ceilings = {
+            removal: _average(next(iter(tables.values())), "ceiling")
+            for removal, tables in scores.items()
+        }
+        decisive, tables = next(iter(scores.items()))
+        ids, gaps = _read_gaps(tables)
+        skills = {name: one.scores["skill"] for name, one in removals[decisive].items()}
+        titles = {name: one.title for name, one in maps.items()}
+        return {
+            "maps": {
+                name: replace(one, seconds=float(_take(of_maps[name], "seconds").mean()))
+                for name, one in maps.items()
+            },
+            "removals": removals,
+            "ceiling": {name: one for name, one in ceilings.items() if not math.isnan(one.value)},
+            "plausibility": _average_columns(of_maps, PLAUSIBILITY),
+            "sanity": _average_columns(of_maps, SANITY),
+            "verdict": judge_maps(gaps, skills, titles, ids, decisive),
+        }
 
 
-def _summarize(scores: pa.Table, about: pa.Table, maps: Mapping[str, JudgedMap]) -> JudgedNumbers:
-    titles = {name: one.title for name, one in maps.items()}
-    removals: dict[str, dict[str, MapScores]] = {}
-    ceiling: dict[str, Estimate] = {}
-    verdict: MapVerdict | None = None
-    for removal, rows in _split(scores, "removal").items():
-        of_maps = _split(rows, "map")
-        ids, gaps = _read_gaps(of_maps)
-        removals[removal] = _summarize_removal(of_maps, gaps, ids)
-        found = average(_take(next(iter(of_maps.values())), "ceiling"), ids)
-        if found.value == found.value:
-            ceiling[removal] = found
-        if verdict is None:
-            skills = {name: one.scores["skill"] for name, one in removals[removal].items()}
-            verdict = judge_maps(gaps, skills, titles, ids, removal)
-    assert verdict is not None
-    of_maps = _split(about, "map")
-    return JudgedNumbers(
-        maps={
-            name: replace(one, seconds=float(_take(of_maps[name], "seconds").mean()))
-            for name, one in maps.items()
-        },
-        removals=removals,
-        ceiling=ceiling,
-        plausibility=_average_columns(of_maps, PLAUSIBILITY),
-        sanity=_average_columns(of_maps, SANITY),
-        verdict=verdict,
-    )
-
-
-def _summarize_removal(
-    tables: Mapping[str, pa.Table], gaps: Mapping[str, np.ndarray], ids: Sequence[str]
-) -> dict[str, MapScores]:
+def _summarize_removal(tables: Mapping[str, pa.Table]) -> dict[str, MapScores]:
+    ids, gaps = _read_gaps(tables)
     comparisons = compare_maps(gaps, REFERENCE_MAP, ids) if REFERENCE_MAP in gaps else {}
     deletion, insertion = CURVES
     return {
         name: MapScores(
             scores={
-                column: average(_take(table, column), ids)
+                column: _average(table, column)
                 for column in table.column_names
                 if column not in {*_IDENTITY, *CURVES}
             }
@@ -269,21 +250,20 @@ def _read_gaps(of_maps: Mapping[str, pa.Table]) -> tuple[list[str], dict[str, np
 def _average_columns(
     tables: Mapping[str, pa.Table], columns: Sequence[str]
 ) -> dict[str, dict[str, Estimate]]:
-    found: dict[str, dict[str, Estimate]] = {}
-    for name, table in tables.items():
-        ids = table["image_id"].to_pylist()
-        for column in columns:
-            if column in table.column_names:
-                found.setdefault(name, {})[column] = average(_take(table, column), ids)
-    return found
+    return {
+        name: {column: _average(table, column) for column in columns}
+        for name, table in tables.items()
+        if columns[0] in table.column_names
+    }
+
+
+def _average(table: pa.Table, column: str) -> Estimate:
+    return average(_take(table, column), table["image_id"].to_pylist())
 
 
 def _split(table: pa.Table, column: str) -> dict[str, pa.Table]:
-    names = table[column].to_pylist()
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        places.setdefault(name, []).append(place)
-    return {name: table.take(rows) for name, rows in places.items()}
+    names = table[column].unique().to_pylist()
+    return {name: table.filter(pc.field(column) == name) for name in names}
 
 
 def _take(table: pa.Table, column: str) -> Any:

@@ -238,7 +238,7 @@ class JudgeRun:
             target=self._target.told,
             reference=reference,
             images=keep_parts(JudgedImage, folder, parts),
-            **vars(summarize_tables(folder, maps)),
+            **summarize_tables(folder, maps),
         )
         write_result(
             folder,
