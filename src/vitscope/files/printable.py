@@ -23,6 +23,13 @@ def name_some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", …" if len(names) > most else "")
 
 
+def join_words(words: Sequence[str], conjunction: str = "and", most: int | None = None) -> str:
+    """A list in a sentence, of the first words and how many more there are."""
+    if most is not None and len(words) > most:
+        return f"{', '.join(words[:most])} and {len(words) - most} more"
+    return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+
+
 # Folders of an absolute path, but no part of a URL, a fraction or a relative path.
 _FOLDERS = re.compile(r"(?<![\w.:/\\~<-])(?:~?/|[A-Za-z]:[/\\])(?:[^\s/\\<>]+[/\\])+")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from vitscope.files.printable import join_words
 from vitscope.results.number_text import NumberText
 from vitscope.results.result_text import (
     ABSENT,
@@ -36,8 +37,8 @@ def tell_layers(summary: AuditSummary) -> str:
             everywhere = f"at every {'' if whole else 'audited '}layer"
             claim = "holds" if status == "holds" else f"is {status}"
             claims.append(f"{claim} {_place(layers, audited, everywhere)}")
-    parts = [f"patch integration {_enumerate(claims)}"] if claims else []
-    parts += [f"cannot tell {_enumerate(doubts)}"] if doubts else []
+    parts = [f"patch integration {join_words(claims)}"] if claims else []
+    parts += [f"cannot tell {join_words(doubts)}"] if doubts else []
     scope = "" if whole or len(by_status) == 1 else f"of the {len(audited)} audited layers, "
     return scope + "; ".join(parts)
 
@@ -95,8 +96,4 @@ def _place(layers: Sequence[int], audited: Sequence[int], everywhere: str) -> st
         for run in runs
         for part in ([f"{run[0]} to {run[-1]}"] if len(run) >= _FEWEST_TO_SPAN else map(str, run))
     ]
-    return f"at layer{'s' if len(layers) > 1 else ''} {_enumerate(told)}"
-
-
-def _enumerate(parts: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(parts[:-1]), parts[-1]]))
+    return f"at layer{'s' if len(layers) > 1 else ''} {join_words(told)}"

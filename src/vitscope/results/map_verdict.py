@@ -1,13 +1,14 @@
 """Which map of a model to publish: comparisons of maps over the same images, and a sentence."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from vitscope.files.printable import join_words
 from vitscope.metrics.jackknife import (
     Estimate,
     Replicates,
@@ -79,25 +80,22 @@ def replicate_skill(
 
 
 def compare_maps(
-    gaps: Mapping[str, Float64[np.ndarray, " image"]], against: str, ids: Sequence[str]
+    gaps: Mapping[str, Float64[np.ndarray, " image"]],
+    against: str,
+    ids: Sequence[str],
+    apart: Collection[str] = ("oracle", "random"),
 ) -> dict[str, Comparison]:
     """Compare the gap of each map with that of one of them, paired by image.
 
     The interval is a delete-one-block jackknife of the mean difference, p is Student's with one
-    degree of freedom less than there are blocks, corrected by Holm over the maps.
+    degree of freedom less than there are blocks, corrected by Holm over the maps. Those `apart`
+    are left out.
     """
-    return _compare(
-        {
-            name: average(values - gaps[against], ids)
-            for name, values in gaps.items()
-            if name != against and name not in {"oracle", "random"}
-        },
-        ids,
-    )
-
-
-def _compare(differences: Mapping[str, Estimate], ids: Sequence[str]) -> dict[str, Comparison]:
-    # p of each difference is also corrected by Holm for all of them.
+    differences = {
+        name: average(values - gaps[against], ids)
+        for name, values in gaps.items()
+        if name != against and name not in apart
+    }
     degrees = len({block_of(image) for image in ids}) - 1
     p_values = {name: _find_p(one, degrees) for name, one in differences.items()}
     corrected = adjust_holm({name: p for name, p in p_values.items() if not math.isnan(p)})
@@ -146,11 +144,12 @@ def judge_maps(
             f"cannot tell which map to publish from {num_images} images, at least {LEAST_IMAGES} "
             f"are needed; {title} comes first",
         )
-    of = f", of {_enumerate([titles[name] for name in own], 'and')} alone"
+    of = f", of {join_words([titles[name] for name in own])} alone"
     on = f"({num_images} images, removal {removal}{of * (len(own) <= _FEW_MAPS)})"
-    beaten = _find_beaten(gaps, best, ids)
+    others = compare_maps(gaps, best, ids, apart=("oracle",))
+    undecided = [name for name, one in others.items() if one.answer != "worse"]
     for name, words in _BASELINE_WORDS.items():
-        if name in beaten and not beaten[name]:
+        if name in undecided:
             return MapVerdict(
                 None,
                 f"cannot tell which map to publish: {title} comes first, but cannot be told from "
@@ -160,22 +159,11 @@ def judge_maps(
     if REFERENCE_MAP in own and best != REFERENCE_MAP:
         told += f", attention has {_tell_skill(skills[REFERENCE_MAP])}"
     told += f" {on}"
-    others = sorted(own.keys() - {best}, key=means.__getitem__, reverse=True)
-    if equal := [titles[name] for name in others if not beaten[name]]:
-        told += f"; cannot be told from {_enumerate(equal, 'or')}"
+    equal = sorted(undecided, key=means.__getitem__, reverse=True)  # no baseline is left
+    if equal:
+        words = join_words([titles[name] for name in equal], "or", _MOST_TITLES)
+        told += f"; cannot be told from {words}"
     return MapVerdict(best, told)
-
-
-def _find_beaten(
-    gaps: Mapping[str, Float64[np.ndarray, " image"]], best: str, ids: Sequence[str]
-) -> dict[str, bool]:
-    # The best map against every other one and the baselines.
-    differences = {
-        name: average(gaps[best] - values, ids)
-        for name, values in gaps.items()
-        if name not in {best, "oracle"}
-    }
-    return {name: one.answer == "better" for name, one in _compare(differences, ids).items()}
 
 
 _BASELINE_WORDS = {
@@ -189,10 +177,3 @@ def _tell_skill(skill: Estimate) -> str:
     ends = skill.ci95
     half = "" if ends is None else f" ± {write_number((ends[1] - ends[0]) / 2, 2)}"
     return f"{write_number(skill.value, 2)}{half}"
-
-
-def _enumerate(titles: Sequence[str], conjunction: str) -> str:
-    shown, more = titles[:_MOST_TITLES], len(titles) - _MOST_TITLES
-    if more > 0:
-        return f"{', '.join(shown)} and {more} more"
-    return f" {conjunction} ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar, get_args
 
+from vitscope.files.printable import join_words
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number, write_percent
@@ -210,9 +211,7 @@ def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
     ]
     if len(alike) < 2:
         return ""
-    return (
-        f"CKA cannot distinguish sources here: {', '.join(alike[:-1])} and {alike[-1]} reach {line}"
-    )
+    return f"CKA cannot distinguish sources here: {join_words(alike)} reach {line}"
 
 
 def _advise(status: Status, num_images: int) -> str:
