@@ -1,6 +1,6 @@
 """Parts of a run, with tables, features, sums and failures of some images, become a result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from itertools import chain
 from pathlib import Path
@@ -28,19 +28,8 @@ from vitscope.results.saved_result import (
     read_table,
     write_result,
 )
-from vitscope.results.schema import AuditSummary, DataSummary, Provenance
-from vitscope.results.schema_numbers import LayerSummary, TraceSummary
-from vitscope.results.summary import (
-    add_centred_numbers,
-    judge_layer,
-    read_column,
-    summarize_anatomy,
-    summarize_covariates,
-    summarize_errors,
-    summarize_images,
-    summarize_interdependence,
-    summarize_layer_similarity,
-)
+from vitscope.results.schema import DataSummary, Provenance
+from vitscope.results.summary import add_centred_numbers, read_column, summarize
 from vitscope.results.trace_summary import summarize_traces
 
 _NO_IDS = pa.chunked_array([], pa.string())
@@ -67,43 +56,8 @@ def finish_result(
         num_repeated=sums.num_repeated,
         notes=(*list_source_notes(provenance), *_note_ranges(last)),
     )
-    trace = summarize_traces(folder)
-    summary = _summarize(manifest, sums, tables, data, trace)
+    summary = summarize(manifest, sums, tables, data, summarize_traces(folder))
     write_result(folder, summary, failures=failures, provenance=provenance)
-
-
-def _summarize(
-    manifest: Manifest,
-    sums: AuditSums,
-    tables: Mapping[int, Path],
-    data: DataSummary,
-    trace: TraceSummary | None,
-) -> AuditSummary:
-    last = tables[manifest.last_layer]
-    found = {layer: sums.summarize(layer) for layer in tables}
-    norms = tuple(found[manifest.last_layer].pop("high_norm_tokens"))
-    features = sums.find(FeatureSums)
-    layers = []
-    for layer, table in tables.items():
-        # A block's input is the output of the one before it.
-        tokens = found[layer].pop("tokens", None)
-        anatomy = None if tokens is None else summarize_anatomy(table, tokens, norms[layer])
-        verdict = judge_layer(features[layer], found[layer], manifest.model.own_output)
-        numbers = summarize_images(table) | found[layer]
-        layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
-    return AuditSummary(
-        model=manifest.model,
-        settings=manifest.settings,
-        preprocessing=manifest.preprocessing,
-        data=data,
-        ledger=summarize_errors(tables.values(), manifest.tolerance),
-        layers=tuple(layers),
-        layer_similarity=summarize_layer_similarity(last),
-        high_norm_tokens=norms,
-        trace=trace,
-        covariates=summarize_covariates(last),
-        interdependence=summarize_interdependence(last, layers),
-    )
 
 
 def _note_ranges(table: Path) -> list[str]:

@@ -22,8 +22,10 @@ from vitscope.metrics.feature_sums import FeatureSums
 from vitscope.metrics.jackknife import block_of
 from vitscope.metrics.rank_correlation import correlate_ranks, correlate_several
 from vitscope.metrics.regression import regress
+from vitscope.metrics.sums import AuditSums
+from vitscope.results.manifest import Manifest
 from vitscope.results.records import column_name, replace_columns, shard_paths
-from vitscope.results.schema import AuditLedger
+from vitscope.results.schema import AuditLedger, AuditSummary, DataSummary
 from vitscope.results.schema_numbers import (
     Anatomy,
     CovariateSummary,
@@ -31,6 +33,7 @@ from vitscope.results.schema_numbers import (
     Interdependence,
     LayerSummary,
     PerImage,
+    TraceSummary,
     nest,
 )
 from vitscope.results.verdict import Constant, Verdict, judge, qualify
@@ -42,31 +45,57 @@ _COVARIATE = "covariate_"
 _SOURCES = ("patches", "registers", "skip")
 
 
-def summarize_images(table: Path) -> dict[str, Any]:
-    """Distributions of one layer's per-image numbers, as the fields of `PerImage`."""
-    columns = set(pq.read_schema(table).names)
-    paths = {
-        name: path
-        for field in fields(PerImage)
-        for path in PER_IMAGE[field.name].list_paths()
-        if (name := column_name(path)) in columns
-    }
+def summarize(
+    manifest: Manifest,
+    sums: AuditSums,
+    tables: Mapping[int, Path],
+    data: DataSummary,
+    trace: TraceSummary | None,
+) -> AuditSummary:
+    """The summary of an audit, from its tables by layer and its sums."""
+    last = tables[manifest.last_layer]
+    found = {layer: sums.summarize(layer) for layer in tables}
+    norms = tuple(found[manifest.last_layer].pop("high_norm_tokens"))
+    features = sums.find(FeatureSums)
+    layers = []
+    for layer, table in tables.items():
+        # A block's input is the output of the one before it.
+        tokens = found[layer].pop("tokens", None)
+        anatomy = None if tokens is None else _summarize_anatomy(table, tokens, norms[layer])
+        verdict = _judge_layer(features[layer], found[layer], manifest.model.own_output)
+        numbers = _summarize_images(table) | found[layer]
+        layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
+    return AuditSummary(
+        model=manifest.model,
+        settings=manifest.settings,
+        preprocessing=manifest.preprocessing,
+        data=data,
+        ledger=summarize_errors(tables.values(), manifest.tolerance),
+        layers=tuple(layers),
+        layer_similarity=_summarize_layer_similarity(last),
+        high_norm_tokens=norms,
+        trace=trace,
+        covariates=_summarize_covariates(last),
+        interdependence=_summarize_interdependence(last, layers),
+    )
+
+
+def _summarize_images(table: Path) -> dict[str, Any]:
+    # Distributions of one layer's per-image numbers, as the fields of `PerImage`.
+    quantities = (PER_IMAGE[field.name] for field in fields(PerImage))
+    paths = {column_name(path): path for one in quantities for path in one.list_paths()}
     return nest(
         {paths[name]: compute_distribution(values) for name, values in iter_columns(table, paths)}
     )
 
 
-def judge_layer(sums: FeatureSums, found: Mapping[str, Any], own_output: str) -> Verdict:
-    """The verdict of a layer, from its sums and estimates, and what the model returns."""
+def _judge_layer(sums: FeatureSums, found: Mapping[str, Any], own_output: str) -> Verdict:
     cka, shares = found["cka"]["residual"], found["variance_share"]["residual"]
-    return qualify(judge(cka, shares, sums.num_images, _find_constant(sums)), own_output)
-
-
-def _find_constant(sums: FeatureSums) -> Constant | None:
     output, patches = sums.plan.comparisons["residual"]["patches"]
+    constant: Constant | None = "patches" if sums.is_constant(patches) else None
     if sums.is_constant(output):
-        return "output"
-    return "patches" if sums.is_constant(patches) else None
+        constant = "output"
+    return qualify(judge(cka, shares, sums.num_images, constant), own_output)
 
 
 def summarize_errors(tables: Iterable[Path], tolerance: float) -> AuditLedger:
@@ -74,12 +103,10 @@ def summarize_errors(tables: Iterable[Path], tolerance: float) -> AuditLedger:
     worst: dict[str, float] = {}
     num_verified: list[int] = []
     for table in tables:
-        columns = pq.read_schema(table).names
-        for name in ERRORS:
-            if name in columns:
-                # `fmax` ignores NaN.
-                largest = np.fmax.reduce(read_column(table, name))
-                worst[f"max_{name}"] = float(np.fmax(worst.get(f"max_{name}", math.nan), largest))
+        for name, values in iter_columns(table, ERRORS):
+            # `fmax` ignores NaN.
+            before = worst.get(f"max_{name}", math.nan)
+            worst[f"max_{name}"] = float(np.fmax.reduce(values, initial=before))
         num_verified.append(int(np.isfinite(read_column(table, "balance_error")).sum()))
     return AuditLedger(**worst, tolerance=tolerance, num_verified=min(num_verified))
 
@@ -90,9 +117,10 @@ def read_column(table: Path, name: str) -> np.ndarray:
 
 
 def iter_columns(table: Path, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """Columns of numbers, one after the other, with their names."""
+    """Columns of numbers that there are, one after the other, with their names."""
     with open_table(table) as file:
-        for name in names:
+        known = set(file.schema_arrow.names)
+        for name in filter(known.__contains__, names):
             yield name, file.read(columns=[name]).column(name).to_numpy().astype(np.float64)
 
 
@@ -142,10 +170,10 @@ def _centre(rows: Mapping[str, Tensor], plan: FeaturePlan, name: str, mean: Tens
     return centred
 
 
-def summarize_anatomy(
+def _summarize_anatomy(
     table: Path, tokens: Mapping[str, TokenSummary], high_norm: HighNormTokens
 ) -> Anatomy:
-    """Summarise [CLS], the registers and the highest-norm patch at the input of a block."""
+    # [CLS], the registers and the highest-norm patch at the input of a block.
     names = {column_name(("token_norm", name)): name for name in (*tokens, "patches")}
     norms = {names[column]: values for column, values in iter_columns(table, names)}
     registers = [name for name in tokens if name.startswith("register_")]
@@ -165,8 +193,8 @@ def summarize_anatomy(
     )
 
 
-def summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
-    """cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L."""
+def _summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
+    # cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L.
     names = sorted(n for n in pq.read_schema(table).names if n.startswith("layer_similarity_"))
     return tuple(compute_distribution(values) for _, values in iter_columns(table, names))
 
@@ -185,16 +213,14 @@ def _find_dominant(norms: np.ndarray) -> DominantRegister:
     )
 
 
-def summarize_covariates(table: Path) -> CovariateSummary:
-    """How image properties relate to where the output comes from."""
+def _summarize_covariates(table: Path) -> CovariateSummary:
+    # How image properties relate to where the output comes from.
     columns = pq.read_schema(table).names
     covariates = {
         name.removeprefix(_COVARIATE): values
         for name, values in iter_columns(table, [c for c in columns if c.startswith(_COVARIATE)])
     }
-    targets = dict(
-        iter_columns(table, [name for name in _list_targets(columns) if name in columns])
-    )
+    targets = dict(iter_columns(table, _list_targets(columns)))
     blocks = _read_blocks(table)
     return CovariateSummary(
         distributions={name: compute_distribution(values) for name, values in covariates.items()},
@@ -205,10 +231,10 @@ def summarize_covariates(table: Path) -> CovariateSummary:
     )
 
 
-def summarize_interdependence(
+def _summarize_interdependence(
     table: Path, layers: Sequence[LayerSummary]
 ) -> Interdependence | None:
-    """Correlation between the registers' and the skip connection's share of the output."""
+    # Correlation between the registers' and the skip connection's share of the output.
     columns = pq.read_schema(table).names
     kind: Literal["share", "centred_share"] = (
         "centred_share" if "centred_share_skip" in columns else "share"
