@@ -50,12 +50,13 @@ class Choice:
     about: str  # name of the setting, after "differ in"
     read: Callable[[Summary], frozenset[str]]  # all values that would give the same numbers
     names: Mapping[str, str]  # values in words, the default first; other values as they are
-    notes: Mapping[str, str] = field(default_factory=dict)  # for results that share a value
-    note: str = ""  # for those that share another value
+    note: str = ""  # for results that share another value than the default
+    notes: Mapping[str, str] = field(default_factory=dict)  # instead of it, by value
 
     def tell(self, value: str) -> str:
         """The note for results that share a value; empty for the default."""
-        return self.notes.get(value, self.note.format(value))
+        is_default = value in list(self.names)[:1]
+        return "" if is_default else self.notes.get(value, self.note).format(value)
 
     def agree(self, results: Iterable[Described]) -> str | None:
         """The value that all results share; None if there is none."""
@@ -108,9 +109,8 @@ def list_inputs(summary: Summary) -> list[str]:
 
 def enumerate_labels(labels: Sequence[str]) -> str:
     """Names as a list of bounded length."""
-    more = len(labels) - _MOST_NAMES
-    names = ", ".join(labels[:_MOST_NAMES])
-    return f"{names} and {more} more" if more > 0 else names
+    more = f" and {len(labels) - _MOST_NAMES} more" * (len(labels) > _MOST_NAMES)
+    return ", ".join(labels[:_MOST_NAMES]) + more
 
 
 def count_cls(*shown: str) -> Choice:
@@ -119,10 +119,10 @@ def count_cls(*shown: str) -> Choice:
         about="where [CLS]'s attention to itself is counted",
         read=partial(_read_cls_term, frozenset(shown)),
         names=_CLS_PLACES,
+        note="[CLS]'s attention to itself is counted among the patches.",
         notes={
             "registers": "[CLS]'s attention to itself is counted among the registers, in models "
-            "that have any.",
-            "patches": "[CLS]'s attention to itself is counted among the patches.",
+            "that have any."
         },
     )
 
@@ -144,10 +144,8 @@ RENORMALIZE = Choice(
     about="whether restricted outputs are renormalised",
     read=lambda summary: frozenset({str(summary.settings.renormalize)}),
     names={"False": "as they are", "True": "renormalised"},
-    notes={
-        "True": "Restricted outputs are divided by the attention mass that they keep; the residual "
-        "readout compares terms, which are not."
-    },
+    note="Restricted outputs are divided by the attention mass that they keep; the residual "
+    "readout compares terms, which are not.",
 )
 """Whether restricted outputs are divided by the kept attention mass."""
 
@@ -167,10 +165,7 @@ SHARES = Choice(
         else frozenset()
     ),
     names={"centred": "centred", "raw": "raw"},
-    notes={
-        "raw": "Shares are raw: features were dropped, so what is the same for every image counts "
-        "too."
-    },
+    note="Shares are raw: features were dropped, so what is the same for every image counts too.",
 )
 """Whether shares are centred on the mean image, which needs kept features."""
 
@@ -178,27 +173,21 @@ LAYER = Choice(
     about="the block that was audited",
     read=lambda summary: frozenset({_name_layer(summary), f"layer {summary.layer}"}),
     names={_LAST: _LAST},
-    notes={_LAST: ""},
     note="The numbers are of {}, counted from 0, and not of each model's last block.",
 )
 """Layer of the numbers: the last of each model, or the same index in all."""
 
 TARGET = Choice(
     about="what their maps explain",
-    read=lambda summary: frozenset(
-        {summary.target} if isinstance(summary, JudgementSummary) else ()
-    ),
+    read=lambda summary: frozenset({getattr(summary, "target", "")}),
     names={"self": "self"},
-    notes={"self": ""},
     note="What maps explain: target {}.",
 )
 """The number that judged maps explain."""
 
 REMOVAL = Choice(
     about="how patches were removed",
-    read=lambda summary: frozenset(
-        summary.removals if isinstance(summary, JudgementSummary) else ()
-    ),
+    read=lambda summary: frozenset(getattr(summary, "removals", ())),
     names={},
 )
 """The ways to remove patches, of which results that are compared share at least one."""
