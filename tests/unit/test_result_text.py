@@ -8,6 +8,7 @@ import pytest
 
 from made_numbers import distribution
 from made_results import make_audit
+from vitscope.metrics.jackknife import Estimate
 from vitscope.metrics.one_shot import average_draws
 from vitscope.results.result_text import tabulate_sources, tell_estimate
 
@@ -23,7 +24,7 @@ from vitscope.results.result_text import tabulate_sources, tell_estimate
     ],
 )
 def test_an_interval_that_was_cut_is_shown_by_its_ends(value, ci95, text):
-    assert tell_estimate(value, ci95) == text
+    assert tell_estimate(Estimate(value, ci95)) == text
 
 
 def test_an_accuracy_stays_between_nothing_and_all():

@@ -84,7 +84,7 @@ def _tabulate_scores(summary: JudgementSummary, removal: str) -> TextTable:
 
 
 def _tell_score(estimate: Estimate) -> NumberText:
-    return tell_estimate(estimate.value, estimate.ci95, 2)
+    return tell_estimate(estimate, 2)
 
 
 def _tell_comparison(scores: MapScores) -> str:

@@ -24,11 +24,7 @@ from vitscope.results.trace_summary import merge_traces
 
 
 class AuditResult(MergeableResult):
-    """An audit on disk: read access to its files.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """An audit on disk: read access to its files."""
 
     _table_file = IMAGES
     summary = saved_summary(AuditSummary)

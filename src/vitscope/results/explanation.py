@@ -36,11 +36,7 @@ class ImageExplanation(ImageMaps):
 
 
 class Explanation(SavedResult):
-    """Explained images on disk: read access to their files.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """Explained images on disk: read access to their files."""
 
     summary = saved_summary(ExplanationSummary)
     """Every number of the images; `ResultError` if it is damaged or of another kind."""

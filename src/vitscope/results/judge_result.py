@@ -9,10 +9,8 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from vitscope.errors import ResultError
-from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.printable import printable_path
 from vitscope.files.reading import plain_damage
 from vitscope.files.typed_json import read_typed
@@ -30,14 +28,15 @@ from vitscope.results.mergeable import (
     ModelIdentity,
     check_disjoint,
     check_same,
-    list_plans,
 )
 from vitscope.results.saved_result import (
     PROVENANCE,
     SCORES,
+    list_runs,
     read_table,
     saved_summary,
     write_result,
+    write_table,
 )
 from vitscope.results.schema import DataSummary, JudgementSummary
 from vitscope.results.schema_maps import JudgedImage, JudgedMap, MapScores
@@ -53,11 +52,7 @@ _IDENTITY = ("path", "image_id", "removal", "map", "ceiling")
 
 
 class JudgeResult(MergeableResult):
-    """Judged maps on disk: read access to their files.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """Judged maps on disk: read access to their files."""
 
     _table_file = SCORES
     summary = saved_summary(JudgementSummary)
@@ -78,7 +73,8 @@ class JudgeResult(MergeableResult):
     def _plan(self) -> Mapping[str, Any]:
         provenance = self.provenance
         with plain_damage(self.folder / PROVENANCE):
-            return list_plans(provenance)[0]  # those of merged results differ in the images alone
+            plan: Mapping[str, Any] = list_runs(provenance)[0].get("plan", {})
+        return plan  # those of merged results differ in the images alone
 
     def __str__(self) -> str:
         return f"{self.summary.model.id}: {self.summary.verdict.text}"
@@ -172,9 +168,8 @@ def _merge_images(
 
 def write_tables(folder: Path, scores: pa.Table, maps: pa.Table) -> None:
     """Write the tables."""
-    with plain_disk_errors(folder):
-        pq.write_table(scores, folder / SCORES)
-        pq.write_table(maps, folder / MAPS)
+    write_table(folder / SCORES, scores)
+    write_table(folder / MAPS, maps)
 
 
 def concat_tables(folder: Path, parts: Sequence[Path]) -> None:

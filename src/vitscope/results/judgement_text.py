@@ -1,10 +1,8 @@
 """Text and tables of judged maps, shared by terminal, notebook, figures and report."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from math import nan
 
-from vitscope.metrics.jackknife import Estimate
 from vitscope.results.map_verdict import BASELINES, REFERENCE_MAP
 from vitscope.results.number_text import write_number, write_percent
 from vitscope.results.result_text import (
@@ -66,7 +64,7 @@ def tabulate_maps(summary: JudgementSummary, removal: str) -> TextTable:
     rows = [
         (
             name_map(summary, name),
-            _tell_score(maps[name].scores, "skill"),
+            tell_estimate(maps[name].scores["skill"], 2),
             *(tell_number(maps[name].scores[score].value, 2) for score in ("gap", "rank")),
             ABSENT if (found := maps[name].against_attention) is None else found.answer,
         )
@@ -102,7 +100,7 @@ def tabulate_plausibility(summary: JudgementSummary) -> TextTable | None:
         return None
     columns = ("pointing", "mass_in_mask", "average_precision")
     rows = [
-        (name_map(summary, name), *(_tell_score(found[name], column) for column in columns))
+        (name_map(summary, name), *(tell_estimate(found[name][column], 2) for column in columns))
         for name in order_maps(summary)
         if name in found
     ]
@@ -154,10 +152,6 @@ def list_ignored(summary: JudgementSummary, name: str) -> list[str]:
     weights = found["randomised_all"].value > _SURVIVES
     target = not summary.maps[name].targeted or found["other_target"].value > _SAME
     return [what for what, ignored in (("weights", weights), ("target", target)) if ignored]
-
-
-def _tell_score(scores: Mapping[str, Estimate], name: str) -> str:
-    return tell_estimate(scores[name].value, scores[name].ci95, 2)
 
 
 def describe_skill(target: str, removal: str) -> str:

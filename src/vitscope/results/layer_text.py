@@ -1,8 +1,10 @@
 """What is said of several audited layers: where patch integration holds, and a table."""
 
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from vitscope.files.printable import join_words
+from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import NumberText
 from vitscope.results.result_text import (
     ABSENT,
@@ -60,30 +62,27 @@ def tabulate_layers(summary: AuditSummary) -> TextTable | None:
 
 
 def _list_cells(layer: LayerSummary, terms: Iterable[str]) -> Row:
-    shares, cka = layer.variance_share["residual"], layer.cka["residual"]["patches"]
+    shares = layer.variance_share["residual"]
     # The intervals of the others are in the figure, and in the saved table.
     told = {
-        term: NumberText(tell_percent(one.value, None), one.value, *(one.ci95 or ()))
+        term: NumberText(tell_percent(Estimate(one.value, None)), one.value, *(one.ci95 or ()))
         for term, one in shares.items()
     }
-    told["patches"] = tell_percent(shares["patches"].value, shares["patches"].ci95)
+    told["patches"] = tell_percent(shares["patches"])
     return (
         str(layer.index),
         *(told.get(term, ABSENT) for term in terms),
-        tell_estimate(cka.unbiased, cka.ci95),
+        tell_estimate(layer.cka["residual"]["patches"]),
         layer.verdict.status,
     )
 
 
 def _place(layers: Sequence[int], audited: Sequence[int], everywhere: str) -> str:
     # Neighbours are neighbours among the audited layers.
-    runs: list[list[int]] = []
-    for layer in layers:
-        before = audited[: audited.index(layer)][-1:]
-        if runs and before == runs[-1][-1:]:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
+    places = enumerate(map(audited.index, layers))
+    runs = [
+        [audited[place] for _, place in run] for _, run in groupby(places, lambda at: at[1] - at[0])
+    ]
     if list(layers) == list(audited):
         return everywhere
     if len(runs) == 1 and len(layers) > 1:

@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -15,8 +14,7 @@ from vitscope.errors import ResultError
 from vitscope.files.reading import plain_damage
 from vitscope.files.storage import check_target, is_result, never, scratch_folder, staged_folder
 from vitscope.files.workspace import kept_from_runs
-from vitscope.results.saved_result import PROVENANCE, TabularResult
-from vitscope.results.schema import Provenance
+from vitscope.results.saved_result import PROVENANCE, TabularResult, list_runs
 
 
 class MergeableResult(TabularResult):
@@ -40,7 +38,7 @@ class MergeableResult(TabularResult):
     def _shards(self) -> list["_Shard"]:
         provenance = self.provenance
         with plain_damage(self.folder / PROVENANCE):
-            return list(map(_read_shard, list_plans(provenance)))
+            return [_read_shard(run.get("plan", {})) for run in list_runs(provenance)]
 
     def merge(self, *others: Self, out: str | Path | None = None, overwrite: bool = False) -> Self:
         """Merge results of disjoint image sets.
@@ -108,16 +106,6 @@ class ModelIdentity:
         """Refuse to merge a result of a model with the same weights that computes otherwise."""
         if reason := other.compare_behaviour(self.behaviour_hash, self.unknown):
             raise ResultError(f"{folder} cannot be merged: {reason}; run all images at once")
-
-
-def list_plans(provenance: Provenance) -> list[Mapping[str, Any]]:
-    """The plan of each run that a result is made of."""
-    parts = provenance.get("merged_from")
-    return (
-        [provenance.get("plan", {})]
-        if parts is None
-        else list(chain.from_iterable(map(list_plans, parts)))
-    )
 
 
 class _Shard(NamedTuple):

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_text import tell_one_shot
-from vitscope.results.saved_result import TabularResult, saved_summary, write_result
+from vitscope.results.saved_result import TabularResult, saved_summary, write_result, write_table
 from vitscope.results.schema import OneShotSummary, Provenance
 from vitscope.results.schema_numbers import Measured, TopAccuracy, nest
 
@@ -19,11 +17,7 @@ _DRAWS = "draws.parquet"
 
 
 class OneShotResult(TabularResult):
-    """One-shot accuracies on disk: read access to their files.
-
-    Attributes:
-        folder: Folder of the result.
-    """
+    """One-shot accuracies on disk: read access to their files."""
 
     _table_file = _DRAWS
     summary = saved_summary(OneShotSummary)
@@ -62,14 +56,9 @@ def finish_one_shot(
     provenance: Provenance,
 ) -> None:
     """Write the result; `summary.json` comes last."""
-    with plain_disk_errors(folder):
-        pq.write_table(_make_table(scores), folder / _DRAWS)
-    write_result(folder, summary, failures=failures, provenance=provenance)
-
-
-def _make_table(scores: Sequence[DrawScore]) -> pa.Table:
     rows = [vars(score) | score.accuracy._asdict() for score in scores]
-    return pa.Table.from_pylist(rows).drop_columns("accuracy")
+    write_table(folder / _DRAWS, pa.Table.from_pylist(rows).drop_columns("accuracy"))
+    write_result(folder, summary, failures=failures, provenance=provenance)
 
 
 def average_scores(scores: Sequence[DrawScore]) -> dict[str, dict[str, dict[str, TopAccuracy]]]:

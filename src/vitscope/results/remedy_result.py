@@ -12,11 +12,7 @@ from vitscope.results.schema_remedies import EDITED, ORIGINAL, PLACES
 
 
 class RemedyResult(SavedResult):
-    """A comparison on disk, beside the audits that it is made of.
-
-    Attributes:
-        folder: Folder of the comparison.
-    """
+    """A comparison on disk, beside the audits that it is made of."""
 
     summary = saved_summary(RemediesSummary)
     """Every number, before and after; `ResultError` if it is damaged or of another kind."""

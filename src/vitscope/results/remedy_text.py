@@ -107,7 +107,7 @@ def tell_remedy(changes: Mapping[str, Change], drift: Drift) -> str:
         clean = _tell_change(changes, "attention_patches", "attention on patches")
         cleaner = f"no high-norm patches before, {clean}"
     truer = _tell_change(changes, "variance_share_patches", "patches' share")
-    price = tell_estimate(drift.cosine.value, drift.cosine.ci95, 2)
+    price = tell_estimate(drift.cosine, 2)
     return f"cleaner: {cleaner}; truer: {truer}; price: cos(f, f′) {price}"
 
 
@@ -139,7 +139,7 @@ def tabulate_overview(summary: RemediesSummary) -> TextTable:
                 one.edit,
                 one.verdict.status,
                 *(_tell_difference(of[n].difference, n) if n in of else ABSENT for n in shown),
-                tell_estimate(one.drift.cosine.value, one.drift.cosine.ci95, 2),
+                tell_estimate(one.drift.cosine, 2),
                 write_number(one.time_ratio, 2),
             )
             for one, of in zip(summary.remedies, deciding, strict=True)
@@ -189,7 +189,6 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         for name, words in _name_skills(summary, one).items()
     ]
     drift = one.drift
-    cka, shared = drift.cka, drift.shared_neighbours
     moved = [
         (words, ABSENT, _tell(estimate, name), ABSENT)
         for name, words in _OF_MAPS.items()
@@ -197,8 +196,8 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     ]
     price = [
         ("cos(f, f′)", ABSENT, _tell(drift.cosine), ABSENT),
-        ("CKA(f, f′)", ABSENT, tell_estimate(cka.unbiased, cka.ci95, 2), ABSENT),
-        (f"shared nearest {drift.num_neighbours}", ABSENT, _tell(shared), ABSENT),
+        ("CKA(f, f′)", ABSENT, tell_estimate(drift.cka, 2), ABSENT),
+        (f"shared nearest {drift.num_neighbours}", ABSENT, _tell(drift.shared_neighbours), ABSENT),
         *(
             (words, *_write_change(one.one_shot[name]))
             for name, words in ACCURACIES.items()
@@ -258,8 +257,8 @@ def _write_change(change: Change, name: str = "") -> tuple[str, str, str]:
 
 def _tell(estimate: Estimate, name: str = "") -> NumberText:
     if not name.startswith(_IN_PERCENT):
-        return tell_estimate(estimate.value, estimate.ci95, 2)
-    told = tell_percent(estimate.value, estimate.ci95)
+        return tell_estimate(estimate, 2)
+    told = tell_percent(estimate)
     return told if told == ABSENT else NumberText(f"{told} %", *told.numbers)
 
 

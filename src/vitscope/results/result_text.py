@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from math import isnan, nan
 
 from vitscope.metrics.distribution import Distribution
+from vitscope.metrics.estimates import CkaEstimate
+from vitscope.metrics.jackknife import Estimate
 from vitscope.results.choices import (
     LAYER,
     Described,
@@ -179,9 +181,7 @@ def tabulate_traces(summaries: Sequence[AuditSummary]) -> TextTable | None:
             str(trace.num_images),
             tell_half_depth(trace, summary.model.depth),
             *(
-                tell_estimate(shares[-2].value, shares[-2].ci95)
-                if (shares := trace.shares.get(name))
-                else ABSENT
+                tell_estimate(trace.shares[name][-2]) if name in trace.shares else ABSENT
                 for name in groups
             ),
         )
@@ -218,13 +218,12 @@ def tabulate_comparison(results: Sequence[Described]) -> TextTable | str:
 
 def _list_compared(label: str, summary: AuditSummary) -> Row:
     layer, params = summary.last, summary.model.num_params
-    share, cka = layer.variance_share["residual"]["patches"], layer.cka["residual"]["patches"]
     return (
         label,
         NumberText(write_millions(params / 1e6), params) if params else ABSENT,
         tell_number(mean_of(layer.attention_mass, "patches")),
-        tell_estimate(share.value, share.ci95),
-        tell_estimate(cka.unbiased, cka.ci95),
+        tell_estimate(layer.variance_share["residual"]["patches"]),
+        tell_estimate(layer.cka["residual"]["patches"]),
         tell_main_other_source(layer),
         layer.verdict.status,
     )
@@ -280,8 +279,20 @@ def tell_number(value: float, digits: int = 3) -> NumberText:
     return NumberText(ABSENT if isnan(value) else write_number(value, digits), value)
 
 
-def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -> NumberText:
+def tell_estimate(one: Estimate | CkaEstimate, digits: int = 3) -> NumberText:
     """An estimate as text."""
+    value = one.value if isinstance(one, Estimate) else one.unbiased
+    return _write_estimate(value, one.ci95, digits)
+
+
+def tell_percent(share: Estimate) -> NumberText:
+    """A share in percent, without the sign; its numbers stay fractions, as saved tables have."""
+    ends = None if share.ci95 is None else [100 * end for end in share.ci95]
+    told = _write_estimate(100 * share.value, ends, 1)
+    return NumberText(told, share.value, *(share.ci95 or ()))
+
+
+def _write_estimate(value: float, ci95: Sequence[float] | None, digits: int) -> NumberText:
     if isnan(value) or ci95 is None:
         return tell_number(value, digits)
     below, above = value - ci95[0], ci95[1] - value
@@ -290,12 +301,6 @@ def tell_estimate(value: float, ci95: Sequence[float] | None, digits: int = 3) -
         return NumberText(f"{told} ({low} to {high})", value, *ci95)
     half = write_number((below + above) / 2, digits)
     return NumberText(f"{write_number(value, digits)} ± {half}", value, *ci95)
-
-
-def tell_percent(share: float, ci95: Sequence[float] | None) -> NumberText:
-    """A share in percent, without the sign; its numbers stay fractions, as saved tables have."""
-    ends = None if ci95 is None else [100 * end for end in ci95]
-    return NumberText(tell_estimate(100 * share, ends, 1), share, *(ci95 or ()))
 
 
 def _describe_balance(ledger: LedgerSummary) -> str:
@@ -315,13 +320,12 @@ def _source_rows(layer: LayerSummary) -> Iterator[Row]:
     for term in SOURCES:
         if term not in shares:
             continue
-        share, cka = shares[term], ckas.get(term)
         yield (
             name_term(term),
             tell_number(mean_of(layer.attention_mass, term)),
             tell_number(mean_of(layer.contribution_norm, term), 1),
-            tell_estimate(share.value, share.ci95),
-            ABSENT if cka is None else tell_estimate(cka.unbiased, cka.ci95),
+            tell_estimate(shares[term]),
+            tell_estimate(ckas[term]) if term in ckas else ABSENT,
             tell_number(mean_of(cosines, term)),
         )
 
@@ -368,5 +372,4 @@ def _accuracy_rows(summary: OneShotSummary, readout: str) -> Iterator[Row]:
         ]
         if found:
             tops = (top for entry in found for top in (entry.top1, entry.top5))
-            cells = (tell_percent(top.value, top.ci95) for top in tops)
-            yield (readout if part == "full" else "", name_term(part), *cells)
+            yield (readout if part == "full" else "", name_term(part), *map(tell_percent, tops))

@@ -3,7 +3,7 @@
 import csv
 import shutil
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -125,7 +125,8 @@ class SavedResult:
             ResultError: If the provenance cannot be read.
         """
         with plain_damage(self.folder / PROVENANCE):
-            return " + ".join(dict.fromkeys(_list_names(self.provenance)))
+            names = (run.get("name") for run in list_runs(self.provenance))
+            return " + ".join(dict.fromkeys(str(name) for name in names if name))
 
     @property
     def failures(self) -> list[tuple[str, str]]:
@@ -258,6 +259,14 @@ def read_table(path: Path, *columns: str) -> pa.Table:
         return table
 
 
+def write_table(path: Path, table: pa.Table) -> None:
+    """Write a table of a result."""
+    import pyarrow.parquet as pq  # here, because summaries are read without it
+
+    with plain_disk_errors(path):
+        pq.write_table(table, path)
+
+
 def _import(library: str) -> Any:
     try:
         return import_module(library)
@@ -306,18 +315,18 @@ def write_result(
     write_summary(folder, summary)
 
 
+def list_runs(provenance: Provenance) -> list[Provenance]:
+    """The provenance of each run that a result is made of."""
+    parts = provenance.get("merged_from")
+    if parts is None:
+        return [provenance]
+    return list(chain.from_iterable(map(list_runs, parts)))
+
+
 def list_source_notes(provenance: Provenance) -> list[str]:
     """Notes from the search for the images of a result."""
-    parts = provenance.get("merged_from", [])
-    notes = [*provenance.get("notes", []), *chain.from_iterable(map(list_source_notes, parts))]
-    return list(dict.fromkeys(notes))
-
-
-def _list_names(provenance: Provenance) -> Iterator[str]:
-    if (parts := provenance.get("merged_from")) is not None:
-        yield from chain.from_iterable(map(_list_names, parts))
-    elif name := provenance.get("name"):
-        yield str(name)
+    runs = list_runs(provenance)
+    return list(dict.fromkeys(note for run in runs for note in run.get("notes", [])))
 
 
 def write_failures(folder: Path, failures: Sequence[tuple[str, str]]) -> None:

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Float64
 
-from vitscope.files.disk_errors import plain_disk_errors
 from vitscope.files.reading import plain_damage
 from vitscope.metrics.jackknife import Estimate, block_of, replicate
-from vitscope.results.saved_result import read_table
+from vitscope.results.saved_result import read_table, write_table
 from vitscope.results.schema_numbers import TraceSummary
 
 _TABLE = "traced.parquet"
@@ -20,8 +18,7 @@ _OTHER_COLUMNS = ("image_id", "total", "gap", "through_values", "through_routing
 
 def write_traces(folder: Path, table: pa.Table) -> None:
     """Write the traced images: one row each, with lists by depth or block."""
-    with plain_disk_errors(folder):
-        pq.write_table(table, folder / _TABLE)
+    write_table(folder / _TABLE, table)
 
 
 def merge_traces(folder: Path, parts: Sequence[Path]) -> None:
