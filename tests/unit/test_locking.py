@@ -1,13 +1,13 @@
 """A folder that one run has to itself."""
 
 import errno
+import fcntl
 import subprocess
 import sys
 
 import pytest
 
 from vitscope.errors import UsageError, VitscopeError
-from vitscope.files import locking
 from vitscope.files.locking import held_alone
 
 HOLD = """
@@ -34,13 +34,13 @@ def test_a_killed_process_lets_go(tmp_path):
 
 
 def test_a_lock_of_a_removed_folder_is_none(tmp_path, monkeypatch):
-    lock = locking._lock
+    lock = fcntl.flock
 
-    def remove(descriptor):
-        lock(descriptor)
+    def remove(*given):
+        lock(*given)
         (tmp_path / ".lock").unlink()
 
-    monkeypatch.setattr(locking, "_lock", remove)
+    monkeypatch.setattr(fcntl, "flock", remove)
     with pytest.raises(UsageError, match="another run is using"), held_alone(tmp_path, ".lock"):
         pass
 
@@ -50,9 +50,9 @@ def test_a_lock_of_a_removed_folder_is_none(tmp_path, monkeypatch):
     [(errno.ENOSYS, "without locks"), (errno.ENOLCK, "without locks"), (errno.EIO, "written to")],
 )
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch, number, told):
-    def fail(_):
+    def fail(*_):
         raise OSError(number, "not here")
 
-    monkeypatch.setattr(locking, "_lock", fail)
+    monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(VitscopeError, match=told), held_alone(tmp_path, ".lock"):
         pass

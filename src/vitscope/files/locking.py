@@ -33,15 +33,12 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
     with ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / lock, _FLAGS, 0o666)
-            stack.callback(os.close, descriptor)
+            stack.callback(os.close, _open_locked(folder / lock, _FLAGS))
             _check_regular(folder / lock)
-            _lock(descriptor)
-            # Its last owner may have removed it meanwhile: this lock would then be on a deleted
-            # file.
-            gone = not os.path.samestat(os.fstat(descriptor), (folder / lock).lstat())
         except (BlockingIOError, FileNotFoundError):
-            gone = True
+            raise UsageError(
+                f"another run is using {name}: wait for it, or choose another folder"
+            ) from None
         except OSError as error:
             _check_regular(folder / lock)
             if error.errno in _WITHOUT_LOCKS:
@@ -50,8 +47,6 @@ def held_alone(folder: Path, lock: str, shown: Path | None = None) -> Iterator[N
                     "kept apart: choose another folder"
                 ) from error
             raise VitscopeError(f"{name} cannot be written to: {error.strerror}") from error
-        if gone:
-            raise UsageError(f"another run is using {name}: wait for it, or choose another folder")
         yield
 
 
@@ -60,11 +55,20 @@ def _check_regular(path: Path) -> None:
         raise UsageError(f"{printable_path(path)} is not a regular file: remove it")
 
 
-def _lock(descriptor: int) -> None:
-    if os.name == "posix":  # no other system has a lock that ends with its process
-        import fcntl
+def _open_locked(path: Path, flags: int) -> int:
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        if os.name == "posix":  # no other system has a lock that ends with its process
+            import fcntl
 
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Its last owner may have removed it meanwhile: this lock would then be on a deleted file.
+        if not os.path.samestat(os.fstat(descriptor), path.lstat()):
+            raise FileNotFoundError(path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 @contextmanager
@@ -115,21 +119,8 @@ def _remove_if_left(path: Path, target: Path) -> None:
 
 def _hold(path: Path) -> int | None:
     # None if it is gone, locked by another process, or locks are not supported.
-    if os.name != "posix":
-        return None
-    import fcntl
-
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-    except OSError:
-        pass
-    os.close(descriptor)
+    with suppress(OSError):
+        return _open_locked(path, os.O_RDONLY) if os.name == "posix" else None
     return None
 
 

@@ -2,8 +2,9 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeVar, get_args
 
 from vitscope.files.printable import join_words
@@ -106,11 +107,12 @@ def judge(
     decided_by = None
     if status in (*LEVELS, "borderline") and not alone:
         decided_by = _find_decider(span, alignment, source)
-    main_other_source = _find_main_other_source(shares)
+    values = {name: share.value for name, share in shares.items()}
+    main_other_source, told_other = _find_main_other_source(values, _tell_percent)
     parts = [
         f"{_claim(status, span, constant, alone=alone)}{_DECIDED[decided_by]}: "
         f"{_tell_numbers(shares['patches'], cka['patches'], num_images)}",
-        _tell_main_other_source(main_other_source, shares),
+        told_other,
         _tell_alike(cka),
         _advise(status, num_images),
     ]
@@ -170,24 +172,27 @@ def _claim(status: Status, span: Span, constant: Constant | None, *, alone: bool
     return f"patch integration is {status}"
 
 
-def _find_main_other_source(shares: Mapping[str, Estimate]) -> str | None:
+def _find_main_other_source(
+    shares: Mapping[str, float], tell: Callable[[float], str]
+) -> tuple[str | None, str]:
+    # With what is said of it.
     others = {
-        name: abs(share.value)
+        name: abs(share)
         for name, share in shares.items()
-        if name in _OTHERS and not math.isnan(share.value)
+        if name in _OTHERS and not math.isnan(share)
     }
-    return max(others, key=others.__getitem__) if others else None
+    if not others:
+        return None, ""
+    name = max(others, key=others.__getitem__)
+    phrase = PHRASES[name]
+    if "skip" not in shares:  # the query is a learned probe, and [CLS] is a token like others
+        phrase = phrase.replace("'s attention to itself", "")
+    return name, f"the main other source is {phrase} ({tell(shares[name])})"
 
 
 def _tell_numbers(share: Estimate, cka: CkaEstimate, num_images: int) -> str:
-    told_share = _tell_percent(share.value)
-    if share.ci95 is not None:
-        low, high = map(_tell_percent, share.ci95)
-        told_share = f"{told_share} ({low.removesuffix(' %')} to {high})"
-    told_cka = write_number(cka.unbiased, _DIGITS)
-    if cka.ci95 is not None:
-        low, high = (write_number(end, _DIGITS) for end in cka.ci95)
-        told_cka = f"{told_cka} ({low} to {high})"
+    told_share = _tell_interval(share.value, share.ci95, _tell_percent)
+    told_cka = _tell_interval(cka.unbiased, cka.ci95, partial(write_number, digits=_DIGITS))
     intervals = "" if share.ci95 is None and cka.ci95 is None else ", 95 % intervals"
     return (
         f"variance share of patches = {told_share}, CKA(r, patches) = {told_cka}{intervals}, "
@@ -195,11 +200,13 @@ def _tell_numbers(share: Estimate, cka: CkaEstimate, num_images: int) -> str:
     )
 
 
-def _tell_main_other_source(name: str | None, shares: Mapping[str, Estimate]) -> str:
-    if name is None:
-        return ""
-    share = _tell_percent(shares[name].value)
-    return f"the main other source is {_name_source(name, shares)} ({share})"
+def _tell_interval(
+    value: float, ci95: tuple[float, float] | None, tell: Callable[[float], str]
+) -> str:
+    if ci95 is None:
+        return tell(value)
+    low, high = map(tell, ci95)
+    return f"{tell(value)} ({low.removesuffix(' %')} to {high})"
 
 
 def _tell_alike(cka: Mapping[str, CkaEstimate]) -> str:
@@ -223,12 +230,6 @@ def _advise(status: Status, num_images: int) -> str:
 
 def _tell_percent(share: float) -> str:
     return write_percent(round(share, _DIGITS))
-
-
-def _name_source(term: str, shares: Collection[str]) -> str:
-    # Without a skip connection the query is a learned probe, and [CLS] is a token like others.
-    name = PHRASES[term]
-    return name if "skip" in shares else name.replace("'s attention to itself", "")
 
 
 @dataclass(frozen=True)
@@ -268,11 +269,8 @@ def judge_image(shares: Mapping[str, float], num_images: int, images: str) -> Im
         return ImageVerdict("cannot tell", patches, None, text, basis)
     status, claim = _read_share(_percent(patches))
     text = f"patches together carry {_percent_text(patches)} of this output: {claim}"
-    others = {name: share for name, share in shares.items() if name in _OTHERS}
-    main_other_source = max(others, key=lambda name: abs(others[name])) if others else None
-    if main_other_source is not None:
-        name, share = _name_source(main_other_source, shares), others[main_other_source]
-        text = f"{text}; the main other source is {name} ({_percent_text(share)})"
+    main_other_source, told_other = _find_main_other_source(shares, _percent_text)
+    text = "; ".join(filter(None, [text, told_other]))
     return ImageVerdict(status, patches, main_other_source, text, basis)
 
 
