@@ -87,7 +87,8 @@ def staged_folder(
                 with plain_disk_errors(target):
                     open_to_readers(staging)
                     if durable:
-                        _flush_all(staging)
+                        for path in [*staging.rglob("*"), staging]:
+                            flush(path)
                     _move_into_place(staging, target)
                     if durable:
                         flush(target.parent)
@@ -238,11 +239,6 @@ def _move_into_place(staging: Path, target: Path) -> None:
         finally:
             if target.exists():
                 shutil.rmtree(attic)
-
-
-def _flush_all(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        flush(path)
 
 
 def flush(path: Path) -> None:

@@ -82,7 +82,14 @@ def describe_choices(choices: Sequence[Choice], results: Sequence[Described]) ->
     """Notes under a figure or table of results that agree in all choices."""
     shared = ((choice, choice.agree(results)) for choice in choices)
     told = [choice.tell(value) for choice, value in shared if value]
-    return tuple(filter(None, [*told, *_describe_inputs(results)]))
+    sizes = [_read_size(one.summary) for one in results]
+    chosen = any("size" in one.summary.preprocessing.changed for one in results)
+    fields = [_tell_fields(one.summary, results) or _OWN for one in results]
+    precisions = [_read_precision(one.summary) or _FINE for one in results]
+    told.append(_tell("Input size", results, sizes, "" if chosen else sizes[0]))
+    told.append(_tell("Preprocessing", results, fields, _OWN))
+    told.append(_tell("Precision", results, precisions, _FINE))
+    return tuple(filter(None, told))
 
 
 def describe_settings(summary: Summary) -> str:
@@ -198,18 +205,6 @@ MAP_LAYER = replace(
     note="Maps of an attention row are of {}, counted from 0, and not of each model's last block.",
 )
 """Layer of judged maps of one attention row."""
-
-
-def _describe_inputs(results: Sequence[Described]) -> list[str]:
-    sizes = [_read_size(one.summary) for one in results]
-    chosen = any("size" in one.summary.preprocessing.changed for one in results)
-    fields = [_tell_fields(one.summary, results) or _OWN for one in results]
-    precisions = [_read_precision(one.summary) or _FINE for one in results]
-    return [
-        _tell("Input size", results, sizes, "" if chosen else sizes[0]),
-        _tell("Preprocessing", results, fields, _OWN),
-        _tell("Precision", results, precisions, _FINE),
-    ]
 
 
 def _tell(what: str, results: Sequence[Described], values: Sequence[str], default: str) -> str:

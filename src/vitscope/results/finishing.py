@@ -50,22 +50,16 @@ def finish_result(
         add_centred_numbers(folder, table, layer, features[layer])
     write_sums(folder, manifest, sums)
     last = tables[manifest.last_layer]
+    narrow = read_column(last, "level_range") < NARROW
+    names = read_table(last, "path").filter(narrow)["path"].to_pylist() if narrow.any() else []
     data = DataSummary(
         num_images=features[manifest.last_layer].num_images,
         num_failed=len(failures),
         num_repeated=sums.num_repeated,
-        notes=(*list_source_notes(provenance), *_note_ranges(last)),
+        notes=(*list_source_notes(provenance), *note_narrow(names, len(narrow))),
     )
     summary = summarize(manifest, sums, tables, data, summarize_traces(folder))
     write_result(folder, summary, failures=failures, provenance=provenance)
-
-
-def _note_ranges(table: Path) -> list[str]:
-    narrow = read_column(table, "level_range") < NARROW
-    names: list[str] = []
-    if narrow.any():
-        names = read_table(table, "path").filter(narrow)["path"].to_pylist()
-    return note_narrow(names, len(narrow))
 
 
 def merge_parts(
@@ -95,25 +89,15 @@ def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path
     target = table_path(folder, layer, last_layer)
     with plain_disk_errors(target):
         target.parent.mkdir(parents=True, exist_ok=True)
-    _concat_tables(
-        target, [table_path(part, layer, last_layer) for part in parts], drop_centred=not keep
-    )
+    tables = [table_path(part, layer, last_layer) for part in parts]
+    names = pq.read_schema(tables[0]).names if tables else []
+    kept = [name for name in names if keep or not name.startswith("centred_")]
+    with closing(TableWriter(target, GROUP_ROWS)) as writer:
+        for group in chain.from_iterable(map(iter_row_groups, tables)):
+            writer.write(group.select(kept))
     if keep:
         home = folder / "features" / f"{layer:03d}"
         with plain_disk_errors(home):
             home.mkdir(parents=True)
             for index, shard in enumerate(chain.from_iterable(shards)):
                 link_or_copy(shard, home / f"{index:06d}.safetensors")
-
-
-def _concat_tables(target: Path, tables: Sequence[Path], *, drop_centred: bool) -> None:
-    if not tables:
-        return
-    names = [
-        name
-        for name in pq.read_schema(tables[0]).names
-        if not (drop_centred and name.startswith("centred_"))
-    ]
-    with closing(TableWriter(target, GROUP_ROWS)) as writer:
-        for group in chain.from_iterable(map(iter_row_groups, tables)):
-            writer.write(group.select(names))

@@ -71,9 +71,8 @@ class JudgeResult(MergeableResult):
 
     @property
     def _plan(self) -> Mapping[str, Any]:
-        provenance = self.provenance
         with plain_damage(self.folder / PROVENANCE):
-            plan: Mapping[str, Any] = list_runs(provenance)[0].get("plan", {})
+            plan: Mapping[str, Any] = list_runs(self.provenance)[0].get("plan", {})
         return plan  # those of merged results differ in the images alone
 
     def __str__(self) -> str:

@@ -47,15 +47,12 @@ _ORDERS = {"oracle": "Oracle", "random": "Random orders"}
 def tabulate_judgement(summary: JudgementSummary) -> list[TextTable]:
     """The scores with each removal, then plausibility and sanity if they were measured."""
     tables = [tabulate_maps(summary, removal) for removal in summary.removals]
-    tables[0] = replace(tables[0], caption=f"{_tell_intervals(summary)} {describe_scores(summary)}")
+    scored = next(iter(summary.removals.values())).values()
+    has_some = any(one.scores["gap"].ci95 is not None for one in scored)
+    intervals = "± 95 % intervals." if has_some else "No intervals: the images are too few."
+    tables[0] = replace(tables[0], caption=f"{intervals} {describe_scores(summary)}")
     tables += [one for one in (tabulate_plausibility(summary), tabulate_sanity(summary)) if one]
     return tables
-
-
-def _tell_intervals(summary: JudgementSummary) -> str:
-    maps = next(iter(summary.removals.values()))
-    has_some = any(one.scores["gap"].ci95 is not None for one in maps.values())
-    return "± 95 % intervals." if has_some else "No intervals: the images are too few."
 
 
 def tabulate_maps(summary: JudgementSummary, removal: str) -> TextTable:

@@ -102,7 +102,10 @@ def compare_maps(
     found = {}
     for name, one in differences.items():
         p_holm = corrected.get(name, math.nan)
-        found[name] = Comparison(one, p_values[name], p_holm, _answer(one.value, p_holm, len(ids)))
+        answer: Comparing = "better" if one.value > 0 else "worse"
+        if len(ids) < LEAST_IMAGES or not p_holm < 0.05:
+            answer = "cannot tell"
+        found[name] = Comparison(one, p_values[name], p_holm, answer)
     return found
 
 
@@ -116,12 +119,6 @@ def _find_p(difference: Estimate, degrees: int) -> float:
         return 1.0 if difference.value == 0 else 0.0
     t = abs(difference.value) / (half / student_975(float(degrees)))
     return float(2 * stdtr(degrees, -t))
-
-
-def _answer(difference: float, p_holm: float, num_images: int) -> Comparing:
-    if num_images < LEAST_IMAGES or not p_holm < 0.05:
-        return "cannot tell"
-    return "better" if difference > 0 else "worse"
 
 
 def judge_maps(

@@ -36,9 +36,13 @@ class MergeableResult(TabularResult):
 
     @property
     def _shards(self) -> list["_Shard"]:
-        provenance = self.provenance
+        shards = []
         with plain_damage(self.folder / PROVENANCE):
-            return [_read_shard(run.get("plan", {})) for run in list_runs(provenance)]
+            for run in list_runs(self.provenance):
+                plan = run.get("plan", {})
+                number, count = map(int, (plan.get("shard") or "1/1").split("/"))
+                shards.append(_Shard(str(plan.get("names")), number, count))
+        return shards
 
     def merge(self, *others: Self, out: str | Path | None = None, overwrite: bool = False) -> Self:
         """Merge results of disjoint image sets.
@@ -112,11 +116,6 @@ class _Shard(NamedTuple):
     names: str  # digest of the whole list of images
     number: int
     num_shards: int
-
-
-def _read_shard(plan: Mapping[str, Any]) -> _Shard:
-    number, count = map(int, (plan.get("shard") or "1/1").split("/"))
-    return _Shard(str(plan.get("names")), number, count)
 
 
 def check_same(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -36,7 +37,7 @@ NUM_NEIGHBOURS = 10
 MOST_COMPARED = 4096
 """Images among which neighbours are found, at most: the work grows with their square."""
 
-READOUT, CLASSIFIER = "embedding", "nearest"
+_IS_READ = (pc.field("readout") == "embedding") & (pc.field("classifier") == "nearest")
 """The global feature is classified, which is what a user of the model gets."""
 
 _SPREAD = ("largest_patch_attention", "attention_entropy")
@@ -194,27 +195,19 @@ def compare_one_shots(before: OneShotResult, after: OneShotResult) -> dict[str, 
             f"{printable_path(after.folder)} drew other images than "
             f"{printable_path(before.folder)}: compare one-shot results of the same images and seed"
         )
-    return {
-        f"{part}_{top}": _compare_draws(*(_read_draws(one, part, top) for one in (before, after)))
-        for part in ("full", "patches")
-        for top in ("top1", "top5")
-    }
-
-
-def _compare_draws(before: np.ndarray, after: np.ndarray) -> Change:
-    return Change(
-        before=average_draws(before),
-        after=average_draws(after),
-        difference=average_draws(after - before, at_least=-1.0),
-    )
-
-
-def _read_draws(result: OneShotResult, part: str, top: str) -> np.ndarray:
-    path = (CLASSIFIER, READOUT, part)
-    rows = result.draws.to_pylist()
-    return np.array(
-        [row[top] for row in rows if (row["classifier"], row["readout"], row["part"]) == path]
-    )
+    found = {}
+    both = [result.draws.filter(_IS_READ).to_pylist() for result in (before, after)]
+    for part in ("full", "patches"):
+        for top in ("top1", "top5"):
+            old, new = (
+                np.array([row[top] for row in rows if row["part"] == part]) for rows in both
+            )
+            found[f"{part}_{top}"] = Change(
+                before=average_draws(old),
+                after=average_draws(new),
+                difference=average_draws(new - old, at_least=-1.0),
+            )
+    return found
 
 
 def compare_judgements(before: JudgeResult, after: JudgeResult) -> dict[str, Change]:

@@ -61,11 +61,13 @@ def list_notes(summary: Summary) -> list[str]:
 def describe_audit(summary: AuditSummary) -> tuple[str, str]:
     """What was audited, and how well the ledger balances."""
     model, (rows, columns) = summary.model, summary.model.grid
+    verified, num_images = summary.ledger.num_verified, summary.data.num_images
+    few = f", verified on {verified:,} of {num_images:,}" * (verified != num_images)
     return (
         f"{describe_images(summary)}, "
         f"{rows} x {columns} patches, {model.num_registers} registers, "
         f"layer {summary.layer}, {model.dtype}",
-        _describe_proof(summary),
+        _describe_balance(summary.ledger) + few,
     )
 
 
@@ -306,12 +308,6 @@ def _write_estimate(value: float, ci95: Sequence[float] | None, digits: int) -> 
 def _describe_balance(ledger: LedgerSummary) -> str:
     error, tolerance = ledger.max_balance_error, ledger.tolerance
     return f"ledger balances to {error:.1e} (tolerance {tolerance:.0e})"
-
-
-def _describe_proof(summary: AuditSummary) -> str:
-    verified, num_images = summary.ledger.num_verified, summary.data.num_images
-    told = _describe_balance(summary.ledger)
-    return told if verified == num_images else f"{told}, verified on {verified:,} of {num_images:,}"
 
 
 def _source_rows(layer: LayerSummary) -> Iterator[Row]:

@@ -1,7 +1,7 @@
 """Summary of an audit: every number over the images, from its tables and sums."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
-from vitscope.metrics.distribution import Distribution, compute_distribution
+from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.estimates import HighNormTokens, TokenSummary
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
@@ -57,6 +57,7 @@ def summarize(
     found = {layer: sums.summarize(layer) for layer in tables}
     norms = tuple(found[manifest.last_layer].pop("high_norm_tokens"))
     features = sums.find(FeatureSums)
+    similarities = (n for n in pq.read_schema(last).names if n.startswith("layer_similarity_"))
     layers = []
     for layer, table in tables.items():
         # A block's input is the output of the one before it.
@@ -72,7 +73,10 @@ def summarize(
         data=data,
         ledger=summarize_errors(tables.values(), manifest.tolerance),
         layers=tuple(layers),
-        layer_similarity=_summarize_layer_similarity(last),
+        # cos(x_cls at depth ℓ, x_cls at the last depth), ℓ = 0..L
+        layer_similarity=tuple(
+            compute_distribution(values) for _, values in iter_columns(last, sorted(similarities))
+        ),
         high_norm_tokens=norms,
         trace=trace,
         covariates=_summarize_covariates(last),
@@ -193,12 +197,6 @@ def _summarize_anatomy(
     )
 
 
-def _summarize_layer_similarity(table: Path) -> tuple[Distribution, ...]:
-    # cos(x_cls at depth ℓ, x_cls at the last depth) over images, ℓ = 0..L.
-    names = sorted(n for n in pq.read_schema(table).names if n.startswith("layer_similarity_"))
-    return tuple(compute_distribution(values) for _, values in iter_columns(table, names))
-
-
 def _find_dominant(norms: np.ndarray) -> DominantRegister:
     # One row per register, one column per image.
     counts = np.bincount(norms.argmax(axis=0), minlength=len(norms))
@@ -220,7 +218,10 @@ def _summarize_covariates(table: Path) -> CovariateSummary:
         name.removeprefix(_COVARIATE): values
         for name, values in iter_columns(table, [c for c in columns if c.startswith(_COVARIATE)])
     }
-    targets = dict(iter_columns(table, _list_targets(columns)))
+    names = [f"{kind}_{source}" for kind in ("share", "centred_share") for source in _SOURCES]
+    if "share_registers" in columns:  # Without registers it is 1 for every image.
+        names.insert(0, "patch_share")
+    targets = dict(iter_columns(table, names))
     blocks = _read_blocks(table)
     return CovariateSummary(
         distributions={name: compute_distribution(values) for name, values in covariates.items()},
@@ -252,13 +253,6 @@ def _summarize_interdependence(
         over_images=over_images,
         over_layers=over_layers if len(layers) > 1 else None,
     )
-
-
-def _list_targets(columns: Collection[str]) -> Iterator[str]:
-    if "share_registers" in columns:  # Without registers it is 1 for every image.
-        yield "patch_share"
-    for kind in ("share", "centred_share"):
-        yield from (f"{kind}_{source}" for source in _SOURCES)
 
 
 def _read_blocks(table: Path) -> np.ndarray:
