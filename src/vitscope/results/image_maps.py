@@ -5,7 +5,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeVar
@@ -106,10 +106,7 @@ def place_map(
     arranged = arrange(values)
     assert arranged is not None
     about = MapSummary(
-        title=kind.title,
-        unit=kind.unit,
-        is_part=kind.is_part,
-        signed=kind.signed,
+        **{one.name: getattr(kind, one.name) for one in fields(MapKind)},
         target=target,
         unplaced={name: float(values[place].sum()) for name, place in places.items()},
         total=total,
