@@ -14,9 +14,9 @@ def test_rows_of_all_batches_come_back_in_order(tmp_path):
         }
         for size in (4, 1, 7)
     ]
-    with RowFiles(tmp_path) as files:
-        for batch in batches:
-            files.append(batch)
+    files = RowFiles(tmp_path)
+    for batch in batches:
+        files.append(batch)
     rows = files.open_rows()
     for name in batches[0]:
         expected = np.concatenate([batch[name] for batch in batches])
@@ -27,6 +27,6 @@ def test_rows_of_all_batches_come_back_in_order(tmp_path):
 
 def test_rows_that_are_not_contiguous_are_written_as_they_are_seen(tmp_path):
     rows = np.arange(24.0).reshape(4, 6)[:, ::2]
-    with RowFiles(tmp_path) as files:
-        files.append({"rows": rows})
+    files = RowFiles(tmp_path)
+    files.append({"rows": rows})
     np.testing.assert_array_equal(files.open_rows()["rows"], rows)

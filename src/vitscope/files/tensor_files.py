@@ -1,10 +1,7 @@
 """Named tensors in safetensors files, and memory-mapped rows in raw files."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
 
 import numpy as np
 import torch
@@ -53,43 +50,27 @@ Rows = Float[np.ndarray, "row dim"]
 
 
 class RowFiles:
-    """Write batches of rows inside a context; afterwards read them memory-mapped."""
+    """Batches of rows in a folder of its own, which are read memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stack = ExitStack()
-        self._files: dict[str, BinaryIO] = {}
         self._shapes: dict[str, tuple[np.dtype[np.floating], int]] = {}
-
-    def __enter__(self) -> Self:
-        self._stack.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with plain_disk_errors(self._folder):
-            self._stack.close()
 
     def append(self, features: Mapping[str, Rows]) -> None:
         """Append a batch."""
         with plain_disk_errors(self._folder):
             for name, rows in features.items():
-                if name not in self._files:
-                    path = self._path(len(self._files))
-                    self._files[name] = self._stack.enter_context(path.open("wb"))
-                    self._shapes[name] = (rows.dtype, rows.shape[1])
-                self._files[name].write(np.ascontiguousarray(rows).data)
+                mode = "ab" if name in self._shapes else "wb"
+                self._shapes[name] = (rows.dtype, rows.shape[1])
+                with self._path(name).open(mode) as file:
+                    file.write(np.ascontiguousarray(rows).data)
 
     def open_rows(self) -> dict[str, Rows]:
         """Open all rows, in the order in which they were appended."""
         return {
-            name: np.memmap(self._path(k), dtype=dtype, mode="r").reshape(-1, width)
-            for k, (name, (dtype, width)) in enumerate(self._shapes.items())
+            name: np.memmap(self._path(name), dtype=dtype, mode="r").reshape(-1, width)
+            for name, (dtype, width) in self._shapes.items()
         }
 
-    def _path(self, index: int) -> Path:
-        return self._folder / f"{index:03d}.rows"
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{list(self._shapes).index(name):03d}.rows"

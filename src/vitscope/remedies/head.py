@@ -214,23 +214,23 @@ class _Images:
 def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
     numbers: dict[int, None] = {}
     features, num_bytes = [], 0
-    with RowFiles(folder) as files:
-        for pixels in read():
-            layout = vit.make_layout(*pixels.shape[-2:])
-            seeds = Running(layout, pixels).seeds
-            new = {seed: place for place, seed in enumerate(seeds) if seed not in numbers}
-            if num_bytes >= _MOST_BYTES:
-                break
-            if not new:
-                continue
-            run = run_blocks(vit, pixels[list(new.values())])
-            patches = take_patches(layout, run.streams[-1])
-            normed = layer_norm(patches, patches.shape[-1:])
-            rows = normed.detach().half().flatten(1).cpu().numpy()
-            files.append({"patches": rows})
-            features.append(run.feature.detach())
-            numbers |= dict.fromkeys(new)
-            num_bytes += rows.nbytes
+    files = RowFiles(folder)
+    for pixels in read():
+        layout = vit.make_layout(*pixels.shape[-2:])
+        seeds = Running(layout, pixels).seeds
+        new = {seed: place for place, seed in enumerate(seeds) if seed not in numbers}
+        if num_bytes >= _MOST_BYTES:
+            break
+        if not new:
+            continue
+        run = run_blocks(vit, pixels[list(new.values())])
+        patches = take_patches(layout, run.streams[-1])
+        normed = layer_norm(patches, patches.shape[-1:])
+        rows = normed.detach().half().flatten(1).cpu().numpy()
+        files.append({"patches": rows})
+        features.append(run.feature.detach())
+        numbers |= dict.fromkeys(new)
+        num_bytes += rows.nbytes
     if not numbers:
         raise UsageError("there are no images to fit a head to: give some")
     return _Images([*numbers], torch.cat(features), files.open_rows()["patches"])

@@ -167,15 +167,8 @@ def _choose_deciding(summary: RemediesSummary, one: ComparedRemedy) -> dict[str,
 
 def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
     """Every number of one edit, before and after."""
-    order = [*NUMBERS, *one.changes]
-    rows: list[Row] = [
-        (
-            name_number(name),
-            *_write_change(one.changes[name], name),
-        )
-        for name in dict.fromkeys(order)
-        if name in one.changes
-    ]
+    numbers = {name: name_number(name) for name in (*NUMBERS, *one.changes)}
+    rows = _list_changes(one.changes, numbers)
     if one.traces is not None:
         told = (
             "no trace goes through it"
@@ -184,25 +177,25 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
             for trace in one.traces
         )
         rows.append(("patches hold at least half", *told, ABSENT))
-    rows += [
-        (words, *_write_change(one.skill[name]))
-        for name, words in _name_skills(summary, one).items()
-    ]
+    rows += _list_changes(one.skill, _name_skills(summary, one))
     drift = one.drift
     moved = [
         (words, ABSENT, _tell(estimate, name), ABSENT)
         for name, words in _OF_MAPS.items()
         if (estimate := getattr(one.maps, name)) is not None
     ]
+    # Of five classes or fewer the right one is always among the first five.
+    is_certain = summary.one_shot is not None and summary.one_shot.num_classes <= 5
+    accuracies = {
+        name: words
+        for name, words in ACCURACIES.items()
+        if not (is_certain and name.endswith("top5"))
+    }
     price = [
         ("cos(f, f′)", ABSENT, _tell(drift.cosine), ABSENT),
         ("CKA(f, f′)", ABSENT, tell_estimate(drift.cka, 2), ABSENT),
         (f"shared nearest {drift.num_neighbours}", ABSENT, _tell(drift.shared_neighbours), ABSENT),
-        *(
-            (words, *_write_change(one.one_shot[name]))
-            for name, words in ACCURACIES.items()
-            if name in one.one_shot and not _is_certain(summary, name)
-        ),
+        *_list_changes(one.one_shot, accuracies),
         ("time of a forward pass", "1.00", write_number(one.time_ratio, 2), ABSENT),
     ]
     return TextTable(
@@ -211,12 +204,6 @@ def tabulate_remedy(summary: RemediesSummary, one: ComparedRemedy) -> TextTable:
         title=f"{summary.model.id}: {one.edit}",
         caption=_tell_skill(summary, one),
     )
-
-
-def _is_certain(summary: RemediesSummary, accuracy: str) -> bool:
-    # Of five classes or fewer the right one is always among the first five.
-    classified = summary.one_shot
-    return classified is not None and accuracy.endswith("top5") and classified.num_classes <= 5
 
 
 def _name_skills(summary: RemediesSummary, one: ComparedRemedy) -> dict[str, str]:
@@ -250,9 +237,17 @@ def _tell_skill(summary: RemediesSummary, one: ComparedRemedy) -> str:
     return f"{told} The original alone has: {'; '.join(missing)}." if missing else told
 
 
-def _write_change(change: Change, name: str = "") -> tuple[str, str, str]:
-    before, after = _tell(change.before, name), _tell(change.after, name)
-    return before, after, _tell_difference(change.difference, name)
+def _list_changes(changes: Mapping[str, Change], words: Mapping[str, str]) -> list[Row]:
+    return [
+        (
+            told,
+            _tell(changes[name].before, name),
+            _tell(changes[name].after, name),
+            _tell_difference(changes[name].difference, name),
+        )
+        for name, told in words.items()
+        if name in changes
+    ]
 
 
 def _tell(estimate: Estimate, name: str = "") -> NumberText:

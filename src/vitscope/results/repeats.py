@@ -23,7 +23,12 @@ def tell_changes(earlier: SavedResult, later: SavedResult) -> str:
             return ""
         with plain_damage(earlier.folder):
             changes = [*_list_changes(earlier, later)]
-            unknown = [*_list_unknown(earlier, later)]
+            both = earlier.provenance, later.provenance
+            unknown = [told for key, told in _DIGESTS.items() if not _is_known(key, *both)]
+            # Behaviour that no digest covers: a hook of the user's, say. A comparison has no plan.
+            plans = [one.get("plan", {}) for one in both]
+            if any(plan.get("result", plan).get("unknown") for plan in plans):
+                unknown.append("what else changes what the model computes")
     except ResultError:  # it was moved or removed
         return ""
     place = printable_path(earlier.folder)
@@ -53,15 +58,6 @@ def _list_changes(earlier: SavedResult, later: SavedResult) -> Iterator[str]:
         then, now = (each.get(name, "none") for each in versions)
         if then != now:
             yield f"{name} ({then}, now {now})"
-
-
-def _list_unknown(earlier: SavedResult, later: SavedResult) -> Iterator[str]:
-    both = earlier.provenance, later.provenance
-    yield from (told for key, told in _DIGESTS.items() if not _is_known(key, *both))
-    # Behaviour that no digest covers: a hook of the user's, say. A comparison has no plan.
-    plans = [one.get("plan", {}) for one in both]
-    if any(plan.get("result", plan).get("unknown") for plan in plans):
-        yield "what else changes what the model computes"
 
 
 def _is_known(key: str, *provenances: Provenance) -> bool:

@@ -197,7 +197,13 @@ class SavedResult:
             if target.resolve().is_relative_to(self.folder.resolve()):
                 raise UsageError(f"{folder} is inside the result itself: choose another folder")
             with staged_folder(target, replaces=is_result if overwrite else never) as staging:
-                _copy(self.folder, staging)
+                for path in sorted(self.folder.rglob("*")):
+                    place = staging / path.relative_to(self.folder)
+                    if path.is_dir():
+                        with plain_disk_errors(place):
+                            place.mkdir()
+                    else:
+                        _copy_file(path, place)
         except BaseException as error:  # an interrupt too
             if self.keeper is not None and self.keeper.keep():
                 error.add_note(f"the result is kept in {printable_path(self.folder)}")
@@ -274,16 +280,6 @@ def _import(library: str) -> Any:
         raise UsageError(
             f"{library} is not installed: pip install {library}, or take the Arrow table"
         ) from None
-
-
-def _copy(source: Path, target: Path) -> None:
-    for path in sorted(source.rglob("*")):
-        place = target / path.relative_to(source)
-        if path.is_dir():
-            with plain_disk_errors(place):
-                place.mkdir()
-        else:
-            _copy_file(path, place)
 
 
 def _copy_file(source: Path, target: Path) -> None:

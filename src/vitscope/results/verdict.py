@@ -101,7 +101,8 @@ def judge(
     """
     alignment = _span(cka["patches"].ci95, ALIGNMENT_LINES)
     source = _span(_nearness(shares["patches"].ci95), SOURCE_LINES)
-    span = _worse_of(alignment, source)
+    worst, best = (min(pair, key=LEVELS.index) for pair in zip(alignment, source, strict=True))
+    span = worst, best
     alone = set(shares) == {"patches"}
     status = _find_status(span, num_images, constant, alone=alone)
     decided_by = None
@@ -134,11 +135,6 @@ def _nearness(ends: tuple[float, float] | None) -> tuple[float, float] | None:
         return None
     near = [1 - abs(1 - round(end, _DIGITS)) for end in ends]
     return min(near), 1.0 if ends[0] <= 1 <= ends[1] else max(near)
-
-
-def _worse_of(one: Span, other: Span) -> Span:
-    worst, best = (min(pair, key=LEVELS.index) for pair in zip(one, other, strict=True))
-    return worst, best
 
 
 def _find_status(span: Span, num_images: int, constant: Constant | None, *, alone: bool) -> Status:

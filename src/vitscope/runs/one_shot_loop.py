@@ -231,7 +231,8 @@ class _OneShotRun:
         labels: list[str] = []
         ids: list[str] = []
         bias = np.empty(0)  # the same for every image
-        with self._run.placed(), RowFiles(scratch) as files:
+        files = RowFiles(scratch)
+        with self._run.placed():
 
             def take(batch: ImageBatch) -> None:
                 nonlocal bias
