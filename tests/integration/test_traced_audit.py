@@ -22,7 +22,7 @@ from vitscope.errors import (
 )
 from vitscope.images.image_set import load_pixels
 from vitscope.models import memory
-from vitscope.results.trace_summary import read_traces
+from vitscope.results.summary import read_traces
 from vitscope.runs import resources
 from vitscope.testing.planted import plant
 from vitscope.training.training_audit import TrainingAudit

@@ -15,7 +15,7 @@ from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.results.result_html import show_result
 from vitscope.results.result_text import tell_half_depth
 from vitscope.results.schema import AuditSummary, read_summary
-from vitscope.results.trace_summary import (
+from vitscope.results.summary import (
     make_rows,
     merge_traces,
     read_traces,

@@ -20,7 +20,7 @@ from vitscope.results.manifest import Manifest, check_same_run, read_manifest, r
 from vitscope.results.mergeable import MergeableResult, check_disjoint
 from vitscope.results.saved_result import IMAGES, saved_summary
 from vitscope.results.schema import AuditSummary
-from vitscope.results.trace_summary import merge_traces
+from vitscope.results.summary import merge_traces
 
 
 class AuditResult(MergeableResult):

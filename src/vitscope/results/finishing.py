@@ -29,8 +29,7 @@ from vitscope.results.saved_result import (
     write_result,
 )
 from vitscope.results.schema import DataSummary, Provenance
-from vitscope.results.summary import add_centred_numbers, read_column, summarize
-from vitscope.results.trace_summary import summarize_traces
+from vitscope.results.summary import add_centred_numbers, read_column, summarize, summarize_traces
 
 _NO_IDS = pa.chunked_array([], pa.string())
 

@@ -8,23 +8,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from jaxtyping import Float64
 from torch import Tensor
 
-from vitscope.files.reading import open_table
+from vitscope.files.reading import open_table, plain_damage
 from vitscope.files.tensor_files import read_tensors
 from vitscope.ledger import ScalarPath, cosine
 from vitscope.metrics.distribution import compute_distribution
 from vitscope.metrics.estimates import HighNormTokens, TokenSummary
 from vitscope.metrics.feature_plan import FeaturePlan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.jackknife import block_of
+from vitscope.metrics.jackknife import Estimate, block_of, replicate
 from vitscope.metrics.rank_correlation import correlate_ranks, correlate_several
 from vitscope.metrics.regression import regress
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.manifest import Manifest
 from vitscope.results.records import column_name, replace_columns, shard_paths
+from vitscope.results.saved_result import read_table, write_table
 from vitscope.results.schema import AuditLedger, AuditSummary, DataSummary
 from vitscope.results.schema_numbers import (
     Anatomy,
@@ -43,6 +46,8 @@ ERRORS = ("balance_error", "residual_error", "block_error", "embedding_error")
 _MIN_IMAGES_FRACTION = 0.5
 _COVARIATE = "covariate_"
 _SOURCES = ("patches", "registers", "skip")
+_TRACED = "traced.parquet"
+_NO_SHARES = ("image_id", "total", "gap", "through_values", "through_routing")
 
 
 def summarize(
@@ -260,3 +265,67 @@ def _read_blocks(table: Path) -> np.ndarray:
         rows = file.iter_batches(columns=["image_id"])
         ids = chain.from_iterable(batch.column(0).to_pylist() for batch in rows)
         return np.fromiter(map(block_of, ids), dtype=np.int64)
+
+
+def write_traces(folder: Path, table: pa.Table) -> None:
+    """Write the traced images: one row each, with lists by depth or block."""
+    write_table(folder / _TRACED, table)
+
+
+def merge_traces(folder: Path, parts: Sequence[Path]) -> None:
+    """Combine the traced images of several results."""
+    tables = [table for part in parts if (table := read_traces(part)) is not None]
+    if tables:
+        write_traces(folder, pa.concat_tables(tables))
+
+
+def read_traces(folder: Path) -> pa.Table | None:
+    """Read the traced images; None if there are none."""
+    path = folder / _TRACED
+    return read_table(path) if path.exists() else None
+
+
+def make_rows(
+    ids: Sequence[str],
+    columns: Mapping[str, Float64[np.ndarray, "image *depth"]],
+) -> pa.Table:
+    """Rows of the table for some images."""
+    lists = {name: pa.array(values.tolist()) for name, values in columns.items()}
+    return pa.table({"image_id": pa.array(list(ids), pa.string()), **lists})
+
+
+def summarize_traces(folder: Path) -> TraceSummary | None:
+    """Shares by depth over the traced images; None if there are none.
+
+    A share is Σ_x part(x) / Σ_x total(x) over the images x, so that images whose total is near zero
+    do not count more than others.
+    """
+    table = read_traces(folder)
+    if table is None:
+        return None
+    with plain_damage(folder / _TRACED):
+        return _summarize_traced(table)
+
+
+def _summarize_traced(table: pa.Table) -> TraceSummary:
+    total = table["total"].to_numpy()
+    blocks = [block_of(image) for image in table["image_id"].to_pylist()]
+
+    def divide(parts: Float64[np.ndarray, " image"]) -> Estimate:
+        with np.errstate(invalid="ignore", divide="ignore"):  # without the only block
+            ratio = replicate(lambda kept: float(parts[kept].sum() / total[kept].sum()), blocks)
+        return ratio.estimate()
+
+    def by_depth(name: str) -> tuple[Estimate, ...]:
+        return tuple(map(divide, np.stack(table[name].to_pylist()).T))
+
+    shares = {name: by_depth(name) for name in table.column_names if name not in _NO_SHARES}
+    below_half = (depth for depth, one in enumerate(shares["patches"]) if one.value < 0.5)
+    return TraceSummary(
+        num_images=table.num_rows,
+        max_gap=float(np.max(table["gap"].to_numpy())),
+        shares=shares,
+        through_values=by_depth("through_values"),
+        through_routing=by_depth("through_routing"),
+        half_depth=next(below_half, None),
+    )

@@ -20,7 +20,7 @@ from vitscope.maps.targets import explain_self
 from vitscope.maps.traced import Trace, trace_output
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
-from vitscope.results.trace_summary import make_rows, write_traces
+from vitscope.results.summary import make_rows, write_traces
 from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
 
 
