@@ -16,8 +16,8 @@ from vitscope.metrics.sums import AuditSums
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.finishing import finish_result, merge_parts, read_ids
 from vitscope.results.gallery import Gallery, merge_galleries, read_gallery
-from vitscope.results.manifest import Manifest, check_same_run, read_manifest, read_sums
-from vitscope.results.mergeable import MergeableResult, check_disjoint
+from vitscope.results.manifest import Manifest, read_manifest, read_sums
+from vitscope.results.mergeable import MergeableResult, check_disjoint, check_same
 from vitscope.results.saved_result import IMAGES, saved_summary
 from vitscope.results.schema import AuditSummary
 from vitscope.results.summary import merge_traces
@@ -118,7 +118,8 @@ class AuditResult(MergeableResult):
         folders = [result.folder for result in results]
         manifest = results[0].manifest
         for other in results[1:]:
-            check_same_run(manifest, other.manifest, other.folder)
+            check_same(other.folder, manifest.describe_same(), other.manifest.describe_same())
+            manifest.check_same_model(other.folder, other.manifest)
         provenances = [result.provenance for result in results]
         with plain_damage(*folders):  # any of them may be the damaged one
             check_disjoint(folders, list(map(read_ids, folders)))

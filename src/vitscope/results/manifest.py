@@ -20,18 +20,17 @@ from vitscope.metrics.other_metrics import OtherMetrics
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums, Sums
 from vitscope.metrics.token_sums import TokenSums
-from vitscope.results.mergeable import ModelIdentity, check_same
+from vitscope.results.mergeable import ModelIdentity
 from vitscope.results.schema import ModelSummary, PreprocessingSummary, Settings
 
 _FILE, _SUMS = "sums.safetensors", "sums"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manifest:
+class Manifest(ModelIdentity):
     """What was audited and how. Results merge if their manifests agree."""
 
     model: ModelSummary
-    weights_hash: str
     layers: tuple[int, ...]  # sorted; the headline is of the last
     groups: tuple[str, ...]
     has_skip: bool
@@ -42,8 +41,6 @@ class Manifest:
     preprocessing: PreprocessingSummary
     has_masks: bool
     tolerance: float  # largest accepted balance error
-    behaviour_hash: str = ""  # empty in results of earlier versions
-    unknown: tuple[str, ...] = ()  # behaviour that cannot be compared, in words
     metrics: Mapping[str, str] = field(default_factory=dict)  # name to package and version
 
     @property
@@ -56,14 +53,14 @@ class Manifest:
         """Settings that change the meaning of the numbers."""
         return Settings(renormalize=self.renormalize, cls_term=self.cls_term)
 
-    @property
-    def identity(self) -> ModelIdentity:
-        """Which model was audited."""
-        return ModelIdentity(
-            weights_hash=self.weights_hash,
-            behaviour_hash=self.behaviour_hash,
-            unknown=self.unknown,
-        )
+    def describe_same(self) -> dict[str, Any]:
+        """What results must agree in to merge, but for how the model computes."""
+        # One model may have several ids, and with them other names of recipe and size, and notes.
+        content = asdict(self)
+        model = content.pop("model")
+        del content["behaviour_hash"], content["unknown"]
+        named = {"id", "notes", "recipe", "size"}
+        return {f"model's {k}": v for k, v in model.items() if k not in named} | content
 
     def make_plan(self, layer: int) -> FeaturePlan:
         """The feature plan of a layer."""
@@ -87,12 +84,6 @@ class Manifest:
             yield PatchNormCounts()
         if self.metrics:
             yield OtherMetrics(self.metrics)
-
-
-def check_same_run(ours: Manifest, theirs: Manifest, folder: Path) -> None:
-    """Refuse to merge results of different models or settings."""
-    check_same(folder, _describe_same(ours), _describe_same(theirs))
-    ours.identity.check_same_model(folder, theirs.identity)
 
 
 def write_sums(folder: Path, manifest: Manifest, sums: AuditSums) -> None:
@@ -119,12 +110,3 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(getattr(torch, manifest.dtype, None), torch.dtype) or not manifest.layers:
         raise ResultError(f"{printable_path(path)} is damaged: its layers or dtype are unknown")
     return manifest
-
-
-def _describe_same(manifest: Manifest) -> dict[str, Any]:
-    # One model may have several ids, and with them other names of recipe and size, and notes.
-    content = asdict(manifest)
-    model = content.pop("model")
-    del content["behaviour_hash"], content["unknown"]  # compared separately
-    named = {"id", "notes", "recipe", "size"}
-    return {f"model's {k}": v for k, v in model.items() if k not in named} | content

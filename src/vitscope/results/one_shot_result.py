@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from vitscope.metrics.one_shot import Accuracy, average_draws
 from vitscope.results.result_text import tell_one_shot
-from vitscope.results.saved_result import TabularResult, saved_summary, write_result, write_table
-from vitscope.results.schema import OneShotSummary, Provenance
+from vitscope.results.saved_result import TabularResult, saved_summary, write_table
+from vitscope.results.schema import OneShotSummary
 from vitscope.results.schema_numbers import Measured, TopAccuracy, nest
 
 _DRAWS = "draws.parquet"
@@ -47,18 +47,10 @@ class DrawScore:
     accuracy: Accuracy
 
 
-def finish_one_shot(
-    folder: Path,
-    summary: OneShotSummary,
-    scores: Sequence[DrawScore],
-    *,
-    failures: Sequence[tuple[str, str]],
-    provenance: Provenance,
-) -> None:
-    """Write the result; `summary.json` comes last."""
+def write_draws(folder: Path, scores: Sequence[DrawScore]) -> None:
+    """Write the table of draws."""
     rows = [vars(score) | score.accuracy._asdict() for score in scores]
     write_table(folder / _DRAWS, pa.Table.from_pylist(rows).drop_columns("accuracy"))
-    write_result(folder, summary, failures=failures, provenance=provenance)
 
 
 def average_scores(scores: Sequence[DrawScore]) -> dict[str, dict[str, dict[str, TopAccuracy]]]:

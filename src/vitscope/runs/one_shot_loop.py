@@ -40,8 +40,9 @@ from vitscope.results.one_shot_result import (
     DrawScore,
     OneShotResult,
     average_scores,
-    finish_one_shot,
+    write_draws,
 )
+from vitscope.results.saved_result import write_result
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
 from vitscope.runs.audit_plan import digest_files, hash_held
@@ -215,10 +216,10 @@ class _OneShotRun:
             accuracy=average_scores(scores),
             chance=Chance(top1=top1, top5=top5),
         )
-        finish_one_shot(
+        write_draws(folder, scores)
+        write_result(
             folder,
             summary,
-            scores,
             failures=self._run.failures,
             provenance={
                 **self._run.make_provenance(),

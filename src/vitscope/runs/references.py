@@ -63,7 +63,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
             "audit of the model that explains"
         )
     behaviour = wanted.behaviour
-    if reason := manifest.identity.compare_behaviour(behaviour.digest, behaviour.unknown):
+    if reason := manifest.compare_behaviour(behaviour.digest, behaviour.unknown):
         raise UsageError(
             f"the reference {folder} cannot be used: {reason}; give an audit of the model that "
             "explains"
