@@ -38,6 +38,8 @@ _DAMAGE = (
 K = TypeVar("K", bound=KeptImage)
 _ABOUT = "image.json"
 _BY_LAYER = "heads_by_layer"
+_PLACES = {"values": "maps", "heads": "heads", "error": "errors"}
+"""Where the arrays of maps are in a file, by field of `ImageMap`."""
 _MAX_BYTES = 2**27  # of a file, and of its arrays; 4,096 x 4,096 pixels take 48 MiB
 
 
@@ -138,15 +140,13 @@ def with_unplaced(one: ImageMap, unplaced: Mapping[str, float]) -> ImageMap:
 
 def write_maps(path: Path, maps: ImageMaps) -> dict[str, MapSummary]:
     """Write an image and its maps; what the file does not say of each is returned."""
-    arrays: dict[str, Any] = {"image": maps.image}
+    arrays: dict[str, Any] = {"image": maps.image, _BY_LAYER: maps.heads_by_layer}
     for name, one in maps.maps.items():
-        named = zip(_name_arrays(name), (one.values, one.heads, one.error), strict=True)
-        arrays |= {key: array for key, array in named if array is not None}
-    if maps.heads_by_layer is not None:
-        arrays[_BY_LAYER] = maps.heads_by_layer
+        arrays |= {f"{place}/{name}": getattr(one, field) for field, place in _PLACES.items()}
+    known = {name: array for name, array in arrays.items() if array is not None}
     with plain_disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(path, **arrays)
+        np.savez_compressed(path, **known)
     return {name: one.about for name, one in maps.maps.items()}
 
 
@@ -194,22 +194,11 @@ def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:
         _check(found)
     except _DAMAGE as error:
         raise ResultError(f"{printable_path(path)} cannot be read as maps: {error}") from None
-    return ImageMaps(
-        image=found["image"],
-        maps={name: _gather(name, one, found) for name, one in about.items()},
-        heads_by_layer=found.get(_BY_LAYER),
-    )
-
-
-def _name_arrays(name: str) -> tuple[str, str, str]:
-    return f"maps/{name}", f"heads/{name}", f"errors/{name}"
-
-
-def _gather(name: str, about: MapSummary, arrays: Mapping[str, np.ndarray]) -> ImageMap:
-    values, heads, error = _name_arrays(name)
-    return ImageMap(
-        about=about, values=arrays[values], heads=arrays.get(heads), error=arrays.get(error)
-    )
+    maps = {}
+    for name, one in about.items():
+        placed: dict[str, Any] = {f: found.get(f"{place}/{name}") for f, place in _PLACES.items()}
+        maps[name] = ImageMap(about=one, **placed)
+    return ImageMaps(image=found["image"], maps=maps, heads_by_layer=found.get(_BY_LAYER))
 
 
 def _check_names(names: Iterable[str], found: Iterable[str]) -> None:
@@ -217,14 +206,11 @@ def _check_names(names: Iterable[str], found: Iterable[str]) -> None:
     for name in names:
         if not MAP_NAME.fullmatch(name):
             raise ValueError(f"{name[:60]!r} is no name of a map")
-        values, *others = _name_arrays(name)
-        if values not in found:
-            raise ValueError(f"{values} is missing")
-        known |= {values, *others}
-    if "image" not in found:
-        raise ValueError("the image is missing")
-    if unknown := [name for name in found if name not in known]:
-        raise ValueError(f"{unknown[0][:60]!r} is none of its arrays")
+        known |= {f"{place}/{name}" for place in _PLACES.values()}
+    if missing := {"image", *(f"maps/{name}" for name in names)} - {*found}:
+        raise ValueError(f"{min(missing)} is missing")
+    if unknown := {*found} - known:
+        raise ValueError(f"{min(unknown)[:60]!r} is none of its arrays")
 
 
 def _check(arrays: Mapping[str, np.ndarray]) -> None:

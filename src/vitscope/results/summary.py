@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -227,7 +226,8 @@ def _summarize_covariates(table: Path) -> CovariateSummary:
     if "share_registers" in columns:  # Without registers it is 1 for every image.
         names.insert(0, "patch_share")
     targets = dict(iter_columns(table, names))
-    blocks = _read_blocks(table)
+    ids = read_table(table, "image_id")["image_id"].to_pylist()
+    blocks = np.array([block_of(one) for one in ids])
     return CovariateSummary(
         distributions={name: compute_distribution(values) for name, values in covariates.items()},
         correlations={
@@ -246,25 +246,18 @@ def _summarize_interdependence(
         "centred_share" if "centred_share_skip" in columns else "share"
     )
     names = [f"{kind}_{source}" for source in ("registers", "skip")]
-    if not set(names) <= set(columns):
+    of_images = dict(iter_columns(table, names))
+    if len(of_images) < len(names):
         return None
-    over_images = correlate_ranks(*(values for _, values in iter_columns(table, names)))
     shares = [layer.variance_share["residual"] for layer in layers]
     over_layers = correlate_ranks(
         *(np.array([s[source].value for s in shares]) for source in ("registers", "skip"))
     )
     return Interdependence(
         shares=kind,
-        over_images=over_images,
+        over_images=correlate_ranks(*of_images.values()),
         over_layers=over_layers if len(layers) > 1 else None,
     )
-
-
-def _read_blocks(table: Path) -> np.ndarray:
-    with pq.ParquetFile(table) as file:
-        rows = file.iter_batches(columns=["image_id"])
-        ids = chain.from_iterable(batch.column(0).to_pylist() for batch in rows)
-        return np.fromiter(map(block_of, ids), dtype=np.int64)
 
 
 def write_traces(folder: Path, table: pa.Table) -> None:
