@@ -202,7 +202,9 @@ def write_gallery(
                     why=one.why,
                 )
             )
-    _write_index(folder, _read_numbers(folder), kept, limit, num_candidates)
+    numbers = _read_numbers(folder)
+    index = _Index(numbers.name, limit, num_candidates, len(numbers.values), tuple(kept))
+    write_json(folder / _INDEX, asdict(index))
 
 
 def read_gallery(folder: Path, owner: object = None) -> Gallery | None:
@@ -232,7 +234,8 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
         file = keep_maps(folder, number, source, _FOLDER)
         kept.append(replace(one, file=file, why=why))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)
-    _write_index(folder, numbers, kept, limit, num_candidates)
+    index = _Index(numbers.name, limit, num_candidates, len(numbers.values), tuple(kept))
+    write_json(folder / _INDEX, asdict(index))
 
 
 def choose_images(
@@ -305,14 +308,3 @@ def _read_image(
     except ImageReadError:
         return None
     return np.asarray(resize_and_crop(image, preprocessing))
-
-
-def _write_index(
-    folder: Path,
-    numbers: _Numbers,
-    images: Sequence[GalleryImage],
-    limit: int,
-    num_candidates: int,
-) -> None:
-    index = _Index(numbers.name, limit, num_candidates, len(numbers.values), tuple(images))
-    write_json(folder / _INDEX, asdict(index))
