@@ -83,6 +83,21 @@ class FigureData:
         left_out = describe_omitted(self.omitted)
         return [*self.notes, *([f"Not shown: {left_out}."] if left_out else [])]
 
+    def in_unit(self) -> "FigureData":
+        """The figure as it is drawn, fractions in percent."""
+        if not self.percent:
+            return self
+        return replace(
+            self,
+            points=tuple(
+                replace(point, number=point.number.change(lambda value: 100 * value))
+                for point in self.points
+            ),
+            axis=f"{self.axis} (%)",
+            limits=self.limits and (100 * self.limits[0], 100 * self.limits[1]),
+            percent=False,
+        )
+
     def list_rows(self) -> list[tuple[str, ...]]:
         """The numbers as a table: header, then one row per point; empty columns are left out."""
         rows = [_list_cells(point) for point in self.points]

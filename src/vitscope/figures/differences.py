@@ -245,5 +245,5 @@ def describe_remedies(results: Iterable[ModelResult]) -> FigureData:
 def _read_change(one: ComparedRemedy, name: str) -> Interval | None:
     if name == "moved":
         cosine = read_estimate(one.drift.cosine)
-        return None if cosine is None else cosine.less(1.0)
+        return None if cosine is None else cosine.change(lambda value: value - 1)
     return read_estimate(one.changes[name].difference) if name in one.changes else None

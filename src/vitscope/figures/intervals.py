@@ -1,7 +1,7 @@
 """Defined numbers of a summary with their intervals."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vitscope.metrics.distribution import Distribution
@@ -25,10 +25,15 @@ class Interval:
     n: int | None = None  # number of images behind it; None for the result's number of images
 
     @property
+    def ends(self) -> tuple[float, float]:
+        """The two ends, or the number itself without one."""
+        low = self.value if self.low is None else self.low
+        return low, self.value if self.high is None else self.high
+
+    @property
     def errors(self) -> tuple[float, float]:
         """Distances to the two ends; zero without one, or where a mean is beyond an end."""
-        low = self.value if self.low is None else self.low
-        high = self.value if self.high is None else self.high
+        low, high = self.ends
         return max(0.0, self.value - low), max(0.0, high - self.value)
 
     @property
@@ -36,15 +41,10 @@ class Interval:
         """Whether nothing was found and the value is an upper bound."""
         return self.low == 0 < self.value == self.high
 
-    def less(self, number: float) -> "Interval":
-        """The interval moved down by a number."""
-        low, high = (None if end is None else end - number for end in (self.low, self.high))
-        return Interval(self.value - number, low, high, self.n)
-
-    def in_percent(self) -> "Interval":
-        """A share as a percentage."""
-        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
-        return Interval(100 * self.value, low, high, self.n)
+    def change(self, change: Callable[[float], float]) -> "Interval":
+        """The interval of a number that grows with this one."""
+        low, high = (None if end is None else change(end) for end in (self.low, self.high))
+        return Interval(change(self.value), low, high, self.n)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,7 @@ def write_interval(number: Interval | None, *, percent: bool = False) -> NumberT
 
 def span(numbers: Sequence[Interval], *marks: float) -> tuple[float, float]:
     """Limits of an axis that has room for every interval and for some marks."""
-    ends = [*marks, *(number.value - number.errors[0] for number in numbers)]
-    ends += [number.value + number.errors[1] for number in numbers]
+    ends = [*marks, *(end for number in numbers for end in (number.value, *number.ends))]
     return min(ends) - _MARGIN, max(ends) + _MARGIN
 
 

@@ -183,7 +183,7 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     if question.of_one and len(results) != 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
-    return Drawing(question.render(data), data, name)
+    return Drawing(question.render(data.in_unit()), data, name)
 
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:

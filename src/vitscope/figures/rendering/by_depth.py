@@ -22,12 +22,9 @@ from vitscope.figures.rendering.panels import (
     make_handles,
     make_panels,
     mark_empty,
-    scale_limits,
-    scale_numbers,
     term_handles,
     use_plain_ticks,
     write_above,
-    write_axis,
 )
 from vitscope.figures.rendering.style import (
     BASE_PT,
@@ -75,17 +72,17 @@ def draw_by_depth(data: FigureData) -> Figure:
             base = _base_size(own[0].model)
             dashes = DASHES[drawn.count(base) % len(DASHES)]
             drawn.append(base)
-            depths = [float(point.x) / point.model.summary.model.depth for point in own]
             label = literal(own[0].model.short_label)
             look: dict[str, Any] = {"color": colours[base], "linestyle": dashes, "label": label}
-            handles.append(_plot_line(panel, data, own, depths, **look))
+            depth = own[0].model.summary.model.depth
+            handles.append(_plot_line(panel, own, depth=depth, **look))
         panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         panel.set_xlabel("relative depth (0: embeddings)")
         _add_heading(panel, family, handles)
     if data.limits is not None:
-        panels[0].set_ylim(scale_limits(data))
-    label_rows(panels, write_axis(data))
+        panels[0].set_ylim(data.limits)
+    label_rows(panels, data.axis)
     return finish(figure, data)
 
 
@@ -111,12 +108,12 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
     figure, panels = make_panels(len(by_model), columns=4)
     for points, panel in zip(by_model.values(), panels, strict=True):
         for term, own in group_points(points, lambda point: point.term).items():
-            _plot_line(panel, data, own, [float(point.x) for point in own], color=colour_term(term))
+            _plot_line(panel, own, color=colour_term(term))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_title(literal(points[0].model.label))
         panel.set_xlabel(along)
-    panels[0].set_ylim(scale_limits(data))
-    label_rows(panels, write_axis(data))
+    panels[0].set_ylim(data.limits)
+    label_rows(panels, data.axis)
     terms = dict.fromkeys(point.term for point in data.points)
     looks = {name_token(term): Look(colour_term(term), "o", "-") for term in terms}
     return finish(figure, data, handles=make_handles(looks)), panels
@@ -125,17 +122,16 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
 @in_style
 def draw_sources_by_layer(data: FigureData) -> Figure:
     """A row of panels for each model, one for each number, a line over layers for each source."""
-    parts = list(split_panels(data))
+    parts = [(model, part.in_unit()) for model, part in split_panels(data)]
     figure, panels = make_panels(len(parts), columns=len(data.titles), share_y=False)
     for (model, part), panel in zip(parts, panels, strict=True):
         layers = model.audit.layers
         for term, own in group_points(part.points, lambda point: point.term).items():
-            places, colour = [float(point.x) for point in own], colour_term(term)
-            _plot_line(panel, part, own, places, mark_term(term), color=colour)
-        panel.set_ylim(scale_limits(part))
+            _plot_line(panel, own, mark_term(term), color=colour_term(term))
+        panel.set_ylim(part.limits)
         panel.set_xlim(layers[0].index - 0.5, layers[-1].index + 0.5)
         panel.set_xticks(choose_ticks(layers))
-        panel.set(xlabel="layer", ylabel=write_axis(part))
+        panel.set(xlabel="layer", ylabel=part.axis)
         size = min(SMALL_PT, _SYMBOLS_PT / len(layers))
         for layer in layers:
             write_above(panel, layer.index, SYMBOLS[layer.verdict.status], fontsize=size)
@@ -151,7 +147,7 @@ def draw_by_layer(data: FigureData) -> Figure:
     """One model's norms of patch tokens, and its high-norm tokens."""
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
     norms, fractions = panels
-    last = scale_limits(data) or (0, 1)
+    last = data.limits or (0, 1)
     for panel, (key, names) in zip(panels, (("norm", NORMS), ("fraction", FRACTIONS)), strict=True):
         by_term = group_points(data.panels.get(key, []), lambda point: point.term)
         for term in (term for term in names if term in by_term):
@@ -173,20 +169,14 @@ def draw_by_layer(data: FigureData) -> Figure:
 
 
 def _plot_line(
-    panel: Axes,
-    data: FigureData,
-    points: Sequence[Point],
-    places: Sequence[float],
-    marker: str = "o",
-    **look: Any,
+    panel: Axes, points: Sequence[Point], marker: str = "o", *, depth: int = 1, **look: Any
 ) -> Line2D:
-    numbers = scale_numbers(data, points)
-    ends = zip(places, numbers, strict=True)
-    spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]
-    if spread:
-        x, low, high = (np.array(column, dtype=float) for column in zip(*spread, strict=True))
-        panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    values = [number.value for number in numbers]
+    places = np.array([float(point.x) for point in points]) / depth
+    known = np.array([point.number.low is not None for point in points])
+    if known.any():
+        band = np.column_stack([places, [point.number.ends for point in points]])
+        panel.fill_between(*band[known].T, color=look["color"], alpha=0.15, linewidth=0)
+    values = [point.number.value for point in points]
     (line,) = panel.plot(places, values, marker=marker, markersize=2, **look)
     return line
 

@@ -16,12 +16,9 @@ from vitscope.figures.rendering.panels import (
     make_handles,
     make_panels,
     plot_intervals,
-    scale_limits,
-    scale_numbers,
     term_handles,
     use_plain_ticks,
     write_above,
-    write_axis,
 )
 from vitscope.figures.rendering.style import (
     FAINT,
@@ -49,15 +46,15 @@ def draw_terms_by_size(data: FigureData) -> Figure:
         by_term = group_points(points, lambda point: point.term)
         for term in (term for term in terms if term in by_term):
             look = Look(colour_term(term), mark_term(term), "-")
-            _plot_line(panel, data, by_term[term], look, term)
-        chances = {number.value for number in scale_numbers(data, by_term.get(CHANCE, []))}
+            _plot_line(panel, by_term[term], look, term)
+        chances = {point.number.value for point in by_term.get(CHANCE, [])}
         for chance in sorted(chances):
             panel.axhline(chance, zorder=1, **_CHANCE)
         _use_size_axis(panel, data, points)
         panel.set_title(literal(family), pad=11)
         if data.limits is None:
             panel.set_ylim(bottom=0)
-    label_rows(panels, write_axis(data))
+    label_rows(panels, data.axis)
     if CHANCE in data.terms:
         handles.append(Line2D([], [], label=CHANCE, **_CHANCE))
     return finish(figure, data, handles=handles)
@@ -70,16 +67,14 @@ def draw_families_by_size(data: FigureData) -> Figure:
     looks = look_of_families(list(dict.fromkeys(model.series for model in data.shown)))
     for (term, points), panel in zip(data.panels.items(), panels, strict=True):
         for series, own in group_points(points, lambda point: point.model.series).items():
-            _plot_line(panel, data, own, looks[series], series)
+            _plot_line(panel, own, looks[series], series)
         _use_size_axis(panel, data, points)
         panel.set_title(literal(data.titles[term]), pad=11)
-    panels[0].set_ylabel(write_axis(data))
+    panels[0].set_ylabel(data.axis)
     return finish(figure, data, handles=make_handles(looks))
 
 
-def _plot_line(
-    panel: Axes, data: FigureData, points: Sequence[Point], look: Look, label: str
-) -> None:
+def _plot_line(panel: Axes, points: Sequence[Point], look: Look, label: str) -> None:
     colour, marker, dashes = look
     # Only sizes of one recipe are joined by a line.
     joined = all(point.model.size is not None for point in points)
@@ -87,7 +82,7 @@ def _plot_line(
     plot_intervals(
         panel,
         places,
-        scale_numbers(data, points),
+        points,
         color=colour,
         marker=marker,
         linestyle=dashes if joined else "none",
@@ -123,7 +118,7 @@ def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> No
     use_plain_ticks(panel.xaxis)
     panel.set_xlabel("parameters (millions)")
     if data.limits is not None:
-        panel.set_ylim(scale_limits(data))
+        panel.set_ylim(data.limits)
     for place, label in label_sizes(point.model for point in points):
         panel.axvline(place, color=HAIRLINE, linewidth=0.5, zorder=0)
         write_above(panel, place, literal(label), color="#555555")

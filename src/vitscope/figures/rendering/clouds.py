@@ -16,7 +16,6 @@ from vitscope.figures.rendering.panels import (
     name_rows,
     plot_across,
     wrap_title,
-    write_axis,
 )
 from vitscope.figures.rendering.style import (
     BASE_PT,
@@ -52,7 +51,7 @@ def draw_distributions(data: FigureData) -> Figure:
         panel.set_ylim(data.limits)
         panel.set_title(literal(family))
         panel.grid(axis="y")
-    panels[0].set_ylabel(write_axis(data))
+    panels[0].set_ylabel(data.axis)
     return finish(figure, data)
 
 
@@ -130,7 +129,7 @@ def _plot_forest(
     for point in points:
         plot_across(
             panel,
-            [point.number],
+            [point],
             [rows.index(str(point.x))],
             color=colour_term(source),
             marker=mark_term(source),

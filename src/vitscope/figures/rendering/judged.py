@@ -53,7 +53,7 @@ def draw_map_scores(data: FigureData) -> Figure:
             look, offset = looks[model], place_beside(models.index(model), len(models))
             plot_across(
                 panel,
-                [own[0].number],
+                own[:1],
                 [rows[name] + offset],
                 color=FAINT if name in BASELINES else look.colour,
                 marker=look.marker,

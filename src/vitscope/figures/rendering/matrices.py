@@ -14,8 +14,6 @@ from vitscope.figures.pairs import ANGLES, CHANCE, RANKS, SHARED
 from vitscope.figures.rendering.panels import (
     finish,
     make_panels,
-    scale_numbers,
-    write_axis,
 )
 from vitscope.figures.rendering.style import SMALL_PT, colour_term, in_style, literal
 from vitscope.results.number_text import write_number
@@ -70,11 +68,11 @@ def draw_grid(data: FigureData) -> Figure:
     """A heat map of the patch grid."""
     figure, (panel,) = make_panels(1, panel_height_in=2.7)
     by_row = group_points(data.points, lambda point: point.other).values()
-    grid = [[number.value for number in scale_numbers(data, row)] for row in by_row]
+    grid = [[point.number.value for point in row] for row in by_row]
     image = panel.imshow(grid, cmap="cividis", vmin=0)
     panel.set(title=data.titles[""], xlabel="column", ylabel="row")
     bar = figure.colorbar(image, cax=panel.inset_axes((1.04, 0, 0.05, 1)))
-    bar.set_label(write_axis(data))
+    bar.set_label(data.axis)
     return finish(figure, data)
 
 

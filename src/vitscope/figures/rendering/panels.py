@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from vitscope.figures.description import FigureData, Point
-from vitscope.figures.intervals import Interval
 from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
@@ -125,23 +124,6 @@ def wrap_title(figure: Figure, title: str) -> str:
     return textwrap.fill(title, int(panel_in / _letter_in(BASE_PT)))
 
 
-def write_axis(data: FigureData) -> str:
-    """Axis label of a figure's numbers, with their unit."""
-    return f"{data.axis} (%)" if data.percent else data.axis
-
-
-def scale_numbers(data: FigureData, points: Sequence[Point]) -> list[Interval]:
-    """Numbers of points in the unit of the axis."""
-    return [point.number.in_percent() if data.percent else point.number for point in points]
-
-
-def scale_limits(data: FigureData) -> tuple[float, float] | None:
-    """Limits of the axis in its unit."""
-    if data.limits is None or not data.percent:
-        return data.limits
-    return 100 * data.limits[0], 100 * data.limits[1]
-
-
 def label_rows(panels: Sequence[Axes], label: str) -> None:
     """Name the vertical axis at the left of each row of panels."""
     for panel in panels:
@@ -151,33 +133,23 @@ def label_rows(panels: Sequence[Axes], label: str) -> None:
 
 
 def plot_intervals(
-    panel: Axes, places: Sequence[float], intervals: Sequence[Interval], **look: Any
+    panel: Axes, places: Sequence[float], points: Sequence[Point], **look: Any
 ) -> None:
     """Points with bars between the ends of their intervals, even if a mean is outside of these."""
-    below, above = zip(*(interval.errors for interval in intervals), strict=True)
-    drawn = panel.errorbar(
-        places,
-        [interval.value for interval in intervals],
-        yerr=(below, above) if any(below) or any(above) else None,
-        **look,
-    )
-    lows, highs = (
-        [
-            interval.value if end is None else end
-            for interval, end in zip(intervals, ends, strict=True)
-        ]
-        for ends in zip(*((interval.low, interval.high) for interval in intervals), strict=True)
-    )
+    errors = np.transpose([point.number.errors for point in points])
+    values = [point.number.value for point in points]
+    drawn = panel.errorbar(places, values, yerr=errors if errors.any() else None, **look)
+    ends = np.transpose([point.number.ends for point in points])
     _, caps, bars = drawn.lines
     for bar in bars:
-        bar.set_segments([((x, a), (x, b)) for x, a, b in zip(places, lows, highs, strict=True)])
-    for cap, ends in zip(caps, (lows, highs), strict=False):
-        cap.set_ydata(ends)
+        bar.set_segments([((x, a), (x, b)) for x, a, b in zip(places, *ends, strict=True)])
+    for cap, end in zip(caps, ends, strict=False):
+        cap.set_ydata(end)
 
 
 def plot_across(
     panel: Axes,
-    numbers: Sequence[Interval],
+    points: Sequence[Point],
     heights: Sequence[float],
     *,
     markersize: float = 3,
@@ -185,9 +157,9 @@ def plot_across(
 ) -> None:
     """Points with horizontal bars, one below the other."""
     panel.errorbar(
-        [number.value for number in numbers],
+        [point.number.value for point in points],
         heights,
-        xerr=[[number.errors[end] for number in numbers] for end in (0, 1)],
+        xerr=np.transpose([point.number.errors for point in points]),
         markersize=markersize,
         elinewidth=0.8,
         linestyle="none",

@@ -15,9 +15,7 @@ from vitscope.figures.rendering.panels import (
     name_rows,
     place_beside,
     plot_across,
-    scale_numbers,
     term_handles,
-    write_axis,
 )
 from vitscope.figures.rendering.style import (
     HAIRLINE,
@@ -45,14 +43,14 @@ def draw_parts(data: FigureData) -> Figure:
     figure, (stacked, apart) = make_panels(2, columns=2, panel_height_in=0.55 + _MODEL_IN * count)
     rows = {model.folder: row for row, model in enumerate(data.shown)}
     for folder, points in group_points(data.points, lambda point: point.model.folder).items():
-        _stack(stacked, data, rows[folder], points)
+        _stack(stacked, rows[folder], points)
     for place, term in enumerate(data.terms):
         points = [point for point in data.points if point.term == term]
         offset = place_beside(place, len(data.terms))
         heights = [rows[point.model.folder] + offset for point in points]
         plot_across(
             apart,
-            scale_numbers(data, points),
+            points,
             heights,
             color=colour_term(term),
             marker=mark_term(term),
@@ -61,7 +59,7 @@ def draw_parts(data: FigureData) -> Figure:
     for panel in (stacked, apart):
         name_rows(panel, [model.label for model in data.shown])
         panel.axvline(0, color=INK, linewidth=0.6)
-        panel.set_xlabel(write_axis(data))
+        panel.set_xlabel(data.axis)
     stacked.set_title("adds up to 100 %")
     apart.set_title("each with its 95 % interval")
     apart.grid(axis="x")
@@ -70,11 +68,11 @@ def draw_parts(data: FigureData) -> Figure:
     return finish(figure, data, handles=term_handles(data.terms, joined=False))
 
 
-def _stack(panel: Axes, data: FigureData, row: int, points: Sequence[Point]) -> None:
+def _stack(panel: Axes, row: int, points: Sequence[Point]) -> None:
     # Negative shares are stacked to the left of zero.
     ends = {True: 0.0, False: 0.0}
-    for point, number in zip(points, scale_numbers(data, points), strict=True):
-        width, term = number.value, point.term
+    for point in points:
+        width, term = point.number.value, point.term
         side = width >= 0
         panel.barh(row, width, left=ends[side], height=0.7, color=colour_term(term), label=term)
         if abs(width) >= _WIDE_ENOUGH:
@@ -106,7 +104,7 @@ def draw_remedies(data: FigureData) -> Figure:
             offset = place_beside(shown.index(name), len(shown))
             plot_across(
                 panel,
-                [point.number for point in own],
+                own,
                 [rows.index(str(point.x)) + offset for point in own],
                 color=looks[name].colour,
                 marker=looks[name].marker,

@@ -50,7 +50,7 @@ def _plot_norms(panel: Axes, points: Sequence[Point]) -> None:
         plot_intervals(
             panel,
             [place],
-            [point.number],
+            [point],
             color=colour_term(point.term),
             marker=mark_term(point.term),
             markersize=5,
@@ -81,7 +81,7 @@ def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -
         plot_intervals(
             panel,
             [STATES.index(str(point.x)) + offset for point in own],
-            [point.number for point in own],
+            own,
             color=colour_term(token),
             alpha=1.0 if strong else 0.4,
             marker=mark_term(token),
