@@ -3,14 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    name_block,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
 from vitscope.figures.intervals import Interval, read_estimate, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import LAYER
@@ -32,7 +25,7 @@ def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
         for point in (*_list_norms(result, anatomy), *_list_states(result, anatomy))
     ]
     notes = [
-        f"At the input of {name_block(selection.results)}; {describe_n(selection.results)}. "
+        f"At the input of {selection.block}; {selection.n}. "
         "Norms: mean over images, thin lines: 5 to 95 % of the images. Cosines: between different "
         "images, with 95 % intervals.",
     ]
@@ -43,7 +36,7 @@ def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         notes,
-        heading="Token anatomy: " + ", ".join(result.label for result in selection.results),
+        heading="Token anatomy",
         titles={
             NORMS: "norm of each token",
             COSINES: "similarity over images",

@@ -10,8 +10,6 @@ from vitscope.figures.description import (
     NothingToDrawError,
     Point,
     Selection,
-    describe_n,
-    name_block,
     select,
     write_range,
 )
@@ -58,8 +56,8 @@ def describe_variance_share(results: Results) -> FigureData:
     selection = select(results, _read_shares, choices=[count_cls(*SOURCES), LAYER])
     notes = (
         "Variance over images of the residual stream r of [CLS] after the attention of "
-        f"{name_block(selection.results)}; what is the same for every image drops out. "
-        f"{describe_n(selection.results)}; thin lines: 95 % intervals.",
+        f"{selection.block}; what is the same for every image drops out. "
+        f"{selection.n}; thin lines: 95 % intervals.",
     )
     return _describe(selection, notes, axis="share of the output's variance", percent=True)
 
@@ -89,8 +87,8 @@ def describe_restricted_cka(
         for model, found in selection.found
         if part in found
     )
-    output = _READOUT_NAMES[readout].format(name_block(selection.results))
-    notes = (f"Output of {output}; {describe_n(selection.results)}.", *_CKA_NOTES)
+    output = _READOUT_NAMES[readout].format(selection.block)
+    notes = (f"Output of {output}; {selection.n}.", *_CKA_NOTES)
     titles = {part: f"{name_term(part)} only" for part in terms}
     axis = "CKA with the full output"
     return selection.describe(points, notes, axis=axis, limits=_CKA_LIMITS, titles=titles)
@@ -102,8 +100,7 @@ def describe_residual_cka(results: Results, terms: Sequence[str] = _ADDED) -> Fi
     choices = [count_cls(*terms), LAYER]
     selection = select(results, partial(_read_ckas, "residual", terms), choices=choices)
     notes = (
-        f"r: residual stream of [CLS] after the attention of {name_block(selection.results)}; "
-        f"{describe_n(selection.results)}.",
+        f"r: residual stream of [CLS] after the attention of {selection.block}; {selection.n}.",
         *_CKA_NOTES,
     )
     return _describe(selection, notes, axis="CKA with the output r", limits=_CKA_LIMITS)
@@ -159,8 +156,8 @@ def _describe_means(
     read = partial(_read_means, key, terms)
     selection = select(results, read, choices=[count_cls(*terms), LAYER])
     notes = (
-        f"At {name_block(selection.results)}; mean over images, thin lines: 5 to 95 % of the "
-        f"images; {describe_n(selection.results)}.",
+        f"At {selection.block}; mean over images, thin lines: 5 to 95 % of the "
+        f"images; {selection.n}.",
     )
     axis = quantity.name.lower()
     return _describe(selection, notes, axis=axis, **settings)

@@ -6,7 +6,6 @@ from vitscope.figures.description import (
     FigureData,
     NothingToDrawError,
     Point,
-    describe_n,
     describe_omitted,
     select,
     write_range,
@@ -40,7 +39,7 @@ def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
     """Cosine of [CLS] at each depth with [CLS] at the last (Fig. 5b and 9)."""
     selection = select(results, _read_similarity)
     notes = (
-        f"{describe_n(selection.results)}.",
+        f"{selection.n}.",
         "Cosine of [CLS] at a depth, from the embeddings to the output of the last block before "
         "the final norm, with [CLS] at the last depth. "
         "Mean over images; band: 5 to 95 % of the images.",
@@ -53,7 +52,7 @@ def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
     """Fraction of patch tokens with a norm above the fitted threshold, by depth."""
     selection = select(results, _read_fractions)
     notes = (
-        f"{describe_n(selection.results)}.",
+        f"{selection.n}.",
         "Norms of block outputs before the final norm; threshold fitted to the norms of each "
         "depth. Shaded where no high-norm tokens are found: from 0 to the largest fraction that "
         "so few images cannot exclude.",
@@ -83,7 +82,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
         if (v := getattr(one, key)) is not None
     )
     notes = [
-        f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
+        f"{selection.n}. Norms of block outputs before the final norm.",
         *_describe_partial_depths(selection.results),
     ]
     if all(one.threshold is None for one in depths):
@@ -94,7 +93,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         notes,
-        heading=f"High-norm patch tokens: {result.label}",
+        heading="High-norm patch tokens",
         titles={"norm": "norms of patch tokens", "fraction": "above the threshold"},
         limits=(0, len(depths) - 1),
     )
@@ -125,7 +124,7 @@ def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         notes,
-        heading=f"High-norm tokens: {result.label}",
+        heading="High-norm tokens",
         titles={"": f"depth {depth} (0: embeddings)"},
         axis="images with one here",
         percent=True,

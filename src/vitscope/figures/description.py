@@ -128,16 +128,33 @@ class Selection(Generic[T]):
         """The selected results."""
         return tuple(result for result, _ in self.found)
 
+    @property
+    def n(self) -> str:
+        """Number of images behind the numbers, in words."""
+        counts = write_range(result.num_images for result in self.results)
+        return f"n = {counts} images{self.each}"
+
+    @property
+    def each(self) -> str:
+        """Added to a number that is of each of several results."""
+        return " a model" if len(self.found) > 1 else ""
+
+    @property
+    def block(self) -> str:
+        """The layer of the numbers, in words."""
+        return LAYER.agree(self.results) or "the last block"
+
     def describe(
-        self, points: Iterable[Point], notes: Sequence[str], **settings: Any
+        self, points: Iterable[Point], notes: Sequence[str], *, heading: str = "", **settings: Any
     ) -> FigureData:
-        """Make the figure of the selection, with the choices among its notes."""
-        words = (*notes, *self.choices)
+        """Make the figure of the selection; the heading names it, the notes have the choices."""
+        labels = ", ".join(result.label for result in self.results)
         return FigureData(
             points=tuple(points),
-            notes=words,
+            notes=(*notes, *self.choices),
             shown=self.results,
             omitted=self.omitted,
+            heading=heading and f"{heading}: {labels}",
             **settings,
         )
 
@@ -195,17 +212,6 @@ def describe_omitted(omitted: Mapping[str, str]) -> str:
     for label, reason in omitted.items():
         reasons.setdefault(reason, []).append(label)
     return "; ".join(f"{enumerate_labels(labels)}: {reason}" for reason, labels in reasons.items())
-
-
-def describe_n(results: Sequence[ModelResult]) -> str:
-    """Number of images behind the numbers of a figure, in words."""
-    each = " a model" if len(results) > 1 else ""
-    return f"n = {write_range([result.num_images for result in results])} images{each}"
-
-
-def name_block(results: Sequence[ModelResult]) -> str:
-    """The layer of a figure's numbers, in words."""
-    return LAYER.agree(results) or "the last block"
 
 
 def write_range(counts: Iterable[int]) -> str:

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    select,
-    write_range,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select, write_range
 from vitscope.figures.intervals import Interval, read_estimate, span
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.results.choices import LAYER, RENORMALIZE, count_cls, enumerate_labels
@@ -233,7 +226,7 @@ def describe_remedies(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         (
-            f"{describe_n(selection.results)}. Edited less original, paired by image: 0 is no "
+            f"{selection.n}. Edited less original, paired by image: 0 is no "
             "change. Bar: 95 % interval. cos(f, f′) − 1: 0 if the edit leaves the global feature "
             "f as it is.",
         ),

@@ -11,8 +11,6 @@ from vitscope.figures.description import (
     NothingToDrawError,
     Point,
     Values,
-    describe_n,
-    name_block,
     select,
     write_range,
 )
@@ -57,9 +55,9 @@ def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
         for model, shares in selection.found
     )
     notes = (
-        f"[CLS] attention mass of {name_block(selection.results)}, mean over heads: 1 = all on "
+        f"[CLS] attention mass of {selection.block}, mean over heads: 1 = all on "
         f"{patches}, 0 = all on {registers}. Distribution over images, "
-        f"{describe_n(selection.results)}; box: quartiles, whiskers: 5 to 95 % of the images, dot: "
+        f"{selection.n}; box: quartiles, whiskers: 5 to 95 % of the images, dot: "
         "mean.",
     )
     images = {model.folder: (shares,) for model, shares in selection.found}
@@ -73,7 +71,7 @@ def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
     )
     notes = (
         f"Each dot is an image, by its {SHARES.agree(selection.results)} shares; "
-        f"{describe_n(selection.results)}. ρ: Spearman's rank correlation; "
+        f"{selection.n}. ρ: Spearman's rank correlation; "
         "brackets: 95 % interval.",
     )
     points = [point for model in selection.results for point in _list_rhos(model)]
@@ -107,15 +105,14 @@ def _describe_covariates(results: Iterable[ModelResult], targets: Collection[str
         for one in target.values()
     )
     notes = (
-        f"n = {counts} images{' a model' * (len(selection.found) > 1)}; thin lines: 95 % "
+        f"n = {counts} images{selection.each}; thin lines: 95 % "
         "intervals. Filled: differs from 0 (p < 0.05 after Holm's correction for the number of "
         "rows). R²: of a ridge regression on all rows, for images that it was not fitted to.",
     )
     return selection.describe(
         [point for model, found in selection.found for point in _list_correlations(model, found)],
         notes,
-        heading="Covariates of an image's sources: "
-        + ", ".join(model.label for model in selection.results),
+        heading="Covariates of an image's sources",
         titles=_TARGETS,
         axis="Spearman's ρ",
         limits=(-1.05, 1.05),

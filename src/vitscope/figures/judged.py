@@ -5,13 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
 from vitscope.figures.intervals import Interval, read_estimate, span
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import MAP_LAYER, REMOVAL, TARGET
@@ -45,7 +39,7 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         _sort(points),
         (
-            f"{describe_n(selection.results)}. Skill: 0 is random orders, 1 the order by single "
+            f"{selection.n}. Skill: 0 is random orders, 1 the order by single "
             "deletions (the oracle). Bar: 95 % interval. Grey: baselines, which do not see the "
             "model.",
             *([f"Left out, since not every result has it: removal {left}."] if left else []),
@@ -102,7 +96,7 @@ def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         (
-            f"{describe_n(selection.results)}. s is what maps explain{told}, mean over images. "
+            f"{selection.n}. s is what maps explain{told}, mean over images. "
             "Deletion: the most important patches are removed first, so that s falls early if a "
             "map is faithful. Insertion: they are added first, so that it rises early.",
         ),

@@ -4,14 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    group_points,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, group_points, select
 from vitscope.figures.intervals import Interval, make_interval, read_estimate, read_spread, span
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import count_cls
@@ -45,7 +38,7 @@ def describe_sources_by_layer(results: Iterable[ModelResult]) -> FigureData:
         *told,
         f"Above each panel, the verdict of each layer: {legend}.",
         "Sources of r, the residual stream of [CLS] after the attention of each layer; "
-        f"{describe_n(selection.results)}. Band: 95 % interval; of attention, the mean over "
+        f"{selection.n}. Band: 95 % interval; of attention, the mean over "
         "images, 5 to 95 % of the images.",
     )
     points = (point for _, own in selection.found for point in own)

@@ -4,14 +4,7 @@ from collections.abc import Iterable, Iterator
 from itertools import combinations
 from math import isnan
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    name_block,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
 from vitscope.figures.intervals import CkaInterval, Interval, make_interval
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.estimates import GramShare
@@ -34,14 +27,14 @@ def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
     notes = (
         "Unbiased estimates of ⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over "
         "images: all cells of a panel sum to 1. In brackets the biased estimate. At "
-        f"{name_block(selection.results)}, {describe_n(selection.results)}; ±: half of a 95 % "
+        f"{selection.block}, {selection.n}; ±: half of a 95 % "
         "interval.",
     )
-    ((result, points),) = selection.found
+    ((_, points),) = selection.found
     return selection.describe(
         points,
         notes,
-        heading=f"Gram ledger: {result.label}",
+        heading="Gram ledger",
         titles={total: name_term(f"{total}_total") for total in TOTALS},
         axis="part of the similarities between images",
     )
@@ -53,7 +46,7 @@ def describe_directions(results: Iterable[ModelResult]) -> FigureData:
     ((result, points),) = selection.found
     notes = (
         f"Leading {result.audit.last.directions.num_directions} directions of each term's variance "
-        f"over images at {name_block(selection.results)}, {describe_n(selection.results)}. Shared "
+        f"over images at {selection.block}, {selection.n}. Shared "
         "variance: part of the row's variance within the span of the column's directions; in "
         "brackets what unrelated directions would share. Effective rank: (tr Σ)² / tr Σ².",
     )
@@ -62,8 +55,7 @@ def describe_directions(results: Iterable[ModelResult]) -> FigureData:
         SHARED: "variance of row in span of column",
         RANKS: "effective rank",
     }
-    heading = f"Directions of variance: {result.label}"
-    return selection.describe(points, notes, heading=heading, titles=titles)
+    return selection.describe(points, notes, heading="Directions of variance", titles=titles)
 
 
 def _read_ledgers(result: ModelResult) -> list[Point]:

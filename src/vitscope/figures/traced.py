@@ -76,11 +76,10 @@ def _place(result: ModelResult, lines: Mapping[str, Sequence[Estimate]]) -> list
 
 def _describe(selection: Selection[list[Point]], *notes: str) -> FigureData:
     points = [point for _, own in selection.found for point in own]
-    each = " a model" if len(selection.found) > 1 else ""
     counts = write_range([_read_trace(model).num_images for model in selection.results])
     return selection.describe(
         points,
-        (f"n = {counts} traced images{each}.", *notes),
+        (f"n = {counts} traced images{selection.each}.", *notes),
         axis="share of the output",
         percent=True,
         limits=span([point.number for point in points], 0.0),
