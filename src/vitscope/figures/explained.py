@@ -28,21 +28,26 @@ def describe_maps(
     results: Sequence[ModelResult], image_id: str, *, heads: bool = False
 ) -> FigureData:
     """Maps of one image by each model that explains it, with column and row of each patch."""
-    shown = [one for one in results if image_id in list_images([one])]
-    if not shown:
+    points: list[Point] = []
+    notes: dict[ModelResult, str] = {}
+    for result in results:
+        explanation = Explanation(result.folder)
+        if image_id in explanation.image_ids:
+            index = explanation.image_ids.index(image_id)
+            one, summary = explanation.read_image(index), explanation.summary
+            points += _list_explained(result, one, heads)
+            notes[result] = " ".join(
+                [*tell_verdict(summary, index, one), *tell_basis(summary, one)]
+            )
+    if not notes:
         raise NothingToDrawError("no result explains this image")
+    named = [f"{result.label}: {told}" for result, told in notes.items()]
     return FigureData(
-        points=tuple(point for one in shown for point in _list_explained(one, image_id, heads)),
-        notes=tuple(_note_verdict(one, image_id, named=len(shown) > 1) for one in shown),
-        shown=tuple(shown),
-        omitted={one.label: "does not explain this image" for one in results if one not in shown},
+        points=tuple(points),
+        notes=tuple(named if len(notes) > 1 else notes.values()),
+        shown=tuple(notes),
+        omitted={one.label: "does not explain this image" for one in results if one not in notes},
     )
-
-
-def list_images(results: Sequence[ModelResult]) -> list[str]:
-    """Images that any of the results explains."""
-    ids = (image.image_id for one in results for image in one.explanation.images)
-    return list(dict.fromkeys(ids))
 
 
 def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
@@ -60,9 +65,7 @@ def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
     return names
 
 
-def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator[Point]:
-    explanation = Explanation(result.folder)
-    one = explanation.read_image(explanation.image_ids.index(image_id))
+def _list_explained(result: ModelResult, one: ImageExplanation, heads: bool) -> Iterator[Point]:
     panels: dict[str, _Panel] = {
         name: (each.values, each.error) for name, each in one.shown.items()
     }
@@ -107,14 +110,6 @@ def tell_order(summary: JudgementSummary) -> str:
     """What is below each judged map, and their order."""
     removal = next(iter(summary.removals))
     return f"{describe_skill(summary.target, removal)} Maps are in their order over all images."
-
-
-def _note_verdict(result: ModelResult, image_id: str, *, named: bool) -> str:
-    explanation = Explanation(result.folder)
-    index = explanation.image_ids.index(image_id)
-    one, summary = explanation.read_image(index), explanation.summary
-    told = " ".join([*tell_verdict(summary, index, one), *tell_basis(summary, one)])
-    return f"{result.label}: {told}" if named else told
 
 
 def describe_judged_maps(result: ModelResult, index: int) -> FigureData:

@@ -168,11 +168,10 @@ def _open(result: SavedResult | str | Path) -> ModelResult:
 
 def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     """Draw one figure."""
-    if name not in FIGURES and name not in _SHEETS:
-        known = ", ".join([*FIGURES, *_SHEETS])
-        raise UsageError(f"figure {name!r}: expected one of {known}")
-    takes_them = _SHEETS[name] if name in _SHEETS else FIGURES[name].describe
-    taken = list(signature(takes_them).parameters)[1:]
+    known = {**{key: one.describe for key, one in FIGURES.items()}, **_SHEETS}
+    if name not in known:
+        raise UsageError(f"figure {name!r}: expected one of {', '.join(known)}")
+    taken = list(signature(known[name]).parameters)[1:]
     if unknown := [setting for setting in settings if setting not in taken]:
         raise UsageError(
             f"the figure {name} takes no {unknown[0]!r}: expected {', '.join(taken) or 'none'}"
@@ -180,7 +179,7 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     if name in _SHEETS:
         return _SHEETS[name](results, **settings)
     question = FIGURES[name]
-    if question.of_one and len(results) != 1:
+    if question.of_one and len(results) > 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
     return Drawing(question.render(data.in_unit()), data, name)
@@ -188,32 +187,28 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
-    explanations = _take(results, "explanation")
-    return draw_image(explanations, _find_image(explanations, image), heads=heads)
+    explanations = _take(results, "explanation", image)
+    return draw_image(explanations, explanations[0].explanation.images[image].image_id, heads=heads)
 
 
 def draw_heads_by_layer(results: Results, image: int = 0) -> Drawing:
     """Attention of every head in every layer of one image, by the first model that explains it."""
-    explanations = _take(results, "explanation")
-    return draw_heads(explanations[0], _find_image(explanations, image))
+    first = _take(results, "explanation", image)[0]
+    return draw_heads(first, first.explanation.images[image].image_id)
 
 
-def _take(results: Results, kind: str) -> Results:
+def _take(results: Results, kind: str, image: int) -> Results:
+    """Results of a kind, of which the first has such an image."""
     found = [result for result in results if result.kind == kind]
     if not found:
         raise NothingToDrawError(f"no result of the kind {kind!r}")
-    return found
-
-
-def _find_image(explanations: Results, image: int) -> str:
-    images = explanations[0].explanation.images
-    _check_image(image, len(images))
-    return images[image].image_id
-
-
-def _check_image(image: int, count: int) -> None:
+    first = found[0]
+    count = len((first.judgement if kind == "judgement" else first.explanation).images)
+    if not count:
+        raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
     if not 0 <= image < count:
         raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
+    return found
 
 
 def draw_heads(result: ModelResult, image_id: str) -> Drawing:
@@ -245,11 +240,7 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
 def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
     """One kept image of a judgement: its maps with the skill of each, the best-judged first."""
-    judged = _take(results, "judgement")[0]
-    count = len(judged.judgement.images)
-    if not count:
-        raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
-    _check_image(image, count)
+    judged = _take(results, "judgement", image)[0]
     # Reading maps needs torch.
     from vitscope.figures.explained import describe_judged_maps
     from vitscope.figures.rendering.maps import plot_judged
@@ -279,20 +270,21 @@ def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]
 
 def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
     audits = [result for result in results if result.kind == "audit"]
+    for name, figure in OF_ALL_MODELS.items():
+        settings = {"readout": readout} if figure == "restricted_cka" else {}
+        yield name, partial(draw_figure, figure, audits, **settings)
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
     for figures, chosen, whose in (
-        (OF_ALL_MODELS, audits, "no audit"),
-        (OF_THE_MAIN_FAMILY, main, f"no audit of {_MAIN_FAMILY} without registers"),
-        (OF_THE_OTHER_FAMILIES, others, f"no audit of another family than {_MAIN_FAMILY}"),
+        (OF_THE_MAIN_FAMILY, main, f"{_MAIN_FAMILY} without registers"),
+        (OF_THE_OTHER_FAMILIES, others, f"another family than {_MAIN_FAMILY}"),
     ):
         for name, figure in figures.items():
-            settings = {"readout": readout} if figure == "restricted_cka" else {}
-            yield name, partial(_draw_some, figure, chosen, whose, **settings)
+            yield name, partial(_draw_family, figure, chosen, whose)
     named = _name_each(audits)
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
-            yield name, partial(_refuse, "no audit among the results")
+            yield name, partial(draw_figure, figure, [])
         for own, result in named.items():
             yield f"{name}__{own}", partial(draw_figure, figure, [result])
 
@@ -300,7 +292,7 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
 def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
     classifiers = list_classifiers(results)
     if not classifiers:
-        yield "fig3b_one_shot", partial(_refuse, "no one-shot result among them")
+        yield "fig3b_one_shot", partial(draw_figure, "one_shot", [])
     for classifier in classifiers:
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
@@ -313,7 +305,7 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
     ids = (image.image_id for one in explanations for image in one.explanation.images)
     images = list(dict.fromkeys(ids))
     if not images:
-        yield "fig4_maps", partial(_refuse, "no explained image among the results")
+        yield "fig4_maps", partial(draw_figure, "maps", [])
     families = dict.fromkeys(result.family for result in explanations)
     for number, image_id in enumerate(images):
         # One sheet per family, or sheets would be too tall.
@@ -325,7 +317,7 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
 
 def _plan_judgements(results: Results) -> Iterator[Plan]:
     judgements = [result for result in results if result.kind == "judgement"]
-    yield "map_scores", partial(_draw_some, "map_scores", judgements, "no judgement")
+    yield "map_scores", partial(draw_figure, "map_scores", judgements)
     for own, result in _name_each(judgements).items():
         yield f"map_curves__{own}", partial(draw_figure, "map_curves", [result])
         for image in range(len(result.judgement.images)):
@@ -339,11 +331,7 @@ def _name_each(results: Results) -> dict[str, ModelResult]:
     return named
 
 
-def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:
+def _draw_family(figure: str, results: Results, whose: str) -> Drawing:
     if not results:
-        raise NothingToDrawError(f"{whose} among the results")
-    return draw_figure(figure, results, **settings)
-
-
-def _refuse(reason: str) -> Drawing:
-    raise NothingToDrawError(reason)
+        raise NothingToDrawError(f"no audit of {whose} among the results")
+    return draw_figure(figure, results)
