@@ -238,13 +238,13 @@ def _write_figure(
     )
 
 
-@in_style
+@in_style()
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure; the same figure gives the same bytes."""
     figure.savefig(path, metadata=_METADATA[path.suffix.removeprefix(".")])
 
 
-@in_style
+@in_style()
 def _fix_layout(figure: Figure) -> None:
     # At the resolution of the files, since the width of letters depends on it.
     figure.set_dpi(rcParams["savefig.dpi"])
@@ -293,20 +293,15 @@ def _tell_result(result: ModelResult) -> str:
 
 
 def _write_page(found: FigureFolder, tell: Callable[[str], str]) -> str:
-    lines = ["# Figures", ""]
+    parts = ["# Figures"]
     for figure in found.drawn:
         links = ", ".join(f"[{p.suffix[1:]}]({p.name})" for p in (*figure.files, figure.table))
-        lines += [f"## {figure.name}", "", links, "", escape_markdown(figure.caption), ""]
-        lines += [f"- {escape_markdown(_tell_result(result))}" for result in figure.shown]
-        lines += [
-            f"- not shown: {escape_markdown(label)}: {escape_markdown(tell(reason))}"
-            for label, reason in figure.omitted.items()
-        ]
-        lines.append("")
+        words = [_tell_result(result) for result in figure.shown]
+        words += [f"not shown: {label}: {tell(why)}" for label, why in figure.omitted.items()]
+        parts += [f"## {figure.name}", links, escape_markdown(figure.caption)]
+        parts.append("\n".join(f"- {escape_markdown(told)}" for told in words))
     if found.skipped:
-        lines += ["## Not drawn", ""]
-        lines += [
-            f"- {name}: {escape_markdown(tell(reason))}" for name, reason in found.skipped.items()
-        ]
-        lines.append("")
-    return "\n".join(lines)
+        reasons = {name: escape_markdown(tell(why)) for name, why in found.skipped.items()}
+        told = "\n".join(f"- {name}: {why}" for name, why in reasons.items())
+        parts += ["## Not drawn", told]
+    return "\n\n".join(parts) + "\n"

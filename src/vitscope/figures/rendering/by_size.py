@@ -36,7 +36,7 @@ _FAR_APART = 1.8
 _CHANCE: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
 
-@in_style
+@in_style()
 def draw_terms_by_size(data: FigureData) -> Figure:
     """A panel for each family, a line for each term."""
     figure, panels = make_panels(len(data.panels), share_y=data.limits is not None)
@@ -60,7 +60,7 @@ def draw_terms_by_size(data: FigureData) -> Figure:
     return finish(figure, data, handles=handles)
 
 
-@in_style
+@in_style()
 def draw_families_by_size(data: FigureData) -> Figure:
     """A panel for each term, a line for each family."""
     figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.3)

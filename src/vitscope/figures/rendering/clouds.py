@@ -37,7 +37,7 @@ _FEWEST_FOR_SHAPE = 20
 """Fewest images for drawing the shape of a distribution."""
 
 
-@in_style
+@in_style()
 def draw_distributions(data: FigureData) -> Figure:
     """A panel for each family, a distribution over images for each size."""
     figure, panels = make_panels(len(data.panels), panel_height_in=2.3)
@@ -55,7 +55,7 @@ def draw_distributions(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style
+@in_style()
 def draw_clouds(data: FigureData) -> Figure:
     """A panel for each model, a dot for each image."""
     figure, panels = make_panels(len(data.shown), panel_height_in=2.2, share_y=False)
@@ -78,7 +78,7 @@ def draw_clouds(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style
+@in_style()
 def draw_correlations(data: FigureData) -> Figure:
     """A panel for each target, a row for each covariate."""
     rows = list(dict.fromkeys(str(point.x) for point in data.points if point.x != R2))

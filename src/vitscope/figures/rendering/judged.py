@@ -39,7 +39,7 @@ _LOOKS: Mapping[Role, dict[str, Any]] = {
 """From back to front."""
 
 
-@in_style
+@in_style()
 def draw_map_scores(data: FigureData) -> Figure:
     """A panel for each removal, a row for each map, a dot for each model."""
     names = {point.term: str(point.x) for point in data.points}
@@ -74,7 +74,7 @@ def draw_map_scores(data: FigureData) -> Figure:
     return finish(figure, data, handles=make_handles(looks) if len(models) > 1 else ())
 
 
-@in_style
+@in_style()
 def draw_map_curves(data: FigureData) -> Figure:
     """A pair of panels for each removal: the best map and the references stand out."""
     figure, panels = make_panels(len(data.panels), columns=4, panel_height_in=2.0)

@@ -52,7 +52,7 @@ _TITLE_LETTERS, _UNIT_LETTERS = 30, 40
 """Letters per line, for wide letters; those of label, verdict and basis on a page."""
 
 
-@in_style
+@in_style()
 def plot_explanations(
     explanations: Sequence[Explanation], image_id: str, *, heads: bool = False
 ) -> Figure:
@@ -71,7 +71,7 @@ def plot_explanations(
     return sheet.finish()
 
 
-@in_style
+@in_style()
 def plot_judged(result: ModelResult, index: int) -> Figure:
     """A kept image with its maps and the skill of each, the best-judged map first."""
     summary, found = result.judgement, JudgeResult(result.folder).read_maps(index)

@@ -23,7 +23,7 @@ Pair = tuple[str, str]
 Cells = Mapping[Pair, float]
 
 
-@in_style
+@in_style()
 def draw_ledgers(data: FigureData) -> Figure:
     """A heat map for each total."""
     figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.7, share_y=False)
@@ -43,7 +43,7 @@ def draw_ledgers(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style
+@in_style()
 def draw_directions(data: FigureData) -> Figure:
     """Principal angles, shared variance, effective ranks."""
     figure, panels = make_panels(3, panel_height_in=2.8, share_y=False)
@@ -63,7 +63,7 @@ def draw_directions(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style
+@in_style()
 def draw_grid(data: FigureData) -> Figure:
     """A heat map of the patch grid."""
     figure, (panel,) = make_panels(1, panel_height_in=2.7)

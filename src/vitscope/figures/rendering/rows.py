@@ -36,7 +36,7 @@ _LETTERS = 24
 """Most letters on a line of an edit's name."""
 
 
-@in_style
+@in_style()
 def draw_parts(data: FigureData) -> Figure:
     """A stacked bar for each model, and beside it each part with its interval."""
     count = len(data.shown)
@@ -89,7 +89,7 @@ def _stack(panel: Axes, row: int, points: Sequence[Point]) -> None:
         ends[side] += width
 
 
-@in_style
+@in_style()
 def draw_remedies(data: FigureData) -> Figure:
     """A panel for each model, a row for each edit, a dot for each number."""
     by_model = group_points(data.points, lambda point: point.model.folder)
