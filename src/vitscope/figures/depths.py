@@ -1,11 +1,12 @@
 """[CLS] and high-norm patches over depth (Fig. 5b and 9)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from vitscope.figures.description import (
     FigureData,
     NothingToDrawError,
     Point,
+    Selection,
     describe_omitted,
     select,
     write_range,
@@ -19,7 +20,6 @@ from vitscope.figures.intervals import (
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.estimates import HighNormTokens
 
-Depths = Sequence[tuple[int, Interval]]
 NORMS = {
     "max": "largest",
     "p99": "99 % quantile",
@@ -37,32 +37,30 @@ _NO_TOKENS = "it has no norms of patch tokens by depth"
 
 def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
     """Cosine of [CLS] at each depth with [CLS] at the last (Fig. 5b and 9)."""
-    selection = select(results, _read_similarity)
+    selection = select(results, _read_similarity, "its layer similarity is undefined")
     notes = (
         f"{selection.n}.",
         "Cosine of [CLS] at a depth, from the embeddings to the output of the last block before "
         "the final norm, with [CLS] at the last depth. "
         "Mean over images; band: 5 to 95 % of the images.",
     )
-    points = _place(selection.found)
-    return selection.describe(points, notes, axis="cosine with last [CLS]")
+    return selection.describe(selection.points, notes, axis="cosine with last [CLS]")
 
 
 def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
     """Fraction of patch tokens with a norm above the fitted threshold, by depth."""
-    selection = select(results, _read_fractions)
+    selection = select(results, _read_fractions, _NO_TOKENS)
     notes = (
         f"{selection.n}.",
         "Norms of block outputs before the final norm; threshold fitted to the norms of each "
         "depth. Shaded where no high-norm tokens are found: from 0 to the largest fraction that "
         "so few images cannot exclude.",
         *_describe_partial_depths(selection.results),
-        *_describe_bounds(selection.found),
+        *_describe_bounds(selection),
     )
-    points = [*_place(selection.found)]
-    top = max(point.number.value for point in points) or 0.01
+    top = max(point.number.value for point in selection.points) or 0.01
     return selection.describe(
-        points,
+        selection.points,
         notes,
         axis="high-norm patch tokens",
         percent=True,
@@ -131,11 +129,11 @@ def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
     )
 
 
-def _describe_bounds(found: Iterable[tuple[ModelResult, Depths]]) -> list[str]:
+def _describe_bounds(selection: Selection[list[Point]]) -> list[str]:
     bounds = {
         model.label: tell_bounds(model.audit.high_norm_tokens)
-        for model, depths in found
-        if all(number.is_bound for _, number in depths)
+        for model, points in selection.found
+        if all(point.number.is_bound for point in points)
     }
     told = describe_omitted(bounds)
     return [f"No such tokens are found, but so many cannot be excluded: {told}."] if told else []
@@ -158,21 +156,23 @@ def _describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
     ]
 
 
-def _place(found: Iterable[tuple[ModelResult, Depths]]) -> Iterator[Point]:
-    for model, depths in found:
-        for depth, number in depths:
-            yield Point(model=model, panel=model.family, x=depth, number=number)
-
-
-def _read_similarity(result: ModelResult) -> Depths:
+def _read_similarity(result: ModelResult) -> list[Point]:
     depths = result.audit.layer_similarity
     if len(depths) < 2:
         raise NothingToDrawError("no [CLS] token to follow through its layers")
-    return _number(map(read_spread, depths), "its layer similarity is undefined")
+    return _place(result, map(read_spread, depths))
 
 
-def _read_fractions(result: ModelResult) -> Depths:
-    return _number(map(read_high_norm, _read_tokens(result)), _NO_TOKENS)
+def _read_fractions(result: ModelResult) -> list[Point]:
+    return _place(result, map(read_high_norm, _read_tokens(result)))
+
+
+def _place(result: ModelResult, numbers: Iterable[Interval | None]) -> list[Point]:
+    return [
+        Point(model=result, panel=result.family, x=depth, number=number)
+        for depth, number in enumerate(numbers)
+        if number is not None
+    ]
 
 
 def _read_tokens(result: ModelResult) -> Sequence[HighNormTokens]:
@@ -180,13 +180,6 @@ def _read_tokens(result: ModelResult) -> Sequence[HighNormTokens]:
     if len(depths) < 2:
         raise NothingToDrawError(_NO_TOKENS)
     return depths
-
-
-def _number(numbers: Iterable[Interval | None], reason: str) -> Depths:
-    found = [(depth, number) for depth, number in enumerate(numbers) if number is not None]
-    if not found:
-        raise NothingToDrawError(reason)
-    return found
 
 
 def _find_densest(result: ModelResult) -> int:

@@ -129,6 +129,11 @@ class Selection(Generic[T]):
         return tuple(result for result, _ in self.found)
 
     @property
+    def points(self: "Selection[list[Point]]") -> list[Point]:
+        """Points that were read, of all results."""
+        return [point for _, own in self.found for point in own]
+
+    @property
     def n(self) -> str:
         """Number of images behind the numbers, in words."""
         counts = write_range(result.num_images for result in self.results)
@@ -162,18 +167,25 @@ class Selection(Generic[T]):
 def select(
     results: Iterable[ModelResult],
     read: Callable[[ModelResult], T],
+    undefined: str = "",
     *,
     kind: str = "audit",
     choices: Sequence[Choice] = (),
 ) -> Selection[T]:
-    """Read what a figure needs from each result; the selected ones must agree in the choices."""
+    """Read what a figure needs from each result; the selected ones must agree in the choices.
+
+    A result without any points is omitted as undefined.
+    """
     found: list[tuple[ModelResult, T]] = []
     omitted: dict[str, str] = {}
     for result in sorted(results, key=lambda one: one.order):
         if result.kind != kind:
             continue
         try:
-            found.append((result, read(result)))
+            numbers = read(result)
+            if isinstance(numbers, list) and not numbers:
+                raise NothingToDrawError(undefined)
+            found.append((result, numbers))
         except (NothingToDrawError, ResultError) as reason:
             omitted[result.label] = without_folders(str(reason))
     if not found:

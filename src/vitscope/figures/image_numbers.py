@@ -1,6 +1,6 @@
 """Numbers per image: patch shares (Fig. 2a), registers against skip, covariates."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from math import isnan
 
@@ -16,7 +16,6 @@ from vitscope.figures.description import (
 )
 from vitscope.figures.intervals import Interval, make_interval
 from vitscope.figures.saved import ModelResult
-from vitscope.metrics.rank_correlation import AdjustedCorrelation
 from vitscope.results.choices import LAYER, SHARES, count_cls
 from vitscope.results.number_text import write_number
 
@@ -42,7 +41,6 @@ _TARGETS = {
     **{f"share_{source}": f"share of {source}" for source in _SOURCES},
     **{f"centred_share_{source}": f"centred share of {source}" for source in _SOURCES},
 }
-Correlations = Mapping[str, Mapping[str, AdjustedCorrelation]]
 
 
 def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
@@ -97,20 +95,20 @@ def describe_share_covariates(results: Iterable[ModelResult]) -> FigureData:
 
 def _describe_covariates(results: Iterable[ModelResult], targets: Collection[str]) -> FigureData:
     choices = [count_cls(*_SOURCES), LAYER, SHARES]
-    selection = select(results, partial(_read_correlations, targets), choices=choices)
-    counts = write_range(
-        one.n
-        for _, found in selection.found
-        for target in found.values()
-        for one in target.values()
+    selection = select(
+        results,
+        partial(_read_correlations, targets),
+        "its correlations with covariates are undefined",
+        choices=choices,
     )
+    counts = write_range(point.number.n or 0 for point in selection.points if point.x != R2)
     notes = (
         f"n = {counts} images{selection.each}; thin lines: 95 % "
         "intervals. Filled: differs from 0 (p < 0.05 after Holm's correction for the number of "
         "rows). R²: of a ridge regression on all rows, for images that it was not fitted to.",
     )
     return selection.describe(
-        [point for model, found in selection.found for point in _list_correlations(model, found)],
+        selection.points,
         notes,
         heading="Covariates of an image's sources",
         titles=_TARGETS,
@@ -167,26 +165,18 @@ def _describe_rhos(result: ModelResult) -> str:
     return "; ".join(told) if told else "ρ undefined"
 
 
-def _read_correlations(targets: Collection[str], result: ModelResult) -> Correlations:
-    correlations = result.audit.covariates.correlations
-    defined = {
-        target: {k: one for k, one in correlations.get(target, {}).items() if not isnan(one.rho)}
-        for target in targets
-    }
-    found = {target: of_target for target, of_target in defined.items() if of_target}
-    if not found:
-        raise NothingToDrawError("its correlations with covariates are undefined")
-    return found
-
-
-def _list_correlations(result: ModelResult, found: Correlations) -> Iterator[Point]:
-    for target, correlations in found.items():
+def _read_correlations(targets: Collection[str], result: ModelResult) -> list[Point]:
+    found, points = result.audit.covariates, []
+    for target in targets:
         source = "patches" if target == "patch_share" else target.rsplit("_", 1)[-1]
-        for name, one in correlations.items():
-            low, high = one.ci95 or (None, None)
-            number = Interval(one.rho, low, high, one.n)
-            p = None if isnan(one.p_holm) else one.p_holm
-            yield Point(model=result, panel=target, term=source, x=name, number=number, p=p)
-        fit = result.audit.covariates.regressions.get(target)
-        if fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
-            yield Point(model=result, panel=target, term=source, x=R2, number=r2)
+        place = partial(Point, model=result, panel=target, term=source)
+        of_target = [
+            place(x=name, number=number, p=None if isnan(one.p_holm) else one.p_holm)
+            for name, one in found.correlations.get(target, {}).items()
+            if (number := make_interval(one.rho, one.ci95, one.n)) is not None
+        ]
+        fit = found.regressions.get(target)
+        if of_target and fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
+            of_target.append(place(x=R2, number=r2))
+        points += of_target
+    return points

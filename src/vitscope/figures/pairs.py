@@ -30,9 +30,8 @@ def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
         f"{selection.block}, {selection.n}; ±: half of a 95 % "
         "interval.",
     )
-    ((_, points),) = selection.found
     return selection.describe(
-        points,
+        selection.points,
         notes,
         heading="Gram ledger",
         titles={total: name_term(f"{total}_total") for total in TOTALS},

@@ -17,10 +17,12 @@ from vitscope.results.result_text import tell_half_depth
 from vitscope.results.schema_numbers import TraceSummary
 from vitscope.results.vocabulary import order_terms
 
+_UNDEFINED = "its traced images do not differ in their output"
+
 
 def describe_shares_by_depth(results: Iterable[ModelResult]) -> FigureData:
     """Shares of each token group in what becomes the output, by depth."""
-    selection = select(results, _read_shares)
+    selection = select(results, _read_shares, _UNDEFINED)
     half = "; ".join(
         f"{tell_half_depth(_read_trace(model), model.summary.model.depth)} ({model.label})"
         for model in selection.results
@@ -36,7 +38,7 @@ def describe_shares_by_depth(results: Iterable[ModelResult]) -> FigureData:
 def describe_routes_by_block(results: Iterable[ModelResult]) -> FigureData:
     """What came through the values of each block's attention, and what through its weights."""
     return _describe(
-        select(results, _read_routes),
+        select(results, _read_routes, _UNDEFINED),
         "Through values: what tokens read from each other. Through routing: where they read it, "
         "by attention weights. The skip connection carries the rest, to 100 %. Band: 95 % "
         "interval.",
@@ -63,24 +65,20 @@ def _read_trace(result: ModelResult) -> TraceSummary:
 
 def _place(result: ModelResult, lines: Mapping[str, Sequence[Estimate]]) -> list[Point]:
     n = _read_trace(result).num_images
-    points = [
+    return [
         Point(model=result, term=term, x=x, number=number)
         for term, estimates in lines.items()
         for x, estimate in enumerate(estimates)
         if (number := read_estimate(estimate, n)) is not None
     ]
-    if not points:
-        raise NothingToDrawError("its traced images do not differ in their output")
-    return points
 
 
 def _describe(selection: Selection[list[Point]], *notes: str) -> FigureData:
-    points = [point for _, own in selection.found for point in own]
     counts = write_range([_read_trace(model).num_images for model in selection.results])
     return selection.describe(
-        points,
+        selection.points,
         (f"n = {counts} traced images{selection.each}.", *notes),
         axis="share of the output",
         percent=True,
-        limits=span([point.number for point in points], 0.0),
+        limits=span([point.number for point in selection.points], 0.0),
     )
