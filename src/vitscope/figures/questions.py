@@ -38,11 +38,9 @@ from vitscope.figures.image_numbers import (
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
-from vitscope.figures.rendering import by_depth, clouds
+from vitscope.figures.rendering import by_depth, clouds, rows
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
-from vitscope.figures.rendering.judged import draw_map_curves, draw_map_scores
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
-from vitscope.figures.rendering.rows import draw_parts, draw_remedies
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
@@ -76,7 +74,7 @@ class Question:
 
 
 FIGURES: Mapping[str, Question] = {
-    "variance_share": Question(describe_variance_share, draw_parts),
+    "variance_share": Question(describe_variance_share, rows.draw_parts),
     "attention_mass": Question(over_size(describe_attention_mass), draw_terms_by_size),
     "norms": Question(over_size(describe_norms), draw_terms_by_size),
     "residual_cka": Question(over_size(describe_residual_cka), draw_terms_by_size),
@@ -91,13 +89,15 @@ FIGURES: Mapping[str, Question] = {
     "anatomy": Question(describe_anatomy, draw_tokens, of_one=True),
     "gram_ledger": Question(describe_gram_ledger, draw_ledgers, of_one=True),
     "directions": Question(describe_directions, draw_directions, of_one=True),
-    "covariates": Question(describe_covariates, clouds.draw_correlations, of_one=True),
+    "covariates": Question(describe_covariates, rows.draw_correlations, of_one=True),
     "high_norm_layers": Question(describe_high_norm_layers, by_depth.draw_by_layer, of_one=True),
     "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
     "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size, kind="one-shot"),
-    "map_scores": Question(describe_map_scores, draw_map_scores, kind="judgement"),
-    "map_curves": Question(describe_map_curves, draw_map_curves, of_one=True, kind="judgement"),
-    "remedies": Question(describe_remedies, draw_remedies, kind="remedies"),
+    "map_scores": Question(describe_map_scores, rows.draw_map_scores, kind="judgement"),
+    "map_curves": Question(
+        describe_map_curves, by_depth.draw_map_curves, of_one=True, kind="judgement"
+    ),
+    "remedies": Question(describe_remedies, rows.draw_remedies, kind="remedies"),
 }
 """By the name that `plot` takes."""
 OF_ALL_MODELS = {

@@ -1,4 +1,4 @@
-"""Numbers over depth: of all models over relative depth, or of each model at each depth."""
+"""Lines over depth, of all models or at each depth of one, and over the patches of a map."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from vitscope.figures.depths import FRACTIONS, NORMS
 from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.judged import CURVES, Role, find_role, name_role
 from vitscope.figures.layers import choose_ticks, split_panels
 from vitscope.figures.rendering.panels import (
     by_rows,
@@ -22,6 +23,7 @@ from vitscope.figures.rendering.panels import (
     make_handles,
     make_panels,
     mark_empty,
+    plot_line,
     term_handles,
     use_plain_ticks,
     write_above,
@@ -30,6 +32,7 @@ from vitscope.figures.rendering.style import (
     BASE_PT,
     DASHES,
     FAINT,
+    INK,
     SMALL_PT,
     TERM_COLOURS,
     Look,
@@ -49,7 +52,7 @@ _HEADING_IN = 2.6
 _SYMBOLS_PT = 110
 """Width that all symbols above a panel share."""
 _PATCHES, _REGISTERS = TERM_COLOURS["patches"], TERM_COLOURS["registers"]
-_LOOKS: Mapping[str, dict[str, Any]] = {
+_NUMBER_LOOKS: Mapping[str, dict[str, Any]] = {
     "max": {"color": _PATCHES, "linestyle": ":"},
     "p99": {"color": _PATCHES, "linestyle": "--"},
     "median": {"color": _PATCHES},
@@ -58,6 +61,14 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     "images_fraction": {"color": FAINT, "marker": "s", "markersize": 2},
     "position_share": {"color": TERM_COLOURS["skip"], "marker": "^", "markersize": 2.5},
 }
+_MAP_LOOKS: Mapping[Role, dict[str, Any]] = {
+    "other": {"color": "#d0d0d0", "linewidth": 0.7},
+    "random": {"color": FAINT, "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
+    "oracle": {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 1.5))},
+    "attention": {"color": TERM_COLOURS["through_routing"], "linewidth": 1.6},
+    "best": {"color": TERM_COLOURS["through_values"], "linewidth": 1.8},
+}
+"""From back to front."""
 
 
 @in_style()
@@ -75,7 +86,7 @@ def draw_by_depth(data: FigureData) -> Figure:
             label = literal(own[0].model.short_label)
             look: dict[str, Any] = {"color": colours[base], "linestyle": dashes, "label": label}
             depth = own[0].model.summary.model.depth
-            handles.append(_plot_line(panel, own, depth=depth, **look))
+            handles.append(_plot_banded(panel, own, scale=1 / depth, **look))
         panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         panel.set_xlabel("relative depth (0: embeddings)")
@@ -108,7 +119,7 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
     figure, panels = make_panels(len(by_model), columns=4)
     for points, panel in zip(by_model.values(), panels, strict=True):
         for term, own in group_points(points, lambda point: point.term).items():
-            _plot_line(panel, own, color=colour_term(term))
+            _plot_banded(panel, own, color=colour_term(term))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_title(literal(points[0].model.label))
         panel.set_xlabel(along)
@@ -127,7 +138,7 @@ def draw_sources_by_layer(data: FigureData) -> Figure:
     for (model, part), panel in zip(parts, panels, strict=True):
         layers = model.audit.layers
         for term, own in group_points(part.points, lambda point: point.term).items():
-            _plot_line(panel, own, mark_term(term), color=colour_term(term))
+            _plot_banded(panel, own, mark_term(term), color=colour_term(term))
         panel.set_ylim(part.limits)
         panel.set_xlim(layers[0].index - 0.5, layers[-1].index + 0.5)
         panel.set_xticks(choose_ticks(layers))
@@ -151,9 +162,7 @@ def draw_by_layer(data: FigureData) -> Figure:
     for panel, (key, names) in zip(panels, (("norm", NORMS), ("fraction", FRACTIONS)), strict=True):
         by_term = group_points(data.panels.get(key, []), lambda point: point.term)
         for term in (term for term in names if term in by_term):
-            points = by_term[term]
-            values = [point.number.value for point in points]
-            panel.plot([point.x for point in points], values, label=names[term], **_LOOKS[term])
+            plot_line(panel, by_term[term], label=names[term], **_NUMBER_LOOKS[term])
         panel.set(title=data.titles[key], ylabel=key, xlabel="depth (0: embeddings)")
         panel.set_xlim(last[0] - 0.5, last[1] + 0.5)
     norms.set_yscale("log")
@@ -168,16 +177,37 @@ def draw_by_layer(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-def _plot_line(
-    panel: Axes, points: Sequence[Point], marker: str = "o", *, depth: int = 1, **look: Any
+@in_style()
+def draw_map_curves(data: FigureData) -> Figure:
+    """A pair of panels for each removal: the best map and the references stand out."""
+    figure, panels = make_panels(len(data.panels), columns=4, panel_height_in=2.0)
+    roles = {find_role(point): name_role(point) for point in data.points}
+    for (key, points), panel in zip(data.panels.items(), panels, strict=True):
+        for name, own in group_points(points, lambda point: point.term).items():
+            look = _MAP_LOOKS[role := find_role(own[0])]
+            front = 2 + list(_MAP_LOOKS).index(role)
+            plot_line(panel, own, 100, zorder=front, label=literal(name), **look)
+        panel.set_title(literal(data.titles[key]))
+        panel.set_xlabel(f"{CURVES[key.rsplit(' ', 1)[-1]]} (%)")
+        panel.set_xlim(0, 100)
+    panels[0].set_ylim(data.limits)
+    label_rows(panels, data.axis)
+    handles = [
+        Line2D([], [], label=literal(roles[role]), **look)
+        for role, look in reversed([*_MAP_LOOKS.items()])
+        if role in roles
+    ]
+    return finish(figure, data, handles=handles)
+
+
+def _plot_banded(
+    panel: Axes, points: Sequence[Point], marker: str = "o", *, scale: float = 1, **look: Any
 ) -> Line2D:
-    places = np.array([float(point.x) for point in points]) / depth
+    line = plot_line(panel, points, scale, marker=marker, markersize=2, **look)
     known = np.array([point.number.low is not None for point in points])
     if known.any():
-        band = np.column_stack([places, [point.number.ends for point in points]])
+        band = np.column_stack([line.get_xdata(), [point.number.ends for point in points]])
         panel.fill_between(*band[known].T, color=look["color"], alpha=0.15, linewidth=0)
-    values = [point.number.value for point in points]
-    (line,) = panel.plot(places, values, marker=marker, markersize=2, **look)
     return line
 
 

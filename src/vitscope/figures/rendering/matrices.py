@@ -14,6 +14,7 @@ from vitscope.figures.pairs import ANGLES, CHANCE, RANKS, SHARED
 from vitscope.figures.rendering.panels import (
     finish,
     make_panels,
+    plot_line,
 )
 from vitscope.figures.rendering.style import SMALL_PT, colour_term, in_style, literal
 from vitscope.results.number_text import write_number
@@ -91,9 +92,9 @@ def _write_share(cell: Interval) -> str:
 
 def _plot_angles(panel: Axes, points: Sequence[Point]) -> None:
     for (a, b), own in group_points(points, lambda point: (point.term, point.other)).items():
-        panel.plot(
-            [point.x for point in own],
-            [point.number.value for point in own],
+        plot_line(
+            panel,
+            own,
             color=colour_term(a),
             gapcolor=colour_term(b),
             linestyle=(0, (3, 3)),

@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,37 +147,16 @@ def plot_intervals(
         cap.set_ydata(end)
 
 
-def plot_across(
-    panel: Axes,
-    points: Sequence[Point],
-    heights: Sequence[float],
-    *,
-    markersize: float = 3,
-    **look: Any,
-) -> None:
-    """Points with horizontal bars, one below the other."""
-    panel.errorbar(
-        [point.number.value for point in points],
-        heights,
-        xerr=np.transpose([point.number.errors for point in points]),
-        markersize=markersize,
-        elinewidth=0.8,
-        linestyle="none",
-        **look,
-    )
+def plot_line(panel: Axes, points: Sequence[Point], scale: float = 1, **look: Any) -> Line2D:
+    """A line through points, over their places times a number."""
+    values = [point.number.value for point in points]
+    (line,) = panel.plot([scale * float(point.x) for point in points], values, **look)
+    return line
 
 
 def place_beside(place: int, count: int) -> float:
     """How far from the middle of its row or column one of several numbers stands."""
     return (place - (count - 1) / 2) * _SPREAD / count
-
-
-def name_rows(panel: Axes, names: Iterable[str]) -> None:
-    """Name the rows of a panel, the first at its top."""
-    labels = list(map(literal, names))
-    panel.set_yticks(range(len(labels)), labels)
-    panel.set_ylim(len(labels) - 0.5, -0.5)
-    panel.tick_params(axis="y", length=0)
 
 
 def write_above(

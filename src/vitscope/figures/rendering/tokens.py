@@ -13,6 +13,7 @@ from vitscope.figures.rendering.panels import (
     mark_empty,
     place_beside,
     plot_intervals,
+    plot_line,
     use_plain_ticks,
     wrap_title,
 )
@@ -105,9 +106,9 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
         return
     for token, own in group_points(points, lambda point: point.term).items():
         strong = highlight in {None, token}
-        panel.plot(
-            [point.x for point in own],
-            [point.number.value for point in own],
+        plot_line(
+            panel,
+            own,
             color=colour_term(token) if strong else FAINT,
             linewidth=1.3 if strong else 0.6,
             alpha=1.0 if strong else 0.6,
