@@ -1,6 +1,6 @@
-"""[CLS] and high-norm patches over depth (Fig. 5b and 9)."""
+"""[CLS] and high-norm patches over depth (Fig. 5b and 9), and what becomes the output."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vitscope.figures.description import (
     FigureData,
@@ -13,12 +13,18 @@ from vitscope.figures.description import (
 )
 from vitscope.figures.intervals import (
     Interval,
+    read_estimate,
     read_high_norm,
     read_spread,
+    span,
     tell_bounds,
 )
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.estimates import HighNormTokens
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.result_text import tell_half_depth
+from vitscope.results.schema_numbers import TraceSummary
+from vitscope.results.vocabulary import order_terms
 
 NORMS = {
     "max": "largest",
@@ -32,6 +38,7 @@ FRACTIONS = {
     "position_share": "told by place alone",
 }
 """Numbers shown at each depth, with their names in legends."""
+_NOT_TRACED = "its traced images do not differ in their output"
 _NO_TOKENS = "it has no norms of patch tokens by depth"
 
 
@@ -193,4 +200,71 @@ def _find_densest(result: ModelResult) -> int:
     raise NothingToDrawError(
         "no high-norm patch tokens are found at any depth (they are at most "
         f"{100 * max(bounds):.3g} % of all)"
+    )
+
+
+# --- traced images -------------------------------------------------------------------------------
+
+
+def describe_shares_by_depth(results: Iterable[ModelResult]) -> FigureData:
+    """Shares of each token group in what becomes the output, by depth."""
+    selection = select(results, _read_token_shares, _NOT_TRACED)
+    half = "; ".join(
+        f"{tell_half_depth(_read_trace(model), model.summary.model.depth)} ({model.label})"
+        for model in selection.results
+    )
+    return _describe_traced(
+        selection,
+        "Each is compared with others; at every depth the shares of what then differs in the "
+        "output sum to 100 %. Band: 95 % interval.",
+        f"Patches hold at least half {half}. Dotted: the first depth at which they do not.",
+    )
+
+
+def describe_routes_by_block(results: Iterable[ModelResult]) -> FigureData:
+    """What came through the values of each block's attention, and what through its weights."""
+    return _describe_traced(
+        select(results, _read_routes, _NOT_TRACED),
+        "Through values: what tokens read from each other. Through routing: where they read it, "
+        "by attention weights. The skip connection carries the rest, to 100 %. Band: 95 % "
+        "interval.",
+    )
+
+
+def _read_token_shares(result: ModelResult) -> list[Point]:
+    shares = _read_trace(result).shares
+    return _place_lines(result, {name: shares[name] for name in order_terms(shares)})
+
+
+def _read_routes(result: ModelResult) -> list[Point]:
+    trace = _read_trace(result)
+    routes = {"through_values": trace.through_values, "through_routing": trace.through_routing}
+    return _place_lines(result, routes)
+
+
+def _read_trace(result: ModelResult) -> TraceSummary:
+    trace = result.audit.trace
+    if trace is None:
+        raise NothingToDrawError("no image was traced (audit with trace=50)")
+    return trace
+
+
+def _place_lines(result: ModelResult, lines: Mapping[str, Sequence[Estimate]]) -> list[Point]:
+    n = _read_trace(result).num_images
+    return [
+        Point(model=result, term=term, x=x, number=number)
+        for term, estimates in lines.items()
+        for x, estimate in enumerate(estimates)
+        if (number := read_estimate(estimate, n)) is not None
+    ]
+
+
+def _describe_traced(selection: Selection[list[Point]], *notes: str) -> FigureData:
+    counts = write_range([_read_trace(model).num_images for model in selection.results])
+    return selection.describe(
+        selection.points,
+        (f"n = {counts} traced images{selection.each}.", *notes),
+        axis="share of the output",
+        percent=True,
+        limits=span([point.number for point in selection.points], 0.0),
     )

@@ -27,6 +27,8 @@ from vitscope.figures.depths import (
     describe_high_norm_grid,
     describe_high_norm_layers,
     describe_layer_similarity,
+    describe_routes_by_block,
+    describe_shares_by_depth,
 )
 from vitscope.figures.description import FigureData, NothingToDrawError, over_size
 from vitscope.figures.differences import describe_remedies
@@ -43,7 +45,6 @@ from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
-from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
-from vitscope.figures.explained import tell_basis, tell_best_map, tell_order, tell_verdict
+from vitscope.figures.explained import tell_explained, tell_judged
 from vitscope.figures.judged import order_kept
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL, choose_limits
 from vitscope.figures.rendering.style import (
@@ -65,7 +65,7 @@ def plot_explanations(
         shown = "shown whole" if one.framing == "whole" else "cropped to the input size"
         maps = [_make_map(name, each, one) for name, each in one.shown.items()]
         sheet.add_maps(summary, one, [name, shown], maps)
-        sheet.add_words(tell_verdict(summary, index, one), tell_basis(summary, one))
+        sheet.add_words(*tell_explained(summary, index, one))
         for each in one.shown.values() if heads else ():
             sheet.add_heads(one, each)
     return sheet.finish()
@@ -82,7 +82,7 @@ def plot_judged(result: ModelResult, index: int) -> Figure:
     ]
     sheet = _Sheet()
     sheet.add_maps(summary, found, [printable(image.path.rsplit("/", 1)[-1])], maps)
-    sheet.add_words(tell_best_map(summary), [tell_order(summary)])
+    sheet.add_words(*tell_judged(summary))
     return sheet.finish()
 
 
