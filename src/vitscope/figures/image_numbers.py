@@ -77,7 +77,8 @@ def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
         str(model.folder): f"{model.label}\n{_describe_rhos(model)}" for model in selection.results
     }
     images = {model.folder: pairs for model, pairs in selection.found}
-    return selection.describe(points, notes, titles=titles, images=images)
+    axis = "share of registers"
+    return selection.describe(points, notes, axis=axis, titles=titles, images=images)
 
 
 def describe_covariates(results: Iterable[ModelResult]) -> FigureData:

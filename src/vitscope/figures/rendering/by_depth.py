@@ -19,7 +19,6 @@ from vitscope.figures.rendering.panels import (
     by_rows,
     count_legend_columns,
     finish,
-    label_rows,
     make_handles,
     make_panels,
     mark_empty,
@@ -91,10 +90,7 @@ def draw_by_depth(data: FigureData) -> Figure:
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         panel.set_xlabel("relative depth (0: embeddings)")
         _add_heading(panel, family, handles)
-    if data.limits is not None:
-        panels[0].set_ylim(data.limits)
-    label_rows(panels, data.axis)
-    return finish(figure, data)
+    return finish(figure, data, panels)
 
 
 @in_style()
@@ -123,11 +119,9 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_title(literal(points[0].model.label))
         panel.set_xlabel(along)
-    panels[0].set_ylim(data.limits)
-    label_rows(panels, data.axis)
     terms = dict.fromkeys(point.term for point in data.points)
     looks = {name_token(term): Look(colour_term(term), "o", "-") for term in terms}
-    return finish(figure, data, handles=make_handles(looks)), panels
+    return finish(figure, data, panels, handles=make_handles(looks)), panels
 
 
 @in_style()
@@ -190,14 +184,12 @@ def draw_map_curves(data: FigureData) -> Figure:
         panel.set_title(literal(data.titles[key]))
         panel.set_xlabel(f"{CURVES[key.rsplit(' ', 1)[-1]]} (%)")
         panel.set_xlim(0, 100)
-    panels[0].set_ylim(data.limits)
-    label_rows(panels, data.axis)
     handles = [
         Line2D([], [], label=literal(roles[role]), **look)
         for role, look in reversed([*_MAP_LOOKS.items()])
         if role in roles
     ]
-    return finish(figure, data, handles=handles)
+    return finish(figure, data, panels, handles=handles)
 
 
 def _plot_banded(

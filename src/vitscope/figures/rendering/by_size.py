@@ -1,18 +1,17 @@
 """Numbers over model size: one panel per family and one line per term, or the reverse."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from vitscope.figures.contributions import CHANCE
 from vitscope.figures.description import FigureData, Point, group_points
-from vitscope.figures.intervals import CkaInterval
 from vitscope.figures.rendering.panels import (
     finish,
-    label_rows,
     make_handles,
     make_panels,
     plot_intervals,
@@ -33,6 +32,16 @@ from vitscope.figures.rendering.style import (
 from vitscope.figures.saved import label_sizes
 
 _FAR_APART = 1.8
+_HOLLOW: dict[str, Any] = {
+    "linestyle": "none",
+    "fillstyle": "none",
+    "markeredgewidth": 0.7,
+    "zorder": 2,
+}
+_CKA_MARKS: Mapping[str, dict[str, Any]] = {
+    "biased": {"marker": "o", "markersize": 3},
+    "biased_if_unrelated": {"marker": "_", "markersize": 7, "color": FAINT},
+}
 _CHANCE: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
 
@@ -54,10 +63,9 @@ def draw_terms_by_size(data: FigureData) -> Figure:
         panel.set_title(literal(family), pad=11)
         if data.limits is None:
             panel.set_ylim(bottom=0)
-    label_rows(panels, data.axis)
     if CHANCE in data.terms:
         handles.append(Line2D([], [], label=CHANCE, **_CHANCE))
-    return finish(figure, data, handles=handles)
+    return finish(figure, data, panels, handles=handles)
 
 
 @in_style()
@@ -92,19 +100,11 @@ def _plot_line(panel: Axes, points: Sequence[Point], look: Look, label: str) -> 
         label=literal(label),
         zorder=3,
     )
-    ckas = [(x, p.number) for x, p in zip(places, points, strict=True)]
-    known = [(x, cka) for x, cka in ckas if isinstance(cka, CkaInterval)]
-    biased = [(x, cka.biased) for x, cka in known]
-    floors = [(x, cka.biased_if_unrelated) for x, cka in known]
-    _mark(panel, biased, marker="o", color=colour, markersize=3)
-    _mark(panel, floors, marker="_", color=FAINT, markersize=7)
-
-
-def _mark(panel: Axes, places: Sequence[tuple[float, float | None]], **look: Any) -> None:
-    known = [(x, y) for x, y in places if y is not None]
-    if known:
-        x, y = zip(*known, strict=True)
-        panel.plot(x, y, linestyle="none", fillstyle="none", markeredgewidth=0.7, zorder=2, **look)
+    for name, mark in _CKA_MARKS.items():
+        found = [getattr(point.number, name, None) for point in points]
+        known = [(x, y) for x, y in zip(places, found, strict=True) if y is not None]
+        if known:
+            panel.plot(*np.transpose(known), **{"color": colour} | _HOLLOW | mark)
 
 
 def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> None:

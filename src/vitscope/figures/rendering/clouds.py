@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from vitscope.figures.description import FigureData, Values
 from vitscope.figures.rendering.panels import (
     finish,
-    label_rows,
     make_panels,
 )
 from vitscope.figures.rendering.style import (
@@ -65,8 +64,7 @@ def draw_clouds(data: FigureData) -> Figure:
             line(0, color=HAIRLINE, linewidth=0.6, zorder=0)
         panel.set_title(literal(data.titles[str(model.folder)]))
         panel.set_xlabel("share of skip connection")
-    label_rows(panels, "share of registers")
-    return finish(figure, data)
+    return finish(figure, data, panels)
 
 
 def _plot_distribution(panel: Axes, place: int, shares: Values) -> None:

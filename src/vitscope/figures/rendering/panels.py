@@ -73,8 +73,23 @@ def make_panels(
     return figure, panels[:count]
 
 
-def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
-    """Add heading, legend and notes; the figure gets as much higher as they need."""
+def finish(
+    figure: Figure,
+    data: FigureData,
+    panels: Sequence[Axes] = (),
+    *,
+    handles: Sequence[Artist] = (),
+) -> Figure:
+    """Add heading, legend and notes; the figure gets as much higher as they need.
+
+    The vertical axis of panels is that of the numbers, named at the left of each row.
+    """
+    for panel in panels:
+        place = panel.get_subplotspec()
+        if place is not None and place.is_first_col():
+            panel.set_ylabel(data.axis)
+        if data.limits is not None:
+            panel.set_ylim(data.limits)
     words = " ".join(data.remarks) if chosen_style().has_notes else ""
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
@@ -122,14 +137,6 @@ def wrap_title(figure: Figure, title: str) -> str:
     across = 1 if place is None else place.get_gridspec().ncols
     panel_in = (figure.get_figwidth() - _BESIDE_IN) / across
     return textwrap.fill(title, int(panel_in / _letter_in(BASE_PT)))
-
-
-def label_rows(panels: Sequence[Axes], label: str) -> None:
-    """Name the vertical axis at the left of each row of panels."""
-    for panel in panels:
-        place = panel.get_subplotspec()
-        if place is not None and place.is_first_col():
-            panel.set_ylabel(label)
 
 
 def plot_intervals(

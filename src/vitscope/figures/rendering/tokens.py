@@ -39,8 +39,8 @@ def draw_tokens(data: FigureData) -> Figure:
     found = data.panels
     _plot_norms(norms, found[NORMS])
     _plot_cosines(cosines, found.get(COSINES, []), data.highlight)
-    _plot_dimensions(before, found.get(BEFORE, []), data.highlight)
-    _plot_dimensions(after, found.get(AFTER, []), data.highlight)
+    for panel, key in ((before, BEFORE), (after, AFTER)):
+        _plot_dimensions(panel, found.get(key, []), data.highlight)
     for panel, key in zip(panels, (NORMS, COSINES, BEFORE, AFTER), strict=True):
         panel.set_title(wrap_title(figure, data.titles[key]))
     return finish(figure, data)
@@ -89,7 +89,7 @@ def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -
             markersize=3.5,
             elinewidth=0.8,
             linestyle="none",
-            label=literal(_name_one(token, highlight)),
+            label=literal(name_token(token) + " (analysed)" * (token == highlight)),
         )
     names = [state.replace("normed", "layer-\nnormed") for state in STATES]
     panel.set_xticks(range(len(STATES)), names)
@@ -120,14 +120,8 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
     panel.set_ylabel("mean activation (grey: other tokens)" if highlight else "mean activation")
 
 
-def _name_one(token: str, highlight: str | None) -> str:
-    name = name_token(token)
-    return f"{name} (analysed)" if token == highlight else name
-
-
 def _shorten(token: str) -> str:
     if token.startswith("register_"):
         return f"reg.\n{token.removeprefix('register_')}"
-    return {"highest_patch": "highest\npatch", "patches": "all\npatches"}.get(
-        token, name_token(token)
-    )
+    short = {"highest_patch": "highest\npatch", "patches": "all\npatches"}
+    return short.get(token, name_token(token))
