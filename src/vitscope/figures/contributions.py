@@ -77,7 +77,7 @@ def describe_restricted_cka(
     results: Results, readout: Readout = "attention", terms: Sequence[str] = _KEPT
 ) -> FigureData:
     """CKA of the attention branch's output with that of one token type alone (Fig. 3a)."""
-    _check_readout(readout)
+    _check("readout", readout, READOUTS)
     _check_terms(terms)
     choices = [count_cls(*terms), RENORMALIZE, LAYER]
     selection = select(results, partial(_read_ckas, readout, terms), choices=choices)
@@ -114,9 +114,8 @@ def describe_one_shot(
     readout: Readout = "attention",
 ) -> FigureData:
     """One-shot accuracy by part of the output, over size (Fig. 3b)."""
-    if top not in TOPS:
-        raise UsageError(f"top {top!r}: expected one of {', '.join(TOPS)}")
-    _check_readout(readout)
+    _check("top", top, TOPS)
+    _check("readout", readout, READOUTS)
     selection = select(
         results,
         partial(_read_accuracies, classifier, top, readout),
@@ -134,9 +133,9 @@ def describe_one_shot(
     return selection.describe(selection.points, notes, axis=axis, percent=True, limits=limits)
 
 
-def _check_readout(readout: str) -> None:
-    if readout not in READOUTS:
-        raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
+def _check(setting: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{setting} {value!r}: expected one of {', '.join(known)}")
 
 
 def _check_terms(terms: Sequence[str]) -> None:

@@ -87,26 +87,18 @@ def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
     ]
     if not points:
         raise NothingToDrawError("no curve is defined")
-    targets = dict.fromkeys(summary.target for _, summary in selection.found)
-    told = (
-        f" (target {next(iter(targets))})"
-        if len(targets) == 1
-        else f" ({'; '.join(f'{model.label}: target {s.target}' for model, s in selection.found)})"
-    )
+    told = [f"target {summary.target}" for _, summary in selection.found]
+    if len({*told}) > 1:
+        told = [f"{model.label}: {one}" for model, one in zip(selection.results, told, strict=True)]
     return selection.describe(
         points,
         (
-            f"{selection.n}. s is what maps explain{told}, mean over images. "
-            "Deletion: the most important patches are removed first, so that s falls early if a "
-            "map is faithful. Insertion: they are added first, so that it rises early.",
+            f"{selection.n}. s is what maps explain ({'; '.join(dict.fromkeys(told))}), mean over "
+            "images. Deletion: the most important patches are removed first, so that s falls early "
+            "if a map is faithful. Insertion: they are added first, so that it rises early.",
         ),
         axis="s",
-        titles={
-            f"{removal} {curve}": f"{removal}: {curve}"
-            for _, summary in selection.found
-            for removal in summary.removals
-            for curve in CURVES
-        },
+        titles={point.panel: ": ".join(point.panel.rsplit(" ", 1)) for point in points},
         limits=span([point.number for point in points], 0.0, 1.0),
     )
 

@@ -101,33 +101,26 @@ FIGURES: Mapping[str, Question] = {
     "remedies": Question(describe_remedies, rows.draw_remedies, kind="remedies"),
 }
 """By the name that `plot` takes."""
-OF_ALL_MODELS = {
-    "fig2a_patch_share": "patch_share",
-    "fig3a_restricted_cka": "restricted_cka",
-    "variance_share": "variance_share",
-    "attention_mass": "attention_mass",
-    "sources_by_layer": "sources_by_layer",
-    "shares_by_depth": "shares_by_depth",
-    "routes_by_block": "routes_by_block",
-    "high_norm_fraction": "high_norm_fraction",
-    "interdependence": "interdependence",
+_BY_FAMILY = {
+    "norms": ("fig5a_norms", "fig7_norms"),
+    "layer_similarity": ("fig5b_layer_similarity", "fig9_layer_similarity"),
+    "residual_cka": ("fig6_residual_cka", "fig8_residual_cka"),
 }
-OF_THE_MAIN_FAMILY = {
-    "fig5a_norms": "norms",
-    "fig5b_layer_similarity": "layer_similarity",
-    "fig6_residual_cka": "residual_cka",
+"""Names of files of figures of the main family, and of the others."""
+_FILES = {
+    "patch_share": "fig2a_patch_share",
+    "anatomy": "fig2b_anatomy",
+    "restricted_cka": "fig3a_restricted_cka",
 }
-OF_THE_OTHER_FAMILIES = {
-    "fig7_norms": "norms",
-    "fig8_residual_cka": "residual_cka",
-    "fig9_layer_similarity": "layer_similarity",
-}
-OF_EACH_MODEL = {
-    "fig2b_anatomy" if name == "anatomy" else name: name
-    for name, question in FIGURES.items()
-    if question.of_one and question.kind == "audit"
-}
-"""Figures, by file name."""
+OF_ALL_MODELS, OF_EACH_MODEL = (
+    {
+        _FILES.get(name, name): name
+        for name, question in FIGURES.items()
+        if question.kind == "audit" and question.of_one == of_one and name not in _BY_FAMILY
+    }
+    for of_one in (False, True)
+)
+"""Other figures of audits, by file name."""
 
 
 def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any) -> Figure:
@@ -276,12 +269,11 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
         yield name, partial(draw_figure, figure, audits, **settings)
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
-    for figures, chosen, whose in (
-        (OF_THE_MAIN_FAMILY, main, f"{_MAIN_FAMILY} without registers"),
-        (OF_THE_OTHER_FAMILIES, others, f"another family than {_MAIN_FAMILY}"),
-    ):
-        for name, figure in figures.items():
-            yield name, partial(_draw_family, figure, chosen, whose)
+    for figure, (of_main, of_others) in _BY_FAMILY.items():
+        without = f"{_MAIN_FAMILY} without registers"
+        yield of_main, partial(_draw_family, figure, main, without)
+        another = f"another family than {_MAIN_FAMILY}"
+        yield of_others, partial(_draw_family, figure, others, another)
     named = _name_each(audits)
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
