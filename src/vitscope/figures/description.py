@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, VitscopeError
-from vitscope.figures.intervals import CkaInterval, Interval
+from vitscope.figures.intervals import Interval
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import without_folders
 from vitscope.results.choices import (
@@ -235,7 +235,6 @@ def write_range(counts: Iterable[int]) -> str:
 
 def _list_cells(point: Point) -> dict[str, str]:
     number, model = point.number, point.model
-    cka = number if isinstance(number, CkaInterval) else CkaInterval(number.value)
     cells = {
         "panel": point.panel,
         "model": model.label,
@@ -247,8 +246,8 @@ def _list_cells(point: Point) -> dict[str, str]:
         "low": number.low,
         "high": number.high,
         "n": model.num_images if number.n is None else number.n,
-        "biased": cka.biased,
-        "biased_if_unrelated": cka.biased_if_unrelated,
+        "biased": number.biased,
+        "biased_if_unrelated": number.biased_if_unrelated,
         "p": point.p,
     }
     return {key: "" if value is None else str(value) for key, value in cells.items()}

@@ -23,6 +23,9 @@ class Interval:
     low: float | None = None  # lower end; None if there is no interval
     high: float | None = None  # upper end; None if there is no interval
     n: int | None = None  # number of images behind it; None for the result's number of images
+    # of an unbiased CKA the biased one, the paper's estimator; None where it is undefined
+    biased: float | None = None
+    biased_if_unrelated: float | None = None  # its mean for outputs paired at random
 
     @property
     def ends(self) -> tuple[float, float]:
@@ -47,20 +50,13 @@ class Interval:
         return Interval(change(self.value), low, high, self.n)
 
 
-@dataclass(frozen=True)
-class CkaInterval(Interval):
-    """An unbiased CKA with its interval, and the paper's estimator."""
-
-    biased: float | None = None  # the biased CKA; None where it is undefined
-    biased_if_unrelated: float | None = None  # its mean for outputs paired at random
-
-
 def make_interval(
-    value: float, ends: tuple[float, float] | None = None, n: int | None = None
+    value: float, ends: tuple[float, float] | None = None, n: int | None = None, **biased: float
 ) -> Interval | None:
     """A number with its interval; None if it is undefined."""
     low, high = ends if ends and not any(map(math.isnan, ends)) else (None, None)
-    return None if math.isnan(value) else Interval(value, low, high, n)
+    known = {name: other for name, other in biased.items() if not math.isnan(other)}
+    return None if math.isnan(value) else Interval(value, low, high, n, **known)
 
 
 def write_interval(number: Interval | None, *, percent: bool = False) -> NumberText:
@@ -87,14 +83,10 @@ def read_estimate(estimate: Estimate, n: int | None = None) -> Interval | None:
     return make_interval(estimate.value, estimate.ci95, n)
 
 
-def read_cka(cka: CkaEstimate) -> CkaInterval | None:
+def read_cka(cka: CkaEstimate) -> Interval | None:
     """A CKA with its 95 % interval."""
-    if math.isnan(cka.unbiased):
-        return None
-    floor = None if math.isnan(cka.biased_if_unrelated) else cka.biased_if_unrelated
-    biased = None if math.isnan(cka.biased) else cka.biased
-    low, high = cka.ci95 or (None, None)
-    return CkaInterval(cka.unbiased, low, high, biased=biased, biased_if_unrelated=floor)
+    floor = cka.biased_if_unrelated
+    return make_interval(cka.unbiased, cka.ci95, biased=cka.biased, biased_if_unrelated=floor)
 
 
 def tell_undefined_cka(summary: AuditSummary, readout: str, parts: Sequence[str]) -> str:

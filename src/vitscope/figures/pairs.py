@@ -2,12 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from math import isnan
 
 from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
-from vitscope.figures.intervals import CkaInterval, Interval, make_interval
+from vitscope.figures.intervals import Interval, make_interval
 from vitscope.figures.saved import ModelResult
-from vitscope.metrics.estimates import GramShare
 from vitscope.results.choices import LAYER, count_cls
 from vitscope.results.vocabulary import SOURCES, name_term, order_terms
 
@@ -73,15 +71,9 @@ def _read_ledger(result: ModelResult, total: str) -> list[Point]:
     return [
         Point(model=result, panel=total, term=a, other=b, number=cell)
         for a in order_terms(ledger)
-        for b in order_terms(ledger[a])
-        if (cell := _read_share(ledger[a][b])) is not None
+        for b, share in ((b, ledger[a][b]) for b in order_terms(ledger[a]))
+        if (cell := make_interval(share.unbiased, share.ci95, biased=share.biased)) is not None
     ]
-
-
-def _read_share(share: GramShare) -> CkaInterval | None:
-    low, high = share.ci95 or (None, None)
-    found = CkaInterval(share.unbiased, low, high, biased=share.biased)
-    return None if isnan(share.unbiased) else found
 
 
 def _read_directions(result: ModelResult) -> list[Point]:

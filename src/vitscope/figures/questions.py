@@ -43,6 +43,7 @@ from vitscope.figures.pairs import describe_directions, describe_gram_ledger
 from vitscope.figures.rendering import by_depth, clouds, rows
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
+from vitscope.figures.rendering.style import in_style
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
 from vitscope.results.saved_result import SavedResult
@@ -176,7 +177,8 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     if question.of_one and len(results) > 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
-    return Drawing(question.render(data.in_unit()), data, name)
+    with in_style():
+        return Drawing(question.render(data.in_unit()), data, name)
 
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:

@@ -36,7 +36,6 @@ from vitscope.figures.rendering.style import (
     TERM_COLOURS,
     Look,
     colour_term,
-    in_style,
     literal,
     mark_term,
 )
@@ -70,7 +69,6 @@ _MAP_LOOKS: Mapping[Role, dict[str, Any]] = {
 """From back to front."""
 
 
-@in_style()
 def draw_by_depth(data: FigureData) -> Figure:
     """A panel for each family, a line for each size, over relative depth."""
     figure, panels = make_panels(len(data.panels), panel_height_in=2.1)
@@ -93,7 +91,6 @@ def draw_by_depth(data: FigureData) -> Figure:
     return finish(figure, data, panels)
 
 
-@in_style()
 def draw_shares_by_depth(data: FigureData) -> Figure:
     """A panel for each model, a line over depth for each token group."""
     figure, panels = _draw_terms(data, "depth (0: embeddings)")
@@ -104,7 +101,6 @@ def draw_shares_by_depth(data: FigureData) -> Figure:
     return figure
 
 
-@in_style()
 def draw_routes_by_block(data: FigureData) -> Figure:
     """A panel for each model, a line over its blocks for each route."""
     return _draw_terms(data, "block")[0]
@@ -124,7 +120,6 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
     return finish(figure, data, panels, handles=make_handles(looks)), panels
 
 
-@in_style()
 def draw_sources_by_layer(data: FigureData) -> Figure:
     """A row of panels for each model, one for each number, a line over layers for each source."""
     parts = [(model, part.in_unit()) for model, part in split_panels(data)]
@@ -147,7 +142,6 @@ def draw_sources_by_layer(data: FigureData) -> Figure:
     return finish(figure, data, handles=term_handles(data.terms))
 
 
-@in_style()
 def draw_by_layer(data: FigureData) -> Figure:
     """One model's norms of patch tokens, and its high-norm tokens."""
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
@@ -171,7 +165,6 @@ def draw_by_layer(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style()
 def draw_map_curves(data: FigureData) -> Figure:
     """A pair of panels for each removal: the best map and the references stand out."""
     figure, panels = make_panels(len(data.panels), columns=4, panel_height_in=2.0)

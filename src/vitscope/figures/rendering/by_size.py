@@ -24,7 +24,6 @@ from vitscope.figures.rendering.style import (
     HAIRLINE,
     Look,
     colour_term,
-    in_style,
     literal,
     look_of_families,
     mark_term,
@@ -45,7 +44,6 @@ _CKA_MARKS: Mapping[str, dict[str, Any]] = {
 _CHANCE: dict[str, Any] = {"color": FAINT, "linestyle": (0, (4, 2)), "linewidth": 0.8}
 
 
-@in_style()
 def draw_terms_by_size(data: FigureData) -> Figure:
     """A panel for each family, a line for each term."""
     figure, panels = make_panels(len(data.panels), share_y=data.limits is not None)
@@ -68,7 +66,6 @@ def draw_terms_by_size(data: FigureData) -> Figure:
     return finish(figure, data, panels, handles=handles)
 
 
-@in_style()
 def draw_families_by_size(data: FigureData) -> Figure:
     """A panel for each term, a line for each family."""
     figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.3)

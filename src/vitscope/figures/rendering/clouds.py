@@ -15,7 +15,6 @@ from vitscope.figures.rendering.style import (
     HAIRLINE,
     INK,
     TERM_COLOURS,
-    in_style,
     literal,
 )
 from vitscope.figures.saved import ModelResult
@@ -27,7 +26,6 @@ _FEWEST_FOR_SHAPE = 20
 """Fewest images for drawing the shape of a distribution."""
 
 
-@in_style()
 def draw_distributions(data: FigureData) -> Figure:
     """A panel for each family, a distribution over images for each size."""
     figure, panels = make_panels(len(data.panels), panel_height_in=2.3)
@@ -45,7 +43,6 @@ def draw_distributions(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style()
 def draw_clouds(data: FigureData) -> Figure:
     """A panel for each model, a dot for each image."""
     figure, panels = make_panels(len(data.shown), panel_height_in=2.2, share_y=False)

@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
 from vitscope.figures.description import FigureData, Point, group_points
-from vitscope.figures.intervals import CkaInterval, Interval
+from vitscope.figures.intervals import Interval
 from vitscope.figures.pairs import ANGLES, CHANCE, RANKS, SHARED
 from vitscope.figures.rendering.panels import (
     finish,
     make_panels,
     plot_line,
 )
-from vitscope.figures.rendering.style import SMALL_PT, colour_term, in_style, literal
+from vitscope.figures.rendering.style import SMALL_PT, colour_term, literal
 from vitscope.results.number_text import write_number
 from vitscope.results.vocabulary import name_term, order_terms
 
@@ -23,7 +23,6 @@ Cells = dict[tuple[str, str], tuple[float, str]]
 """Number of each pair of terms, and how it is written."""
 
 
-@in_style()
 def draw_ledgers(data: FigureData) -> Figure:
     """A heat map for each total."""
     figure, panels = make_panels(len(data.panels), columns=2, panel_height_in=2.7, share_y=False)
@@ -42,7 +41,6 @@ def draw_ledgers(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style()
 def draw_directions(data: FigureData) -> Figure:
     """Principal angles, shared variance, effective ranks."""
     figure, panels = make_panels(3, panel_height_in=2.8, share_y=False)
@@ -61,7 +59,6 @@ def draw_directions(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-@in_style()
 def draw_grid(data: FigureData) -> Figure:
     """A heat map of the patch grid."""
     figure, (panel,) = make_panels(1, panel_height_in=2.7)
@@ -82,7 +79,7 @@ def _write_share(cell: Interval) -> str:
     lines = [write_number(cell.value, 2)]
     if cell.low is not None and cell.high is not None:
         lines[0] += f" ±{(cell.high - cell.low) / 2:.2f}"
-    if isinstance(cell, CkaInterval) and cell.biased is not None:
+    if cell.biased is not None:
         lines.append(f"({write_number(cell.biased, 2)})")
     return "\n".join(lines)
 

@@ -27,7 +27,6 @@ from vitscope.figures.rendering.style import (
     INK,
     SMALL_PT,
     colour_term,
-    in_style,
     literal,
     look_of_families,
     mark_term,
@@ -46,7 +45,6 @@ _LETTERS = 24
 """Most letters on a line of an edit's name."""
 
 
-@in_style()
 def draw_parts(data: FigureData) -> Figure:
     """A stacked bar for each model, and beside it each part with its interval."""
     count = len(data.shown)
@@ -92,7 +90,6 @@ def _stack(panel: Axes, row: int, points: Sequence[Point]) -> None:
         ends[side] += width
 
 
-@in_style()
 def draw_remedies(data: FigureData) -> Figure:
     """A panel for each model, a row for each edit, a dot for each number."""
     by_model = group_points(data.points, lambda point: point.model.folder)
@@ -129,7 +126,6 @@ def _wrap(edit: str) -> str:
     return "\n".join(textwrap.wrap(spaced, _LETTERS))
 
 
-@in_style()
 def draw_map_scores(data: FigureData) -> Figure:
     """A panel for each removal, a row for each map, a dot for each model."""
     names = {point.term: str(point.x) for point in data.points}
@@ -163,7 +159,6 @@ def draw_map_scores(data: FigureData) -> Figure:
     return finish(figure, data, handles=make_handles(looks) if len(models) > 1 else ())
 
 
-@in_style()
 def draw_correlations(data: FigureData) -> Figure:
     """A panel for each target, a row for each covariate."""
     rows = list(dict.fromkeys(str(point.x) for point in data.points if point.x != R2))

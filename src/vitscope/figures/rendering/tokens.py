@@ -21,7 +21,6 @@ from vitscope.figures.rendering.style import (
     FAINT,
     SMALL_PT,
     colour_term,
-    in_style,
     literal,
     mark_term,
 )
@@ -31,7 +30,6 @@ _WIDE = 15
 """Least ratio of the largest to the smallest norm for a logarithmic axis."""
 
 
-@in_style()
 def draw_tokens(data: FigureData) -> Figure:
     """Norms, cosines, and the strongest dimensions before and after the layer norm."""
     figure, panels = make_panels(4, columns=2, panel_height_in=2.1, share_y=False)
