@@ -182,7 +182,7 @@ def test_the_index_tells_what_every_figure_came_from(drawn):
     assert by_name["fig2a_patch_share"]["results"] == [shown]
     assert by_name["fig2a_patch_share"]["omitted"] == {"DINOv2 S": "no registers"}
     assert by_name["variance_share"]["omitted"] == {"DINOv2 S": "its variance shares are undefined"}
-    assert "no explained image" in index["skipped"]["fig4_maps"]
+    assert "no result of the kind 'explanation'" in index["skipped"]["fig4_maps"]
     listed = {file for figure in index["figures"] for file in figure["files"]}
     assert listed == {path.name for path in drawn.files}
     tables = {figure["table"] for figure in index["figures"]}
@@ -362,7 +362,7 @@ def test_the_command_says_what_it_drew_and_what_not(few, tmp_path, capsys):
     (line,) = (line for line in told.splitlines() if "not drawn" in line)
     assert line.endswith(f"not drawn: {tmp_path / 'out' / 'index.md'} says why")
     page = (tmp_path / "out" / "index.md").read_text(encoding="utf-8")
-    assert "- fig2a_patch_share: no audit among the results" in page
+    assert "- fig2a_patch_share: no result of the kind 'audit'" in page
     assert f"figures written to {tmp_path / 'out'}" in " ".join(told.split())
     assert main(arguments) == 2
     assert "already holds figures" in capsys.readouterr().err

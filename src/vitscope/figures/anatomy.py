@@ -3,20 +3,13 @@
 import math
 from collections.abc import Iterable, Iterator
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    name_block,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
 from vitscope.figures.intervals import Interval, read_estimate, read_spread
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import LAYER
 from vitscope.results.number_text import write_percent
 from vitscope.results.schema import AuditSummary
-from vitscope.results.schema_numbers import Anatomy, DominantRegister
+from vitscope.results.schema_numbers import Anatomy
 
 STATES = ("hidden", "normed", "keys", "values")
 NORMS, COSINES, BEFORE, AFTER = "norm", "pairwise_cosine", "before", "after"
@@ -32,7 +25,7 @@ def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
         for point in (*_list_norms(result, anatomy), *_list_states(result, anatomy))
     ]
     notes = [
-        f"At the input of {name_block(selection.results)}; {describe_n(selection.results)}. "
+        f"At the input of {selection.block}; {selection.n}. "
         "Norms: mean over images, thin lines: 5 to 95 % of the images. Cosines: between different "
         "images, with 95 % intervals.",
     ]
@@ -43,7 +36,7 @@ def describe_anatomy(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         notes,
-        heading="Token anatomy: " + ", ".join(result.label for result in selection.results),
+        heading="Token anatomy",
         titles={
             NORMS: "norm of each token",
             COSINES: "similarity over images",
@@ -62,9 +55,17 @@ def _read(result: ModelResult) -> Anatomy:
 
 
 def _describe_tokens(summary: AuditSummary, anatomy: Anatomy) -> Iterator[str]:
-    if anatomy.dominant_register is not None:
-        yield _describe_dominant(anatomy.dominant_register)
-    yield from _describe_outliers(summary)
+    if (one := anatomy.dominant_register) is not None:
+        ratio = f", its mean norm {one.ratio:.3g} times that of the others"
+        yield (
+            f"Register {one.index} has the highest norm in {write_percent(one.share)} of the "
+            f"images{'' if math.isnan(one.ratio) else ratio}."
+        )
+    # Depth ℓ is the input of block ℓ.
+    for depth in summary.high_norm_tokens[summary.layer : summary.layer + 1]:
+        if part := depth.images_fraction:
+            rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
+            yield f"{write_percent(part)} of the images have a high-norm patch{rest}."
 
 
 def _list_norms(result: ModelResult, anatomy: Anatomy) -> Iterator[Point]:
@@ -87,22 +88,3 @@ def _list_states(result: ModelResult, anatomy: Anatomy) -> Iterator[Point]:
                 continue
             for place, value in enumerate(getattr(one.top_dimensions, panel), start=1):
                 yield Point(model=result, panel=panel, term=token, x=place, number=Interval(value))
-
-
-def _describe_dominant(dominant: DominantRegister) -> str:
-    ratio = dominant.ratio
-    times = "" if math.isnan(ratio) else f", its mean norm {ratio:.3g} times that of the others"
-    return (
-        f"Register {dominant.index} has the highest norm in {write_percent(dominant.share)} of "
-        f"the images{times}."
-    )
-
-
-def _describe_outliers(summary: AuditSummary) -> list[str]:
-    # Depth ℓ is the input of block ℓ.
-    depth = summary.high_norm_tokens[summary.layer : summary.layer + 1]
-    part = depth[0].images_fraction if depth else None
-    if not part:
-        return []
-    rest = "" if part == 1 else "; in the others the highest patch is an ordinary one"
-    return [f"{write_percent(part)} of the images have a high-norm patch{rest}."]

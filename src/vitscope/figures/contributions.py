@@ -1,6 +1,7 @@
 """Where the output comes from: variance shares, norms, CKA, one-shot accuracy (Fig. 3, 5 to 8)."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -9,9 +10,6 @@ from vitscope.figures.description import (
     FigureData,
     NothingToDrawError,
     Point,
-    Selection,
-    describe_n,
-    name_block,
     select,
     write_range,
 )
@@ -27,7 +25,6 @@ from vitscope.results.choices import LAYER, RENORMALIZE, count_cls
 from vitscope.results.vocabulary import PER_IMAGE, SOURCES, TERMS, name_term, order_terms
 
 Results = Iterable[ModelResult]
-Terms = Mapping[str, Interval]
 Readout = Literal["attention", "values"]
 READOUTS: tuple[Readout, ...] = get_args(Readout)
 """After the output projection, or before it."""
@@ -58,10 +55,11 @@ def describe_variance_share(results: Results) -> FigureData:
     selection = select(results, _read_shares, choices=[count_cls(*SOURCES), LAYER])
     notes = (
         "Variance over images of the residual stream r of [CLS] after the attention of "
-        f"{name_block(selection.results)}; what is the same for every image drops out. "
-        f"{describe_n(selection.results)}; thin lines: 95 % intervals.",
+        f"{selection.block}; what is the same for every image drops out. "
+        f"{selection.n}; thin lines: 95 % intervals.",
     )
-    return _describe(selection, notes, axis="share of the output's variance", percent=True)
+    axis = "share of the output's variance"
+    return selection.describe(selection.points, notes, axis=axis, percent=True)
 
 
 def describe_attention_mass(results: Results) -> FigureData:
@@ -79,18 +77,18 @@ def describe_restricted_cka(
     results: Results, readout: Readout = "attention", terms: Sequence[str] = _KEPT
 ) -> FigureData:
     """CKA of the attention branch's output with that of one token type alone (Fig. 3a)."""
-    _check_readout(readout)
+    _check("readout", readout, READOUTS)
     _check_terms(terms)
     choices = [count_cls(*terms), RENORMALIZE, LAYER]
     selection = select(results, partial(_read_ckas, readout, terms), choices=choices)
     points = (
-        Point(model=model, panel=part, term=part, x=model.params_m or "", number=found[part])
+        replace(point, panel=part)
         for part in order_terms(terms)
-        for model, found in selection.found
-        if part in found
+        for point in selection.points
+        if point.term == part
     )
-    output = _READOUT_NAMES[readout].format(name_block(selection.results))
-    notes = (f"Output of {output}; {describe_n(selection.results)}.", *_CKA_NOTES)
+    output = _READOUT_NAMES[readout].format(selection.block)
+    notes = (f"Output of {output}; {selection.n}.", *_CKA_NOTES)
     titles = {part: f"{name_term(part)} only" for part in terms}
     axis = "CKA with the full output"
     return selection.describe(points, notes, axis=axis, limits=_CKA_LIMITS, titles=titles)
@@ -102,11 +100,11 @@ def describe_residual_cka(results: Results, terms: Sequence[str] = _ADDED) -> Fi
     choices = [count_cls(*terms), LAYER]
     selection = select(results, partial(_read_ckas, "residual", terms), choices=choices)
     notes = (
-        f"r: residual stream of [CLS] after the attention of {name_block(selection.results)}; "
-        f"{describe_n(selection.results)}.",
+        f"r: residual stream of [CLS] after the attention of {selection.block}; {selection.n}.",
         *_CKA_NOTES,
     )
-    return _describe(selection, notes, axis="CKA with the output r", limits=_CKA_LIMITS)
+    axis = "CKA with the output r"
+    return selection.describe(selection.points, notes, axis=axis, limits=_CKA_LIMITS)
 
 
 def describe_one_shot(
@@ -116,12 +114,12 @@ def describe_one_shot(
     readout: Readout = "attention",
 ) -> FigureData:
     """One-shot accuracy by part of the output, over size (Fig. 3b)."""
-    if top not in TOPS:
-        raise UsageError(f"top {top!r}: expected one of {', '.join(TOPS)}")
-    _check_readout(readout)
+    _check("top", top, TOPS)
+    _check("readout", readout, READOUTS)
     selection = select(
         results,
         partial(_read_accuracies, classifier, top, readout),
+        f"no {_TOP_NAMES[top]} accuracy with {printable(classifier)} in the readout {readout}",
         kind="one-shot",
         choices=[count_cls(*SOURCES), RENORMALIZE],
     )
@@ -131,12 +129,13 @@ def describe_one_shot(
         f"{_describe_draws(selection.results)}; thin lines: 95 % intervals over draws.",
     )
     axis = f"one-shot {_TOP_NAMES[top]} accuracy"
-    return _describe(selection, notes, axis=axis, percent=True, limits=(-0.03, 1.03))
+    limits = (-0.03, 1.03)
+    return selection.describe(selection.points, notes, axis=axis, percent=True, limits=limits)
 
 
-def _check_readout(readout: str) -> None:
-    if readout not in READOUTS:
-        raise UsageError(f"readout {readout!r}: expected one of {', '.join(READOUTS)}")
+def _check(setting: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise UsageError(f"{setting} {value!r}: expected one of {', '.join(known)}")
 
 
 def _check_terms(terms: Sequence[str]) -> None:
@@ -154,67 +153,54 @@ def list_classifiers(results: Results) -> list[str]:
 def _describe_means(
     key: str, results: Results, terms: Sequence[str] = (), **settings: Any
 ) -> FigureData:
-    quantity = PER_IMAGE[key]
-    terms = terms or quantity.terms
-    read = partial(_read_means, key, terms)
-    selection = select(results, read, choices=[count_cls(*terms), LAYER])
+    terms = terms or PER_IMAGE[key].terms
+    axis, read = PER_IMAGE[key].name.lower(), partial(_read_means, key, terms)
+    choices = [count_cls(*terms), LAYER]
+    selection = select(results, read, f"it has no {axis}", choices=choices)
     notes = (
-        f"At {name_block(selection.results)}; mean over images, thin lines: 5 to 95 % of the "
-        f"images; {describe_n(selection.results)}.",
+        f"At {selection.block}; mean over images, thin lines: 5 to 95 % of the images; "
+        f"{selection.n}.",
     )
-    axis = quantity.name.lower()
-    return _describe(selection, notes, axis=axis, **settings)
+    return selection.describe(selection.points, notes, axis=axis, **settings)
 
 
-def _describe(selection: Selection[Terms], notes: Sequence[str], **settings: Any) -> FigureData:
-    points = (
-        Point(
-            model=model, panel=model.series, term=term, x=model.params_m or "", number=terms[term]
-        )
-        for model, terms in selection.found
-        for term in order_terms(terms)
-    )
-    return selection.describe(points, notes, **settings)
-
-
-def _read_shares(result: ModelResult) -> Terms:
+def _read_shares(result: ModelResult) -> list[Point]:
     shares = result.audit.last.variance_share["residual"]
-    found = _keep_defined((term, read_estimate(share)) for term, share in shares.items())
-    if len(found) < len(shares):
+    points = _place(result, {term: read_estimate(share) for term, share in shares.items()})
+    if len(points) < len(shares):
         raise NothingToDrawError("its variance shares are undefined")
-    return found
+    return points
 
 
-def _read_means(key: str, terms: Sequence[str], result: ModelResult) -> Terms:
+def _read_means(key: str, terms: Sequence[str], result: ModelResult) -> list[Point]:
     spreads = getattr(result.audit.last, key)
-    found = _keep_defined((term, read_spread(spreads[term])) for term in terms if term in spreads)
-    if not found:
-        raise NothingToDrawError(f"it has no {PER_IMAGE[key].name.lower()}")
-    return found
+    return _place(result, {term: read_spread(spreads[term]) for term in terms if term in spreads})
 
 
-def _read_ckas(readout: str, parts: Sequence[str], result: ModelResult) -> Terms:
+def _read_ckas(readout: str, parts: Sequence[str], result: ModelResult) -> list[Point]:
     ckas = result.audit.last.cka.get(readout, {})
-    found = _keep_defined((part, read_cka(ckas[part])) for part in parts if part in ckas)
-    if not found:
+    points = _place(result, {part: read_cka(ckas[part]) for part in parts if part in ckas})
+    if not points:
         why = tell_undefined_cka(result.audit, readout, parts)
         raise NothingToDrawError(f"its CKA {why}")
-    return found
+    return points
 
 
-def _read_accuracies(classifier: str, top: Top, readout: str, result: ModelResult) -> Terms:
+def _read_accuracies(classifier: str, top: Top, readout: str, result: ModelResult) -> list[Point]:
     parts = result.one_shot.accuracy.get(classifier, {}).get(readout, {})
-    accuracies = ((part, getattr(parts[part], top)) for part in ("full", *SOURCES) if part in parts)
-    found = _keep_defined((part, read_estimate(accuracy)) for part, accuracy in accuracies)
-    if not found:
-        raise NothingToDrawError(
-            f"no {_TOP_NAMES[top]} accuracy with {printable(classifier)} in the readout {readout}"
-        )
-    return {**found, CHANCE: Interval(getattr(result.one_shot.chance, top))}
+    shown = [part for part in ("full", *SOURCES) if part in parts]
+    points = _place(result, {part: read_estimate(getattr(parts[part], top)) for part in shown})
+    chance = {CHANCE: Interval(getattr(result.one_shot.chance, top))}
+    return [*points, *_place(result, chance)] if points else []
 
 
-def _keep_defined(numbers: Iterable[tuple[str, Interval | None]]) -> dict[str, Interval]:
-    return {term: number for term, number in numbers if number is not None}
+def _place(result: ModelResult, numbers: Mapping[str, Interval | None]) -> list[Point]:
+    x = result.params_m or ""
+    return [
+        Point(model=result, panel=result.series, term=term, x=x, number=number)
+        for term in order_terms(numbers)
+        if (number := numbers[term]) is not None
+    ]
 
 
 def _describe_draws(results: Sequence[ModelResult]) -> str:

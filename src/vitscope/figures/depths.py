@@ -1,26 +1,31 @@
-"""[CLS] and high-norm patches over depth (Fig. 5b and 9)."""
+"""[CLS] and high-norm patches over depth (Fig. 5b and 9), and what becomes the output."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from vitscope.figures.description import (
     FigureData,
     NothingToDrawError,
     Point,
-    describe_n,
+    Selection,
     describe_omitted,
     select,
     write_range,
 )
 from vitscope.figures.intervals import (
     Interval,
+    read_estimate,
     read_high_norm,
     read_spread,
+    span,
     tell_bounds,
 )
 from vitscope.figures.saved import ModelResult
 from vitscope.metrics.estimates import HighNormTokens
+from vitscope.metrics.jackknife import Estimate
+from vitscope.results.result_text import tell_half_depth
+from vitscope.results.schema_numbers import TraceSummary
+from vitscope.results.vocabulary import order_terms
 
-Depths = Sequence[tuple[int, Interval]]
 NORMS = {
     "max": "largest",
     "p99": "99 % quantile",
@@ -33,37 +38,36 @@ FRACTIONS = {
     "position_share": "told by place alone",
 }
 """Numbers shown at each depth, with their names in legends."""
+_NOT_TRACED = "its traced images do not differ in their output"
 _NO_TOKENS = "it has no norms of patch tokens by depth"
 
 
 def describe_layer_similarity(results: Iterable[ModelResult]) -> FigureData:
     """Cosine of [CLS] at each depth with [CLS] at the last (Fig. 5b and 9)."""
-    selection = select(results, _read_similarity)
+    selection = select(results, _read_similarity, "its layer similarity is undefined")
     notes = (
-        f"{describe_n(selection.results)}.",
+        f"{selection.n}.",
         "Cosine of [CLS] at a depth, from the embeddings to the output of the last block before "
         "the final norm, with [CLS] at the last depth. "
         "Mean over images; band: 5 to 95 % of the images.",
     )
-    points = _place(selection.found)
-    return selection.describe(points, notes, axis="cosine with last [CLS]")
+    return selection.describe(selection.points, notes, axis="cosine with last [CLS]")
 
 
 def describe_high_norm_fraction(results: Iterable[ModelResult]) -> FigureData:
     """Fraction of patch tokens with a norm above the fitted threshold, by depth."""
-    selection = select(results, _read_fractions)
+    selection = select(results, _read_fractions, _NO_TOKENS)
     notes = (
-        f"{describe_n(selection.results)}.",
+        f"{selection.n}.",
         "Norms of block outputs before the final norm; threshold fitted to the norms of each "
         "depth. Shaded where no high-norm tokens are found: from 0 to the largest fraction that "
         "so few images cannot exclude.",
         *_describe_partial_depths(selection.results),
-        *_describe_bounds(selection.found),
+        *_describe_bounds(selection),
     )
-    points = [*_place(selection.found)]
-    top = max(point.number.value for point in points) or 0.01
+    top = max(point.number.value for point in selection.points) or 0.01
     return selection.describe(
-        points,
+        selection.points,
         notes,
         axis="high-norm patch tokens",
         percent=True,
@@ -83,7 +87,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
         if (v := getattr(one, key)) is not None
     )
     notes = [
-        f"{describe_n(selection.results)}. Norms of block outputs before the final norm.",
+        f"{selection.n}. Norms of block outputs before the final norm.",
         *_describe_partial_depths(selection.results),
     ]
     if all(one.threshold is None for one in depths):
@@ -94,7 +98,7 @@ def describe_high_norm_layers(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         notes,
-        heading=f"High-norm patch tokens: {result.label}",
+        heading="High-norm patch tokens",
         titles={"norm": "norms of patch tokens", "fraction": "above the threshold"},
         limits=(0, len(depths) - 1),
     )
@@ -125,18 +129,18 @@ def describe_high_norm_grid(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         notes,
-        heading=f"High-norm tokens: {result.label}",
+        heading="High-norm tokens",
         titles={"": f"depth {depth} (0: embeddings)"},
         axis="images with one here",
         percent=True,
     )
 
 
-def _describe_bounds(found: Iterable[tuple[ModelResult, Depths]]) -> list[str]:
+def _describe_bounds(selection: Selection[list[Point]]) -> list[str]:
     bounds = {
         model.label: tell_bounds(model.audit.high_norm_tokens)
-        for model, depths in found
-        if all(number.is_bound for _, number in depths)
+        for model, points in selection.found
+        if all(point.number.is_bound for point in points)
     }
     told = describe_omitted(bounds)
     return [f"No such tokens are found, but so many cannot be excluded: {told}."] if told else []
@@ -159,21 +163,23 @@ def _describe_partial_depths(results: Sequence[ModelResult]) -> list[str]:
     ]
 
 
-def _place(found: Iterable[tuple[ModelResult, Depths]]) -> Iterator[Point]:
-    for model, depths in found:
-        for depth, number in depths:
-            yield Point(model=model, panel=model.family, x=depth, number=number)
-
-
-def _read_similarity(result: ModelResult) -> Depths:
+def _read_similarity(result: ModelResult) -> list[Point]:
     depths = result.audit.layer_similarity
     if len(depths) < 2:
         raise NothingToDrawError("no [CLS] token to follow through its layers")
-    return _number(map(read_spread, depths), "its layer similarity is undefined")
+    return _place(result, map(read_spread, depths))
 
 
-def _read_fractions(result: ModelResult) -> Depths:
-    return _number(map(read_high_norm, _read_tokens(result)), _NO_TOKENS)
+def _read_fractions(result: ModelResult) -> list[Point]:
+    return _place(result, map(read_high_norm, _read_tokens(result)))
+
+
+def _place(result: ModelResult, numbers: Iterable[Interval | None]) -> list[Point]:
+    return [
+        Point(model=result, panel=result.family, x=depth, number=number)
+        for depth, number in enumerate(numbers)
+        if number is not None
+    ]
 
 
 def _read_tokens(result: ModelResult) -> Sequence[HighNormTokens]:
@@ -181,13 +187,6 @@ def _read_tokens(result: ModelResult) -> Sequence[HighNormTokens]:
     if len(depths) < 2:
         raise NothingToDrawError(_NO_TOKENS)
     return depths
-
-
-def _number(numbers: Iterable[Interval | None], reason: str) -> Depths:
-    found = [(depth, number) for depth, number in enumerate(numbers) if number is not None]
-    if not found:
-        raise NothingToDrawError(reason)
-    return found
 
 
 def _find_densest(result: ModelResult) -> int:
@@ -201,4 +200,71 @@ def _find_densest(result: ModelResult) -> int:
     raise NothingToDrawError(
         "no high-norm patch tokens are found at any depth (they are at most "
         f"{100 * max(bounds):.3g} % of all)"
+    )
+
+
+# --- traced images -------------------------------------------------------------------------------
+
+
+def describe_shares_by_depth(results: Iterable[ModelResult]) -> FigureData:
+    """Shares of each token group in what becomes the output, by depth."""
+    selection = select(results, _read_token_shares, _NOT_TRACED)
+    half = "; ".join(
+        f"{tell_half_depth(_read_trace(model), model.summary.model.depth)} ({model.label})"
+        for model in selection.results
+    )
+    return _describe_traced(
+        selection,
+        "Each is compared with others; at every depth the shares of what then differs in the "
+        "output sum to 100 %. Band: 95 % interval.",
+        f"Patches hold at least half {half}. Dotted: the first depth at which they do not.",
+    )
+
+
+def describe_routes_by_block(results: Iterable[ModelResult]) -> FigureData:
+    """What came through the values of each block's attention, and what through its weights."""
+    return _describe_traced(
+        select(results, _read_routes, _NOT_TRACED),
+        "Through values: what tokens read from each other. Through routing: where they read it, "
+        "by attention weights. The skip connection carries the rest, to 100 %. Band: 95 % "
+        "interval.",
+    )
+
+
+def _read_token_shares(result: ModelResult) -> list[Point]:
+    shares = _read_trace(result).shares
+    return _place_lines(result, {name: shares[name] for name in order_terms(shares)})
+
+
+def _read_routes(result: ModelResult) -> list[Point]:
+    trace = _read_trace(result)
+    routes = {"through_values": trace.through_values, "through_routing": trace.through_routing}
+    return _place_lines(result, routes)
+
+
+def _read_trace(result: ModelResult) -> TraceSummary:
+    trace = result.audit.trace
+    if trace is None:
+        raise NothingToDrawError("no image was traced (audit with trace=50)")
+    return trace
+
+
+def _place_lines(result: ModelResult, lines: Mapping[str, Sequence[Estimate]]) -> list[Point]:
+    n = _read_trace(result).num_images
+    return [
+        Point(model=result, term=term, x=x, number=number)
+        for term, estimates in lines.items()
+        for x, estimate in enumerate(estimates)
+        if (number := read_estimate(estimate, n)) is not None
+    ]
+
+
+def _describe_traced(selection: Selection[list[Point]], *notes: str) -> FigureData:
+    counts = write_range([_read_trace(model).num_images for model in selection.results])
+    return selection.describe(
+        selection.points,
+        (f"n = {counts} traced images{selection.each}.", *notes),
+        axis="share of the output",
+        percent=True,
+        limits=span([point.number for point in selection.points], 0.0),
     )

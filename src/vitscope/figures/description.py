@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from vitscope.errors import ResultError, VitscopeError
-from vitscope.figures.intervals import CkaInterval, Interval
+from vitscope.figures.intervals import Interval
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import without_folders
 from vitscope.results.choices import (
@@ -83,6 +83,21 @@ class FigureData:
         left_out = describe_omitted(self.omitted)
         return [*self.notes, *([f"Not shown: {left_out}."] if left_out else [])]
 
+    def in_unit(self) -> "FigureData":
+        """The figure as it is drawn, fractions in percent."""
+        if not self.percent:
+            return self
+        return replace(
+            self,
+            points=tuple(
+                replace(point, number=point.number.change(lambda value: 100 * value))
+                for point in self.points
+            ),
+            axis=f"{self.axis} (%)",
+            limits=self.limits and (100 * self.limits[0], 100 * self.limits[1]),
+            percent=False,
+        )
+
     def list_rows(self) -> list[tuple[str, ...]]:
         """The numbers as a table: header, then one row per point; empty columns are left out."""
         rows = [_list_cells(point) for point in self.points]
@@ -113,16 +128,38 @@ class Selection(Generic[T]):
         """The selected results."""
         return tuple(result for result, _ in self.found)
 
+    @property
+    def points(self: "Selection[list[Point]]") -> list[Point]:
+        """Points that were read, of all results."""
+        return [point for _, own in self.found for point in own]
+
+    @property
+    def n(self) -> str:
+        """Number of images behind the numbers, in words."""
+        counts = write_range(result.num_images for result in self.results)
+        return f"n = {counts} images{self.each}"
+
+    @property
+    def each(self) -> str:
+        """Added to a number that is of each of several results."""
+        return " a model" if len(self.found) > 1 else ""
+
+    @property
+    def block(self) -> str:
+        """The layer of the numbers, in words."""
+        return LAYER.agree(self.results) or "the last block"
+
     def describe(
-        self, points: Iterable[Point], notes: Sequence[str], **settings: Any
+        self, points: Iterable[Point], notes: Sequence[str], *, heading: str = "", **settings: Any
     ) -> FigureData:
-        """Make the figure of the selection, with the choices among its notes."""
-        words = (*notes, *self.choices)
+        """Make the figure of the selection; the heading names it, the notes have the choices."""
+        labels = ", ".join(result.label for result in self.results)
         return FigureData(
             points=tuple(points),
-            notes=words,
+            notes=(*notes, *self.choices),
             shown=self.results,
             omitted=self.omitted,
+            heading=heading and f"{heading}: {labels}",
             **settings,
         )
 
@@ -130,18 +167,25 @@ class Selection(Generic[T]):
 def select(
     results: Iterable[ModelResult],
     read: Callable[[ModelResult], T],
+    undefined: str = "",
     *,
     kind: str = "audit",
     choices: Sequence[Choice] = (),
 ) -> Selection[T]:
-    """Read what a figure needs from each result; the selected ones must agree in the choices."""
+    """Read what a figure needs from each result; the selected ones must agree in the choices.
+
+    A result without any points is omitted as undefined.
+    """
     found: list[tuple[ModelResult, T]] = []
     omitted: dict[str, str] = {}
     for result in sorted(results, key=lambda one: one.order):
         if result.kind != kind:
             continue
         try:
-            found.append((result, read(result)))
+            numbers = read(result)
+            if isinstance(numbers, list) and not numbers:
+                raise NothingToDrawError(undefined)
+            found.append((result, numbers))
         except (NothingToDrawError, ResultError) as reason:
             omitted[result.label] = without_folders(str(reason))
     if not found:
@@ -182,17 +226,6 @@ def describe_omitted(omitted: Mapping[str, str]) -> str:
     return "; ".join(f"{enumerate_labels(labels)}: {reason}" for reason, labels in reasons.items())
 
 
-def describe_n(results: Sequence[ModelResult]) -> str:
-    """Number of images behind the numbers of a figure, in words."""
-    each = " a model" if len(results) > 1 else ""
-    return f"n = {write_range([result.num_images for result in results])} images{each}"
-
-
-def name_block(results: Sequence[ModelResult]) -> str:
-    """The layer of a figure's numbers, in words."""
-    return LAYER.agree(results) or "the last block"
-
-
 def write_range(counts: Iterable[int]) -> str:
     """Range of some counts, as text."""
     found = sorted(counts)
@@ -202,7 +235,6 @@ def write_range(counts: Iterable[int]) -> str:
 
 def _list_cells(point: Point) -> dict[str, str]:
     number, model = point.number, point.model
-    cka = number if isinstance(number, CkaInterval) else CkaInterval(number.value)
     cells = {
         "panel": point.panel,
         "model": model.label,
@@ -214,8 +246,8 @@ def _list_cells(point: Point) -> dict[str, str]:
         "low": number.low,
         "high": number.high,
         "n": model.num_images if number.n is None else number.n,
-        "biased": cka.biased,
-        "biased_if_unrelated": cka.biased_if_unrelated,
+        "biased": number.biased,
+        "biased_if_unrelated": number.biased_if_unrelated,
         "p": point.p,
     }
     return {key: "" if value is None else str(value) for key, value in cells.items()}

@@ -7,14 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    select,
-    write_range,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select, write_range
 from vitscope.figures.intervals import Interval, read_estimate, span
 from vitscope.figures.saved import ModelResult, printable
 from vitscope.results.choices import LAYER, RENORMALIZE, count_cls, enumerate_labels
@@ -52,15 +45,10 @@ class AuditPair:
         """Identities of the images of both."""
         return frozenset(self.first[1].ids).intersection(self.other[1].ids)
 
-    @cached_property
-    def counts(self) -> tuple[int, int]:
-        """Images of each."""
-        return len(self.other[1].ids), len(self.first[1].ids)
-
     @property
     def is_whole(self) -> bool:
         """Whether they have no other images."""
-        return max(self.counts) == len(self.shared)
+        return len(self.shared) == max(len(audit.ids) for _, audit in (self.first, self.other))
 
     @property
     def is_enough(self) -> bool:
@@ -111,8 +99,7 @@ class AuditPair:
 
     @property
     def _numbers(self) -> np.ndarray:
-        found = (point.number for point in self.points)
-        return np.array([(one.value, *one.errors) for one in found])
+        return np.array([_list_numbers(point.number) for point in self.points])
 
 
 def describe_differences(results: Iterable[ModelResult]) -> FigureData:
@@ -133,7 +120,7 @@ def describe_differences(results: Iterable[ModelResult]) -> FigureData:
         raise NothingToDrawError("; ".join(same.values()))
     points = [point for pair in differ for point in pair.points]
     # Without registers, all attention on patches and registers is on patches.
-    changed = {point.term for point in points if not _is_nothing(point.number)}
+    changed = {point.term for point in points if max(map(abs, _list_numbers(point.number))) > _SAME}
     points = [point for point in points if point.term in changed]
     return selection.describe(
         points,
@@ -209,13 +196,12 @@ def _list(what: str, labels: Iterable[str]) -> list[str]:
 
 
 def _tell_counts(pair: AuditPair) -> str:
-    other, first = pair.counts
+    other, first = len(pair.other[1].ids), len(pair.first[1].ids)
     return f"{pair.label} ({len(pair.shared):,} of {other:,} and {first:,})"
 
 
-def _is_nothing(number: Interval) -> bool:
-    low, high = number.errors
-    return max(abs(number.value - low), abs(number.value + high)) <= _SAME
+def _list_numbers(number: Interval) -> tuple[float, ...]:
+    return (number.value, *number.ends)
 
 
 def describe_remedies(results: Iterable[ModelResult]) -> FigureData:
@@ -233,7 +219,7 @@ def describe_remedies(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         points,
         (
-            f"{describe_n(selection.results)}. Edited less original, paired by image: 0 is no "
+            f"{selection.n}. Edited less original, paired by image: 0 is no "
             "change. Bar: 95 % interval. cos(f, f′) − 1: 0 if the edit leaves the global feature "
             "f as it is.",
         ),
@@ -245,5 +231,5 @@ def describe_remedies(results: Iterable[ModelResult]) -> FigureData:
 def _read_change(one: ComparedRemedy, name: str) -> Interval | None:
     if name == "moved":
         cosine = read_estimate(one.drift.cosine)
-        return None if cosine is None else cosine.less(1.0)
+        return None if cosine is None else cosine.change(lambda value: value - 1)
     return read_estimate(one.changes[name].difference) if name in one.changes else None

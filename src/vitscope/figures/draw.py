@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from PIL import Image
 
 from vitscope.errors import ResultError, UsageError
 from vitscope.figures.captions import join_latex, write_caption, write_latex
@@ -203,6 +204,43 @@ def draw_explanations(
     return [path for figure in drawn for path in figure.files]
 
 
+def draw_overlays(
+    explanation: "Explanation",
+    out: str | Path,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> list[Path]:
+    """Write every map of every explained image, as `Explanation.save_overlays` says."""
+    # Reading maps needs torch.
+    from vitscope.figures.explained import name_images
+    from vitscope.figures.rendering.overlays import choose_limits, lay_over, paint_map
+
+    target = Path(out)
+    check_figures_target(target, overwrite=overwrite)
+    named, ids = name_images([ModelResult(explanation)]), explanation.image_ids
+    files, entries = [], []
+    with staged_folder(target, replaces=is_figures if overwrite else never) as staging:
+        for number, (name, image_id) in enumerate(named.items(), 1):
+            one = explanation.read_image(ids.index(image_id))
+            for kind, each in one.shown.items():
+                painted = paint_map(each, one.image.shape[:2])
+                drawn = {
+                    f"{name}__{kind}.png": painted,
+                    f"{name}__{kind}__overlay.png": lay_over(one.image, painted),
+                }
+                for file, pixels in drawn.items():
+                    Image.fromarray(pixels).save(staging / file)
+                low, high = choose_limits(each.values, signed=each.about.signed)
+                about = {"image_id": image_id, "map": kind, "low": low, "high": high}
+                entries.append({"files": list(drawn), "path": one.path, **about})
+                files += [target / file for file in drawn]
+            if on_progress is not None:
+                on_progress(number, len(named))
+        write_index(staging, {"schema_version": SCHEMA_VERSION, "maps": entries})
+    return files
+
+
 def _choose_plans(plans: list[Plan], only: Sequence[str]) -> list[Plan]:
     for part in only:
         if not any(part in name for name, _ in plans):
@@ -238,13 +276,13 @@ def _write_figure(
     )
 
 
-@in_style
+@in_style()
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure; the same figure gives the same bytes."""
     figure.savefig(path, metadata=_METADATA[path.suffix.removeprefix(".")])
 
 
-@in_style
+@in_style()
 def _fix_layout(figure: Figure) -> None:
     # At the resolution of the files, since the width of letters depends on it.
     figure.set_dpi(rcParams["savefig.dpi"])
@@ -293,20 +331,15 @@ def _tell_result(result: ModelResult) -> str:
 
 
 def _write_page(found: FigureFolder, tell: Callable[[str], str]) -> str:
-    lines = ["# Figures", ""]
+    parts = ["# Figures"]
     for figure in found.drawn:
         links = ", ".join(f"[{p.suffix[1:]}]({p.name})" for p in (*figure.files, figure.table))
-        lines += [f"## {figure.name}", "", links, "", escape_markdown(figure.caption), ""]
-        lines += [f"- {escape_markdown(_tell_result(result))}" for result in figure.shown]
-        lines += [
-            f"- not shown: {escape_markdown(label)}: {escape_markdown(tell(reason))}"
-            for label, reason in figure.omitted.items()
-        ]
-        lines.append("")
+        words = [_tell_result(result) for result in figure.shown]
+        words += [f"not shown: {label}: {tell(why)}" for label, why in figure.omitted.items()]
+        parts += [f"## {figure.name}", links, escape_markdown(figure.caption)]
+        parts.append("\n".join(f"- {escape_markdown(told)}" for told in words))
     if found.skipped:
-        lines += ["## Not drawn", ""]
-        lines += [
-            f"- {name}: {escape_markdown(tell(reason))}" for name, reason in found.skipped.items()
-        ]
-        lines.append("")
-    return "\n".join(lines)
+        reasons = {name: escape_markdown(tell(why)) for name, why in found.skipped.items()}
+        told = "\n".join(f"- {name}: {why}" for name, why in reasons.items())
+        parts += ["## Not drawn", told]
+    return "\n\n".join(parts) + "\n"

@@ -1,7 +1,8 @@
 """The maps of an explained or judged image, patch by patch (Fig. 4)."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -28,21 +29,24 @@ def describe_maps(
     results: Sequence[ModelResult], image_id: str, *, heads: bool = False
 ) -> FigureData:
     """Maps of one image by each model that explains it, with column and row of each patch."""
-    shown = [one for one in results if image_id in list_images([one])]
-    if not shown:
+    points: list[Point] = []
+    notes: dict[ModelResult, str] = {}
+    for result in results:
+        explanation = Explanation(result.folder)
+        if image_id in explanation.image_ids:
+            index = explanation.image_ids.index(image_id)
+            one, summary = explanation.read_image(index), explanation.summary
+            points += _list_explained(result, one, heads)
+            notes[result] = " ".join(chain(*tell_explained(summary, index, one)))
+    if not notes:
         raise NothingToDrawError("no result explains this image")
+    named = [f"{result.label}: {told}" for result, told in notes.items()]
     return FigureData(
-        points=tuple(point for one in shown for point in _list_explained(one, image_id, heads)),
-        notes=tuple(_note_verdict(one, image_id, named=len(shown) > 1) for one in shown),
-        shown=tuple(shown),
-        omitted={one.label: "does not explain this image" for one in results if one not in shown},
+        points=tuple(points),
+        notes=tuple(named if len(notes) > 1 else notes.values()),
+        shown=tuple(notes),
+        omitted={one.label: "does not explain this image" for one in results if one not in notes},
     )
-
-
-def list_images(results: Sequence[ModelResult]) -> list[str]:
-    """Images that any of the results explains."""
-    ids = (image.image_id for one in results for image in one.explanation.images)
-    return list(dict.fromkeys(ids))
 
 
 def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
@@ -60,9 +64,7 @@ def name_images(results: Sequence[ModelResult]) -> dict[str, str]:
     return names
 
 
-def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator[Point]:
-    explanation = Explanation(result.folder)
-    one = explanation.read_image(explanation.image_ids.index(image_id))
+def _list_explained(result: ModelResult, one: ImageExplanation, heads: bool) -> Iterator[Point]:
     panels: dict[str, _Panel] = {
         name: (each.values, each.error) for name, each in one.shown.items()
     }
@@ -74,47 +76,29 @@ def _list_explained(result: ModelResult, image_id: str, heads: bool) -> Iterator
             for head, values in enumerate(each.heads)
         }
     yield from _list_patches(result, one.path, panels)
+    place = _place(result, one.path)
     for score, values in (("skill", one.skill), ("gap", one.gap)):
         for name, value in values.items():
-            yield Point(
-                model=result,
-                panel=name,
-                term=_name_file(one.path),
-                other=score,
-                number=Interval(value, n=1),
-            )
+            yield place(panel=name, other=score, number=Interval(value, n=1))
 
 
-def tell_verdict(summary: ExplanationSummary, index: int, one: ImageExplanation) -> list[str]:
-    """Whether an image's maps may be read, in sentences."""
+def tell_explained(
+    summary: ExplanationSummary, index: int, one: ImageExplanation
+) -> tuple[list[str], list[str]]:
+    """Whether an image's maps may be read, and what this rests on, in sentences."""
     told = (tell_judgement(summary, summary.images[index]), one.verdict.text)
-    return [as_sentence(without_folders(text)) for text in filter(None, told)]
+    verdict = [as_sentence(without_folders(text)) for text in filter(None, told)]
+    basis = [f"This rests on {without_folders(one.verdict.basis)}."]
+    if summary.scoring is not None:
+        basis.append(describe_skill(summary.scoring.target, summary.scoring.removal))
+    return verdict, basis
 
 
-def tell_basis(summary: ExplanationSummary, one: ImageExplanation) -> list[str]:
-    """What the verdict on an image rests on, in sentences."""
-    scoring = summary.scoring
-    skill = [] if scoring is None else [describe_skill(scoring.target, scoring.removal)]
-    return [f"This rests on {without_folders(one.verdict.basis)}.", *skill]
-
-
-def tell_best_map(summary: JudgementSummary) -> list[str]:
-    """The verdict on judged maps, in a sentence."""
-    return [as_sentence(summary.verdict.text)]
-
-
-def tell_order(summary: JudgementSummary) -> str:
-    """What is below each judged map, and their order."""
-    removal = next(iter(summary.removals))
-    return f"{describe_skill(summary.target, removal)} Maps are in their order over all images."
-
-
-def _note_verdict(result: ModelResult, image_id: str, *, named: bool) -> str:
-    explanation = Explanation(result.folder)
-    index = explanation.image_ids.index(image_id)
-    one, summary = explanation.read_image(index), explanation.summary
-    told = " ".join([*tell_verdict(summary, index, one), *tell_basis(summary, one)])
-    return f"{result.label}: {told}" if named else told
+def tell_judged(summary: JudgementSummary) -> tuple[list[str], list[str]]:
+    """The verdict on judged maps, and what is below each, in sentences."""
+    skill = describe_skill(summary.target, next(iter(summary.removals)))
+    order = f"{skill} Maps are in their order over all images."
+    return [as_sentence(summary.verdict.text)], [order]
 
 
 def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
@@ -125,7 +109,7 @@ def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
     panels = {name: (maps[name].values, maps[name].error) for name in names}
     return FigureData(
         points=tuple(_list_patches(result, image.path, panels)),
-        notes=(*tell_best_map(result.judgement), tell_order(result.judgement)),
+        notes=tuple(chain(*tell_judged(result.judgement))),
         shown=(result,),
         omitted={},
     )
@@ -135,15 +119,9 @@ def describe_heads_by_layer(result: ModelResult, image: ImageExplanation) -> Fig
     """The largest attention on a patch of each head in each layer, which scales its map."""
     if image.heads_by_layer is None:
         raise NothingToDrawError("attention of all layers was not kept: explain with heads=True")
+    place = partial(_place(result, image.path), panel="largest attention on a patch")
     points = (
-        Point(
-            model=result,
-            panel="largest attention on a patch",
-            term=_name_file(image.path),
-            other=f"head {head}",
-            x=layer,
-            number=Interval(float(values.max()), n=1),
-        )
+        place(other=f"head {head}", x=layer, number=Interval(float(values.max()), n=1))
         for layer, heads in enumerate(image.heads_by_layer)
         for head, values in enumerate(heads)
     )
@@ -151,22 +129,15 @@ def describe_heads_by_layer(result: ModelResult, image: ImageExplanation) -> Fig
 
 
 def _list_patches(result: ModelResult, path: str, panels: Mapping[str, _Panel]) -> Iterator[Point]:
+    place = _place(result, path)
     for panel, (values, error) in panels.items():
-        for (row, column), value in np.ndenumerate(values):
-            half = None if error is None else _INTERVAL * float(error[row, column])
-            yield Point(
-                model=result,
-                panel=panel,
-                term=_name_file(path),
-                other=str(row),
-                x=column,
-                number=_make_interval(float(value), half),
-            )
+        for (row, column), value in np.ndenumerate(values.astype(float)):
+            number = Interval(value, n=1)
+            if error is not None:
+                half = _INTERVAL * float(error[row, column])
+                number = Interval(value, value - half, value + half, 1)
+            yield place(panel=panel, other=str(row), x=column, number=number)
 
 
-def _name_file(path: str) -> str:
-    return path.rsplit("/", 1)[-1]
-
-
-def _make_interval(value: float, half: float | None) -> Interval:
-    return Interval(value, n=1) if half is None else Interval(value, value - half, value + half, 1)
+def _place(result: ModelResult, path: str) -> Callable[..., Point]:
+    return partial(Point, model=result, term=path.rsplit("/", 1)[-1])

@@ -1,6 +1,6 @@
 """Numbers per image: patch shares (Fig. 2a), registers against skip, covariates."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from functools import partial
 from math import isnan
 
@@ -11,14 +11,11 @@ from vitscope.figures.description import (
     NothingToDrawError,
     Point,
     Values,
-    describe_n,
-    name_block,
     select,
     write_range,
 )
 from vitscope.figures.intervals import Interval, make_interval
 from vitscope.figures.saved import ModelResult
-from vitscope.metrics.rank_correlation import AdjustedCorrelation
 from vitscope.results.choices import LAYER, SHARES, count_cls
 from vitscope.results.number_text import write_number
 
@@ -44,7 +41,6 @@ _TARGETS = {
     **{f"share_{source}": f"share of {source}" for source in _SOURCES},
     **{f"centred_share_{source}": f"centred share of {source}" for source in _SOURCES},
 }
-Correlations = Mapping[str, Mapping[str, AdjustedCorrelation]]
 
 
 def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
@@ -57,9 +53,9 @@ def describe_patch_share(results: Iterable[ModelResult]) -> FigureData:
         for model, shares in selection.found
     )
     notes = (
-        f"[CLS] attention mass of {name_block(selection.results)}, mean over heads: 1 = all on "
+        f"[CLS] attention mass of {selection.block}, mean over heads: 1 = all on "
         f"{patches}, 0 = all on {registers}. Distribution over images, "
-        f"{describe_n(selection.results)}; box: quartiles, whiskers: 5 to 95 % of the images, dot: "
+        f"{selection.n}; box: quartiles, whiskers: 5 to 95 % of the images, dot: "
         "mean.",
     )
     images = {model.folder: (shares,) for model, shares in selection.found}
@@ -73,7 +69,7 @@ def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
     )
     notes = (
         f"Each dot is an image, by its {SHARES.agree(selection.results)} shares; "
-        f"{describe_n(selection.results)}. ρ: Spearman's rank correlation; "
+        f"{selection.n}. ρ: Spearman's rank correlation; "
         "brackets: 95 % interval.",
     )
     points = [point for model in selection.results for point in _list_rhos(model)]
@@ -81,7 +77,8 @@ def describe_interdependence(results: Iterable[ModelResult]) -> FigureData:
         str(model.folder): f"{model.label}\n{_describe_rhos(model)}" for model in selection.results
     }
     images = {model.folder: pairs for model, pairs in selection.found}
-    return selection.describe(points, notes, titles=titles, images=images)
+    axis = "share of registers"
+    return selection.describe(points, notes, axis=axis, titles=titles, images=images)
 
 
 def describe_covariates(results: Iterable[ModelResult]) -> FigureData:
@@ -99,23 +96,22 @@ def describe_share_covariates(results: Iterable[ModelResult]) -> FigureData:
 
 def _describe_covariates(results: Iterable[ModelResult], targets: Collection[str]) -> FigureData:
     choices = [count_cls(*_SOURCES), LAYER, SHARES]
-    selection = select(results, partial(_read_correlations, targets), choices=choices)
-    counts = write_range(
-        one.n
-        for _, found in selection.found
-        for target in found.values()
-        for one in target.values()
+    selection = select(
+        results,
+        partial(_read_correlations, targets),
+        "its correlations with covariates are undefined",
+        choices=choices,
     )
+    counts = write_range(point.number.n or 0 for point in selection.points if point.x != R2)
     notes = (
-        f"n = {counts} images{' a model' * (len(selection.found) > 1)}; thin lines: 95 % "
+        f"n = {counts} images{selection.each}; thin lines: 95 % "
         "intervals. Filled: differs from 0 (p < 0.05 after Holm's correction for the number of "
         "rows). R²: of a ridge regression on all rows, for images that it was not fitted to.",
     )
     return selection.describe(
-        [point for model, found in selection.found for point in _list_correlations(model, found)],
+        selection.points,
         notes,
-        heading="Covariates of an image's sources: "
-        + ", ".join(model.label for model in selection.results),
+        heading="Covariates of an image's sources",
         titles=_TARGETS,
         axis="Spearman's ρ",
         limits=(-1.05, 1.05),
@@ -170,26 +166,18 @@ def _describe_rhos(result: ModelResult) -> str:
     return "; ".join(told) if told else "ρ undefined"
 
 
-def _read_correlations(targets: Collection[str], result: ModelResult) -> Correlations:
-    correlations = result.audit.covariates.correlations
-    defined = {
-        target: {k: one for k, one in correlations.get(target, {}).items() if not isnan(one.rho)}
-        for target in targets
-    }
-    found = {target: of_target for target, of_target in defined.items() if of_target}
-    if not found:
-        raise NothingToDrawError("its correlations with covariates are undefined")
-    return found
-
-
-def _list_correlations(result: ModelResult, found: Correlations) -> Iterator[Point]:
-    for target, correlations in found.items():
+def _read_correlations(targets: Collection[str], result: ModelResult) -> list[Point]:
+    found, points = result.audit.covariates, []
+    for target in targets:
         source = "patches" if target == "patch_share" else target.rsplit("_", 1)[-1]
-        for name, one in correlations.items():
-            low, high = one.ci95 or (None, None)
-            number = Interval(one.rho, low, high, one.n)
-            p = None if isnan(one.p_holm) else one.p_holm
-            yield Point(model=result, panel=target, term=source, x=name, number=number, p=p)
-        fit = result.audit.covariates.regressions.get(target)
-        if fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
-            yield Point(model=result, panel=target, term=source, x=R2, number=r2)
+        place = partial(Point, model=result, panel=target, term=source)
+        of_target = [
+            place(x=name, number=number, p=None if isnan(one.p_holm) else one.p_holm)
+            for name, one in found.correlations.get(target, {}).items()
+            if (number := make_interval(one.rho, one.ci95, one.n)) is not None
+        ]
+        fit = found.regressions.get(target)
+        if of_target and fit is not None and (r2 := make_interval(fit.r2, n=fit.n)) is not None:
+            of_target.append(place(x=R2, number=r2))
+        points += of_target
+    return points

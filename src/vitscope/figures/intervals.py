@@ -1,7 +1,7 @@
 """Defined numbers of a summary with their intervals."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from vitscope.metrics.distribution import Distribution
@@ -23,12 +23,20 @@ class Interval:
     low: float | None = None  # lower end; None if there is no interval
     high: float | None = None  # upper end; None if there is no interval
     n: int | None = None  # number of images behind it; None for the result's number of images
+    # of an unbiased CKA the biased one, the paper's estimator; None where it is undefined
+    biased: float | None = None
+    biased_if_unrelated: float | None = None  # its mean for outputs paired at random
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The two ends, or the number itself without one."""
+        low = self.value if self.low is None else self.low
+        return low, self.value if self.high is None else self.high
 
     @property
     def errors(self) -> tuple[float, float]:
         """Distances to the two ends; zero without one, or where a mean is beyond an end."""
-        low = self.value if self.low is None else self.low
-        high = self.value if self.high is None else self.high
+        low, high = self.ends
         return max(0.0, self.value - low), max(0.0, high - self.value)
 
     @property
@@ -36,31 +44,19 @@ class Interval:
         """Whether nothing was found and the value is an upper bound."""
         return self.low == 0 < self.value == self.high
 
-    def less(self, number: float) -> "Interval":
-        """The interval moved down by a number."""
-        low, high = (None if end is None else end - number for end in (self.low, self.high))
-        return Interval(self.value - number, low, high, self.n)
-
-    def in_percent(self) -> "Interval":
-        """A share as a percentage."""
-        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
-        return Interval(100 * self.value, low, high, self.n)
-
-
-@dataclass(frozen=True)
-class CkaInterval(Interval):
-    """An unbiased CKA with its interval, and the paper's estimator."""
-
-    biased: float | None = None  # the biased CKA; None where it is undefined
-    biased_if_unrelated: float | None = None  # its mean for outputs paired at random
+    def change(self, change: Callable[[float], float]) -> "Interval":
+        """The interval of a number that grows with this one."""
+        low, high = (None if end is None else change(end) for end in (self.low, self.high))
+        return Interval(change(self.value), low, high, self.n)
 
 
 def make_interval(
-    value: float, ends: tuple[float, float] | None = None, n: int | None = None
+    value: float, ends: tuple[float, float] | None = None, n: int | None = None, **biased: float
 ) -> Interval | None:
     """A number with its interval; None if it is undefined."""
     low, high = ends if ends and not any(map(math.isnan, ends)) else (None, None)
-    return None if math.isnan(value) else Interval(value, low, high, n)
+    known = {name: other for name, other in biased.items() if not math.isnan(other)}
+    return None if math.isnan(value) else Interval(value, low, high, n, **known)
 
 
 def write_interval(number: Interval | None, *, percent: bool = False) -> NumberText:
@@ -78,8 +74,7 @@ def write_interval(number: Interval | None, *, percent: bool = False) -> NumberT
 
 def span(numbers: Sequence[Interval], *marks: float) -> tuple[float, float]:
     """Limits of an axis that has room for every interval and for some marks."""
-    ends = [*marks, *(number.value - number.errors[0] for number in numbers)]
-    ends += [number.value + number.errors[1] for number in numbers]
+    ends = [*marks, *(end for number in numbers for end in (number.value, *number.ends))]
     return min(ends) - _MARGIN, max(ends) + _MARGIN
 
 
@@ -88,14 +83,10 @@ def read_estimate(estimate: Estimate, n: int | None = None) -> Interval | None:
     return make_interval(estimate.value, estimate.ci95, n)
 
 
-def read_cka(cka: CkaEstimate) -> CkaInterval | None:
+def read_cka(cka: CkaEstimate) -> Interval | None:
     """A CKA with its 95 % interval."""
-    if math.isnan(cka.unbiased):
-        return None
-    floor = None if math.isnan(cka.biased_if_unrelated) else cka.biased_if_unrelated
-    biased = None if math.isnan(cka.biased) else cka.biased
-    low, high = cka.ci95 or (None, None)
-    return CkaInterval(cka.unbiased, low, high, biased=biased, biased_if_unrelated=floor)
+    floor = cka.biased_if_unrelated
+    return make_interval(cka.unbiased, cka.ci95, biased=cka.biased, biased_if_unrelated=floor)
 
 
 def tell_undefined_cka(summary: AuditSummary, readout: str, parts: Sequence[str]) -> str:

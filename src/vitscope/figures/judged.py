@@ -5,13 +5,7 @@ from typing import Literal
 
 import numpy as np
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
 from vitscope.figures.intervals import Interval, read_estimate, span
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import MAP_LAYER, REMOVAL, TARGET
@@ -45,7 +39,7 @@ def describe_map_scores(results: Iterable[ModelResult]) -> FigureData:
     return selection.describe(
         _sort(points),
         (
-            f"{describe_n(selection.results)}. Skill: 0 is random orders, 1 the order by single "
+            f"{selection.n}. Skill: 0 is random orders, 1 the order by single "
             "deletions (the oracle). Bar: 95 % interval. Grey: baselines, which do not see the "
             "model.",
             *([f"Left out, since not every result has it: removal {left}."] if left else []),
@@ -93,26 +87,18 @@ def describe_map_curves(results: Iterable[ModelResult]) -> FigureData:
     ]
     if not points:
         raise NothingToDrawError("no curve is defined")
-    targets = dict.fromkeys(summary.target for _, summary in selection.found)
-    told = (
-        f" (target {next(iter(targets))})"
-        if len(targets) == 1
-        else f" ({'; '.join(f'{model.label}: target {s.target}' for model, s in selection.found)})"
-    )
+    told = [f"target {summary.target}" for _, summary in selection.found]
+    if len({*told}) > 1:
+        told = [f"{model.label}: {one}" for model, one in zip(selection.results, told, strict=True)]
     return selection.describe(
         points,
         (
-            f"{describe_n(selection.results)}. s is what maps explain{told}, mean over images. "
-            "Deletion: the most important patches are removed first, so that s falls early if a "
-            "map is faithful. Insertion: they are added first, so that it rises early.",
+            f"{selection.n}. s is what maps explain ({'; '.join(dict.fromkeys(told))}), mean over "
+            "images. Deletion: the most important patches are removed first, so that s falls early "
+            "if a map is faithful. Insertion: they are added first, so that it rises early.",
         ),
         axis="s",
-        titles={
-            f"{removal} {curve}": f"{removal}: {curve}"
-            for _, summary in selection.found
-            for removal in summary.removals
-            for curve in CURVES
-        },
+        titles={point.panel: ": ".join(point.panel.rsplit(" ", 1)) for point in points},
         limits=span([point.number for point in points], 0.0, 1.0),
     )
 

@@ -4,14 +4,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    group_points,
-    select,
-)
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, group_points, select
 from vitscope.figures.intervals import Interval, make_interval, read_estimate, read_spread, span
 from vitscope.figures.saved import ModelResult
 from vitscope.results.choices import count_cls
@@ -32,7 +25,8 @@ _MOST_TICKS = 12
 
 def describe_sources_by_layer(results: Iterable[ModelResult]) -> FigureData:
     """Variance share, attention and CKA of each source at each audited layer."""
-    selection = select(results, _read, choices=[count_cls(*SOURCES)])
+    undefined = "its numbers are undefined at every layer"
+    selection = select(results, _read, undefined, choices=[count_cls(*SOURCES)])
     told = [f"{model.label}: {tell_layers(model.audit)}." for model in selection.results]
     statuses = {one.verdict.status for model in selection.results for one in model.audit.layers}
     symbols = {
@@ -45,11 +39,10 @@ def describe_sources_by_layer(results: Iterable[ModelResult]) -> FigureData:
         *told,
         f"Above each panel, the verdict of each layer: {legend}.",
         "Sources of r, the residual stream of [CLS] after the attention of each layer; "
-        f"{describe_n(selection.results)}. Band: 95 % interval; of attention, the mean over "
+        f"{selection.n}. Band: 95 % interval; of attention, the mean over "
         "images, 5 to 95 % of the images.",
     )
-    points = (point for _, own in selection.found for point in own)
-    return selection.describe(points, notes, titles=NUMBERS)
+    return selection.describe(selection.points, notes, titles=NUMBERS)
 
 
 def split_panels(data: FigureData) -> Iterator[tuple[ModelResult, FigureData]]:
@@ -74,16 +67,13 @@ def _read(result: ModelResult) -> list[Point]:
     if len(layers) == 1:
         raise NothingToDrawError("only one layer was audited (audit with layers='all')")
     found = [(layer.index, _read_layer(layer)) for layer in layers]
-    points = [
+    return [
         Point(model=result, panel=key, term=term, x=index, number=number)
         for key in NUMBERS
         for term in SOURCES
         for index, numbers in found
         if (number := numbers[key].get(term)) is not None
     ]
-    if not points:
-        raise NothingToDrawError("its numbers are undefined at every layer")
-    return points
 
 
 def _read_layer(layer: LayerSummary) -> Mapping[str, Mapping[str, Interval | None]]:

@@ -2,19 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from itertools import combinations
-from math import isnan
 
-from vitscope.figures.description import (
-    FigureData,
-    NothingToDrawError,
-    Point,
-    describe_n,
-    name_block,
-    select,
-)
-from vitscope.figures.intervals import CkaInterval, Interval, make_interval
+from vitscope.figures.description import FigureData, NothingToDrawError, Point, select
+from vitscope.figures.intervals import Interval, make_interval
 from vitscope.figures.saved import ModelResult
-from vitscope.metrics.estimates import GramShare
 from vitscope.results.choices import LAYER, count_cls
 from vitscope.results.vocabulary import SOURCES, name_term, order_terms
 
@@ -34,14 +25,13 @@ def describe_gram_ledger(results: Iterable[ModelResult]) -> FigureData:
     notes = (
         "Unbiased estimates of ⟨G, G_ab⟩ / ⟨G, G⟩ over ordered pairs of terms, centred over "
         "images: all cells of a panel sum to 1. In brackets the biased estimate. At "
-        f"{name_block(selection.results)}, {describe_n(selection.results)}; ±: half of a 95 % "
+        f"{selection.block}, {selection.n}; ±: half of a 95 % "
         "interval.",
     )
-    ((result, points),) = selection.found
     return selection.describe(
-        points,
+        selection.points,
         notes,
-        heading=f"Gram ledger: {result.label}",
+        heading="Gram ledger",
         titles={total: name_term(f"{total}_total") for total in TOTALS},
         axis="part of the similarities between images",
     )
@@ -53,7 +43,7 @@ def describe_directions(results: Iterable[ModelResult]) -> FigureData:
     ((result, points),) = selection.found
     notes = (
         f"Leading {result.audit.last.directions.num_directions} directions of each term's variance "
-        f"over images at {name_block(selection.results)}, {describe_n(selection.results)}. Shared "
+        f"over images at {selection.block}, {selection.n}. Shared "
         "variance: part of the row's variance within the span of the column's directions; in "
         "brackets what unrelated directions would share. Effective rank: (tr Σ)² / tr Σ².",
     )
@@ -62,8 +52,7 @@ def describe_directions(results: Iterable[ModelResult]) -> FigureData:
         SHARED: "variance of row in span of column",
         RANKS: "effective rank",
     }
-    heading = f"Directions of variance: {result.label}"
-    return selection.describe(points, notes, heading=heading, titles=titles)
+    return selection.describe(points, notes, heading="Directions of variance", titles=titles)
 
 
 def _read_ledgers(result: ModelResult) -> list[Point]:
@@ -82,15 +71,9 @@ def _read_ledger(result: ModelResult, total: str) -> list[Point]:
     return [
         Point(model=result, panel=total, term=a, other=b, number=cell)
         for a in order_terms(ledger)
-        for b in order_terms(ledger[a])
-        if (cell := _read_share(ledger[a][b])) is not None
+        for b, share in ((b, ledger[a][b]) for b in order_terms(ledger[a]))
+        if (cell := make_interval(share.unbiased, share.ci95, biased=share.biased)) is not None
     ]
-
-
-def _read_share(share: GramShare) -> CkaInterval | None:
-    low, high = share.ci95 or (None, None)
-    found = CkaInterval(share.unbiased, low, high, biased=share.biased)
-    return None if isnan(share.unbiased) else found
 
 
 def _read_directions(result: ModelResult) -> list[Point]:

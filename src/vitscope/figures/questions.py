@@ -27,6 +27,8 @@ from vitscope.figures.depths import (
     describe_high_norm_grid,
     describe_high_norm_layers,
     describe_layer_similarity,
+    describe_routes_by_block,
+    describe_shares_by_depth,
 )
 from vitscope.figures.description import FigureData, NothingToDrawError, over_size
 from vitscope.figures.differences import describe_remedies
@@ -38,14 +40,12 @@ from vitscope.figures.image_numbers import (
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.pairs import describe_directions, describe_gram_ledger
-from vitscope.figures.rendering import by_depth, clouds
+from vitscope.figures.rendering import by_depth, clouds, rows
 from vitscope.figures.rendering.by_size import draw_families_by_size, draw_terms_by_size
-from vitscope.figures.rendering.judged import draw_map_curves, draw_map_scores
 from vitscope.figures.rendering.matrices import draw_directions, draw_grid, draw_ledgers
-from vitscope.figures.rendering.rows import draw_parts, draw_remedies
+from vitscope.figures.rendering.style import in_style
 from vitscope.figures.rendering.tokens import draw_tokens
 from vitscope.figures.saved import ModelResult, name_apart, slug, tell_apart
-from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.results.saved_result import SavedResult
 
 Results = Sequence[ModelResult]
@@ -76,7 +76,7 @@ class Question:
 
 
 FIGURES: Mapping[str, Question] = {
-    "variance_share": Question(describe_variance_share, draw_parts),
+    "variance_share": Question(describe_variance_share, rows.draw_parts),
     "attention_mass": Question(over_size(describe_attention_mass), draw_terms_by_size),
     "norms": Question(over_size(describe_norms), draw_terms_by_size),
     "residual_cka": Question(over_size(describe_residual_cka), draw_terms_by_size),
@@ -91,42 +91,37 @@ FIGURES: Mapping[str, Question] = {
     "anatomy": Question(describe_anatomy, draw_tokens, of_one=True),
     "gram_ledger": Question(describe_gram_ledger, draw_ledgers, of_one=True),
     "directions": Question(describe_directions, draw_directions, of_one=True),
-    "covariates": Question(describe_covariates, clouds.draw_correlations, of_one=True),
+    "covariates": Question(describe_covariates, rows.draw_correlations, of_one=True),
     "high_norm_layers": Question(describe_high_norm_layers, by_depth.draw_by_layer, of_one=True),
     "high_norm_grid": Question(describe_high_norm_grid, draw_grid, of_one=True),
     "one_shot": Question(over_size(describe_one_shot), draw_terms_by_size, kind="one-shot"),
-    "map_scores": Question(describe_map_scores, draw_map_scores, kind="judgement"),
-    "map_curves": Question(describe_map_curves, draw_map_curves, of_one=True, kind="judgement"),
-    "remedies": Question(describe_remedies, draw_remedies, kind="remedies"),
+    "map_scores": Question(describe_map_scores, rows.draw_map_scores, kind="judgement"),
+    "map_curves": Question(
+        describe_map_curves, by_depth.draw_map_curves, of_one=True, kind="judgement"
+    ),
+    "remedies": Question(describe_remedies, rows.draw_remedies, kind="remedies"),
 }
 """By the name that `plot` takes."""
-OF_ALL_MODELS = {
-    "fig2a_patch_share": "patch_share",
-    "fig3a_restricted_cka": "restricted_cka",
-    "variance_share": "variance_share",
-    "attention_mass": "attention_mass",
-    "sources_by_layer": "sources_by_layer",
-    "shares_by_depth": "shares_by_depth",
-    "routes_by_block": "routes_by_block",
-    "high_norm_fraction": "high_norm_fraction",
-    "interdependence": "interdependence",
+_BY_FAMILY = {
+    "norms": ("fig5a_norms", "fig7_norms"),
+    "layer_similarity": ("fig5b_layer_similarity", "fig9_layer_similarity"),
+    "residual_cka": ("fig6_residual_cka", "fig8_residual_cka"),
 }
-OF_THE_MAIN_FAMILY = {
-    "fig5a_norms": "norms",
-    "fig5b_layer_similarity": "layer_similarity",
-    "fig6_residual_cka": "residual_cka",
+"""Names of files of figures of the main family, and of the others."""
+_FILES = {
+    "patch_share": "fig2a_patch_share",
+    "anatomy": "fig2b_anatomy",
+    "restricted_cka": "fig3a_restricted_cka",
 }
-OF_THE_OTHER_FAMILIES = {
-    "fig7_norms": "norms",
-    "fig8_residual_cka": "residual_cka",
-    "fig9_layer_similarity": "layer_similarity",
-}
-OF_EACH_MODEL = {
-    "fig2b_anatomy" if name == "anatomy" else name: name
-    for name, question in FIGURES.items()
-    if question.of_one and question.kind == "audit"
-}
-"""Figures, by file name."""
+OF_ALL_MODELS, OF_EACH_MODEL = (
+    {
+        _FILES.get(name, name): name
+        for name, question in FIGURES.items()
+        if question.kind == "audit" and question.of_one == of_one and name not in _BY_FAMILY
+    }
+    for of_one in (False, True)
+)
+"""Other figures of audits, by file name."""
 
 
 def plot(name: str, results: Sequence[SavedResult | str | Path], **settings: Any) -> Figure:
@@ -168,11 +163,10 @@ def _open(result: SavedResult | str | Path) -> ModelResult:
 
 def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     """Draw one figure."""
-    if name not in FIGURES and name not in _SHEETS:
-        known = ", ".join([*FIGURES, *_SHEETS])
-        raise UsageError(f"figure {name!r}: expected one of {known}")
-    takes_them = _SHEETS[name] if name in _SHEETS else FIGURES[name].describe
-    taken = list(signature(takes_them).parameters)[1:]
+    known = {**{key: one.describe for key, one in FIGURES.items()}, **_SHEETS}
+    if name not in known:
+        raise UsageError(f"figure {name!r}: expected one of {', '.join(known)}")
+    taken = list(signature(known[name]).parameters)[1:]
     if unknown := [setting for setting in settings if setting not in taken]:
         raise UsageError(
             f"the figure {name} takes no {unknown[0]!r}: expected {', '.join(taken) or 'none'}"
@@ -180,40 +174,37 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     if name in _SHEETS:
         return _SHEETS[name](results, **settings)
     question = FIGURES[name]
-    if question.of_one and len(results) != 1:
+    if question.of_one and len(results) > 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
-    return Drawing(question.render(data), data, name)
+    with in_style():
+        return Drawing(question.render(data.in_unit()), data, name)
 
 
 def draw_maps(results: Results, image: int = 0, *, heads: bool = False) -> Drawing:
     """One image's maps, a row for each model that explains it (Fig. 4)."""
-    explanations = _take(results, "explanation")
-    return draw_image(explanations, _find_image(explanations, image), heads=heads)
+    explanations = _take(results, "explanation", image)
+    return draw_image(explanations, explanations[0].explanation.images[image].image_id, heads=heads)
 
 
 def draw_heads_by_layer(results: Results, image: int = 0) -> Drawing:
     """Attention of every head in every layer of one image, by the first model that explains it."""
-    explanations = _take(results, "explanation")
-    return draw_heads(explanations[0], _find_image(explanations, image))
+    first = _take(results, "explanation", image)[0]
+    return draw_heads(first, first.explanation.images[image].image_id)
 
 
-def _take(results: Results, kind: str) -> Results:
+def _take(results: Results, kind: str, image: int) -> Results:
+    """Results of a kind, of which the first has such an image."""
     found = [result for result in results if result.kind == kind]
     if not found:
         raise NothingToDrawError(f"no result of the kind {kind!r}")
-    return found
-
-
-def _find_image(explanations: Results, image: int) -> str:
-    images = explanations[0].explanation.images
-    _check_image(image, len(images))
-    return images[image].image_id
-
-
-def _check_image(image: int, count: int) -> None:
+    first = found[0]
+    count = len((first.judgement if kind == "judgement" else first.explanation).images)
+    if not count:
+        raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
     if not 0 <= image < count:
         raise UsageError(f"image {image} does not exist: expected 0 to {count - 1}")
+    return found
 
 
 def draw_heads(result: ModelResult, image_id: str) -> Drawing:
@@ -245,11 +236,7 @@ def draw_image(explanations: Results, image_id: str, *, heads: bool = False) -> 
 
 def draw_judged_maps(results: Results, image: int = 0) -> Drawing:
     """One kept image of a judgement: its maps with the skill of each, the best-judged first."""
-    judged = _take(results, "judgement")[0]
-    count = len(judged.judgement.images)
-    if not count:
-        raise NothingToDrawError("no image was kept with its maps (judge with gallery=12)")
-    _check_image(image, count)
+    judged = _take(results, "judgement", image)[0]
     # Reading maps needs torch.
     from vitscope.figures.explained import describe_judged_maps
     from vitscope.figures.rendering.maps import plot_judged
@@ -279,20 +266,20 @@ def plan_figures(results: Results, readout: Readout = "attention") -> list[Plan]
 
 def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
     audits = [result for result in results if result.kind == "audit"]
+    for name, figure in OF_ALL_MODELS.items():
+        settings = {"readout": readout} if figure == "restricted_cka" else {}
+        yield name, partial(draw_figure, figure, audits, **settings)
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
-    for figures, chosen, whose in (
-        (OF_ALL_MODELS, audits, "no audit"),
-        (OF_THE_MAIN_FAMILY, main, f"no audit of {_MAIN_FAMILY} without registers"),
-        (OF_THE_OTHER_FAMILIES, others, f"no audit of another family than {_MAIN_FAMILY}"),
-    ):
-        for name, figure in figures.items():
-            settings = {"readout": readout} if figure == "restricted_cka" else {}
-            yield name, partial(_draw_some, figure, chosen, whose, **settings)
+    for figure, (of_main, of_others) in _BY_FAMILY.items():
+        without = f"{_MAIN_FAMILY} without registers"
+        yield of_main, partial(_draw_family, figure, main, without)
+        another = f"another family than {_MAIN_FAMILY}"
+        yield of_others, partial(_draw_family, figure, others, another)
     named = _name_each(audits)
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
-            yield name, partial(_refuse, "no audit among the results")
+            yield name, partial(draw_figure, figure, [])
         for own, result in named.items():
             yield f"{name}__{own}", partial(draw_figure, figure, [result])
 
@@ -300,7 +287,7 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
 def _plan_one_shot(results: Results, readout: Readout) -> Iterator[Plan]:
     classifiers = list_classifiers(results)
     if not classifiers:
-        yield "fig3b_one_shot", partial(_refuse, "no one-shot result among them")
+        yield "fig3b_one_shot", partial(draw_figure, "one_shot", [])
     for classifier in classifiers:
         for top in TOPS:
             name = f"fig3b_one_shot_{slug(classifier)}_{top}"
@@ -313,7 +300,7 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
     ids = (image.image_id for one in explanations for image in one.explanation.images)
     images = list(dict.fromkeys(ids))
     if not images:
-        yield "fig4_maps", partial(_refuse, "no explained image among the results")
+        yield "fig4_maps", partial(draw_figure, "maps", [])
     families = dict.fromkeys(result.family for result in explanations)
     for number, image_id in enumerate(images):
         # One sheet per family, or sheets would be too tall.
@@ -325,7 +312,7 @@ def _plan_maps(results: Results) -> Iterator[Plan]:
 
 def _plan_judgements(results: Results) -> Iterator[Plan]:
     judgements = [result for result in results if result.kind == "judgement"]
-    yield "map_scores", partial(_draw_some, "map_scores", judgements, "no judgement")
+    yield "map_scores", partial(draw_figure, "map_scores", judgements)
     for own, result in _name_each(judgements).items():
         yield f"map_curves__{own}", partial(draw_figure, "map_curves", [result])
         for image in range(len(result.judgement.images)):
@@ -339,11 +326,7 @@ def _name_each(results: Results) -> dict[str, ModelResult]:
     return named
 
 
-def _draw_some(figure: str, results: Results, whose: str, **settings: Any) -> Drawing:
+def _draw_family(figure: str, results: Results, whose: str) -> Drawing:
     if not results:
-        raise NothingToDrawError(f"{whose} among the results")
-    return draw_figure(figure, results, **settings)
-
-
-def _refuse(reason: str) -> Drawing:
-    raise NothingToDrawError(reason)
+        raise NothingToDrawError(f"no audit of {whose} among the results")
+    return draw_figure(figure, results)

@@ -3,7 +3,6 @@
 import math
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -118,19 +117,20 @@ class ModelResult:
     @property
     def label(self) -> str:
         """Name of the model: recipe and size, or its id."""
-        name = self.model_id if self.size is None else f"{self.family} {self.size}"
-        return f"{name} ({self.mark})" if self.mark else name
+        return self._add_mark(self.model_id if self.size is None else f"{self.family} {self.size}")
 
     @property
     def short_label(self) -> str:
         """The label within its family: the size, or a short form of its id."""
-        name = self.size or shorten(self.model_id, _SHORT)
-        return f"{name} ({self.mark})" if self.mark else name
+        return self._add_mark(self.size or shorten(self.model_id, _SHORT))
 
     @property
     def series(self) -> str:
         """What one line over sizes is of: the family, and what tells its results apart."""
-        return f"{self.family} ({self.mark})" if self.mark else self.family
+        return self._add_mark(self.family)
+
+    def _add_mark(self, name: str) -> str:
+        return f"{name} ({self.mark})" if self.mark else name
 
     @property
     def order(self) -> tuple[int, str, float]:
@@ -228,14 +228,9 @@ def _list_left(found: Mapping[Path, ModelResult]) -> set[Path]:
 
 def tell_apart(results: Sequence[ModelResult]) -> list[ModelResult]:
     """Mark results of the same name by what differs; by time or number if nothing else does."""
-    counts = Counter[tuple[str, str]]()
-    apart = []
-    for result in _mark_times(mark_differences(results)):
-        counts[result.kind, result.label] += 1
-        number = counts[result.kind, result.label]
-        mark = result.mark if number == 1 else ", ".join(filter(None, [result.mark, str(number)]))
-        apart.append(replace(result, mark=mark))
-    return apart
+    marked = mark_differences(results)
+    told = {name: iter(_tell_times(group)) for name, group in _group_by_name(marked).items()}
+    return [_mark(one, one.mark, next(told[one.kind, one.label])) for one in marked]
 
 
 def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
@@ -250,9 +245,12 @@ def mark_differences(results: Sequence[ModelResult]) -> list[ModelResult]:
             len({one.run for one in group}) > 1,
             len(set(settings)) > 1,
         )
-        words = compress((result.model_id, result.run, told), differ)
-        marked.append(replace(result, mark=", ".join(filter(None, words))))
+        marked.append(_mark(result, *compress((result.model_id, result.run, told), differ)))
     return marked
+
+
+def _mark(result: ModelResult, *words: str) -> ModelResult:
+    return replace(result, mark=", ".join(filter(None, words)))
 
 
 def _group_by_name(results: Sequence[ModelResult]) -> dict[tuple[str, str], list[ModelResult]]:
@@ -262,29 +260,17 @@ def _group_by_name(results: Sequence[ModelResult]) -> dict[tuple[str, str], list
     return groups
 
 
-def _mark_times(results: Sequence[ModelResult]) -> list[ModelResult]:
-    alike = _group_by_name(results)
-    times = {
-        result.folder: time
-        for group in alike.values()
-        if len(group) > 1
-        for result, time in zip(group, _tell_times(group), strict=True)
-    }
-    marks = [", ".join(filter(None, (one.mark, times.get(one.folder)))) for one in results]
-    return [replace(result, mark=mark) for result, mark in zip(results, marks, strict=True)]
-
-
 def _tell_times(results: Sequence[ModelResult]) -> list[str]:
-    # As short as tells them apart; empty if nothing does.
+    # As short as tells them apart; numbers if nothing does.
     finished = [one.finished for one in results]
     times = [time for time in finished if time is not None]
-    if len(times) == len(finished):
+    if 1 < len(times) == len(finished):
         same_day = len({time.date() for time in times}) == 1
         for form in _TIMES if same_day else ("%Y-%m-%d", *(f"%Y-%m-%d {form}" for form in _TIMES)):
             told = [time.strftime(form) for time in times]
             if len({*told}) == len(told):
                 return told
-    return [""] * len(results)
+    return ["", *map(str, range(2, len(results) + 1))]
 
 
 def label_sizes(results: Iterable[ModelResult]) -> list[tuple[float, str]]:

@@ -17,14 +17,18 @@ from vitscope.figures.contributions import (
     describe_variance_share,
     list_classifiers,
 )
-from vitscope.figures.depths import describe_high_norm_fraction, describe_layer_similarity
+from vitscope.figures.depths import (
+    describe_high_norm_fraction,
+    describe_layer_similarity,
+    describe_routes_by_block,
+    describe_shares_by_depth,
+)
 from vitscope.figures.description import FigureData, NothingToDrawError
 from vitscope.figures.differences import describe_differences, describe_remedies
 from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.saved import ModelResult, printable
-from vitscope.figures.traced import describe_routes_by_block, describe_shares_by_depth
 from vitscope.report import tables, vega, vega_layers, vega_rows
 from vitscope.report.vega_parts import Chart
 from vitscope.results.result_text import TextTable

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import altair as alt
 
 from vitscope.figures.description import FigureData, Point
-from vitscope.figures.intervals import CkaInterval, write_interval
+from vitscope.figures.intervals import write_interval
 from vitscope.results.vocabulary import look_of, name_term
 
 Spec = dict[str, Any]
@@ -67,7 +67,7 @@ def make_row(data: FigureData, point: Point) -> dict[str, Any]:
         "high": number.high,
         "told": write_interval(number, percent=data.percent),
     }
-    if isinstance(number, CkaInterval):
+    if number.biased is not None:
         row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
     return row
 

@@ -100,7 +100,7 @@ class Explanation(SavedResult):
             ResultError: If a map is missing or damaged.
             VitscopeError: If a file cannot be written.
         """
-        from vitscope.figures.overlays import draw_overlays  # upward, as `plot` imports
+        from vitscope.figures.draw import draw_overlays  # upward, as `plot` imports
 
         return draw_overlays(self, folder, overwrite=overwrite, on_progress=on_progress)
 

@@ -1,4 +1,4 @@
-"""Numbers over depth: of all models over relative depth, or of each model at each depth."""
+"""Lines over depth, of all models or at each depth of one, and over the patches of a map."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,31 +13,29 @@ from matplotlib.ticker import MaxNLocator
 
 from vitscope.figures.depths import FRACTIONS, NORMS
 from vitscope.figures.description import FigureData, Point, group_points
+from vitscope.figures.judged import CURVES, Role, find_role, name_role
 from vitscope.figures.layers import choose_ticks, split_panels
 from vitscope.figures.rendering.panels import (
     by_rows,
     count_legend_columns,
     finish,
-    label_rows,
     make_handles,
     make_panels,
     mark_empty,
-    scale_limits,
-    scale_numbers,
+    plot_line,
     term_handles,
     use_plain_ticks,
     write_above,
-    write_axis,
 )
 from vitscope.figures.rendering.style import (
     BASE_PT,
     DASHES,
     FAINT,
+    INK,
     SMALL_PT,
     TERM_COLOURS,
     Look,
     colour_term,
-    in_style,
     literal,
     mark_term,
 )
@@ -52,7 +50,7 @@ _HEADING_IN = 2.6
 _SYMBOLS_PT = 110
 """Width that all symbols above a panel share."""
 _PATCHES, _REGISTERS = TERM_COLOURS["patches"], TERM_COLOURS["registers"]
-_LOOKS: Mapping[str, dict[str, Any]] = {
+_NUMBER_LOOKS: Mapping[str, dict[str, Any]] = {
     "max": {"color": _PATCHES, "linestyle": ":"},
     "p99": {"color": _PATCHES, "linestyle": "--"},
     "median": {"color": _PATCHES},
@@ -61,9 +59,16 @@ _LOOKS: Mapping[str, dict[str, Any]] = {
     "images_fraction": {"color": FAINT, "marker": "s", "markersize": 2},
     "position_share": {"color": TERM_COLOURS["skip"], "marker": "^", "markersize": 2.5},
 }
+_MAP_LOOKS: Mapping[Role, dict[str, Any]] = {
+    "other": {"color": "#d0d0d0", "linewidth": 0.7},
+    "random": {"color": FAINT, "linewidth": 1.4, "linestyle": (0, (1, 1.2))},
+    "oracle": {"color": INK, "linewidth": 1.2, "linestyle": (0, (4, 1.5))},
+    "attention": {"color": TERM_COLOURS["through_routing"], "linewidth": 1.6},
+    "best": {"color": TERM_COLOURS["through_values"], "linewidth": 1.8},
+}
+"""From back to front."""
 
 
-@in_style
 def draw_by_depth(data: FigureData) -> Figure:
     """A panel for each family, a line for each size, over relative depth."""
     figure, panels = make_panels(len(data.panels), panel_height_in=2.1)
@@ -75,21 +80,17 @@ def draw_by_depth(data: FigureData) -> Figure:
             base = _base_size(own[0].model)
             dashes = DASHES[drawn.count(base) % len(DASHES)]
             drawn.append(base)
-            depths = [float(point.x) / point.model.summary.model.depth for point in own]
             label = literal(own[0].model.short_label)
             look: dict[str, Any] = {"color": colours[base], "linestyle": dashes, "label": label}
-            handles.append(_plot_line(panel, data, own, depths, **look))
+            depth = own[0].model.summary.model.depth
+            handles.append(_plot_banded(panel, own, scale=1 / depth, **look))
         panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
         panel.set_xlabel("relative depth (0: embeddings)")
         _add_heading(panel, family, handles)
-    if data.limits is not None:
-        panels[0].set_ylim(scale_limits(data))
-    label_rows(panels, write_axis(data))
-    return finish(figure, data)
+    return finish(figure, data, panels)
 
 
-@in_style
 def draw_shares_by_depth(data: FigureData) -> Figure:
     """A panel for each model, a line over depth for each token group."""
     figure, panels = _draw_terms(data, "depth (0: embeddings)")
@@ -100,7 +101,6 @@ def draw_shares_by_depth(data: FigureData) -> Figure:
     return figure
 
 
-@in_style
 def draw_routes_by_block(data: FigureData) -> Figure:
     """A panel for each model, a line over its blocks for each route."""
     return _draw_terms(data, "block")[0]
@@ -111,31 +111,27 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
     figure, panels = make_panels(len(by_model), columns=4)
     for points, panel in zip(by_model.values(), panels, strict=True):
         for term, own in group_points(points, lambda point: point.term).items():
-            _plot_line(panel, data, own, [float(point.x) for point in own], color=colour_term(term))
+            _plot_banded(panel, own, color=colour_term(term))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         panel.set_title(literal(points[0].model.label))
         panel.set_xlabel(along)
-    panels[0].set_ylim(scale_limits(data))
-    label_rows(panels, write_axis(data))
     terms = dict.fromkeys(point.term for point in data.points)
     looks = {name_token(term): Look(colour_term(term), "o", "-") for term in terms}
-    return finish(figure, data, handles=make_handles(looks)), panels
+    return finish(figure, data, panels, handles=make_handles(looks)), panels
 
 
-@in_style
 def draw_sources_by_layer(data: FigureData) -> Figure:
     """A row of panels for each model, one for each number, a line over layers for each source."""
-    parts = list(split_panels(data))
+    parts = [(model, part.in_unit()) for model, part in split_panels(data)]
     figure, panels = make_panels(len(parts), columns=len(data.titles), share_y=False)
     for (model, part), panel in zip(parts, panels, strict=True):
         layers = model.audit.layers
         for term, own in group_points(part.points, lambda point: point.term).items():
-            places, colour = [float(point.x) for point in own], colour_term(term)
-            _plot_line(panel, part, own, places, mark_term(term), color=colour)
-        panel.set_ylim(scale_limits(part))
+            _plot_banded(panel, own, mark_term(term), color=colour_term(term))
+        panel.set_ylim(part.limits)
         panel.set_xlim(layers[0].index - 0.5, layers[-1].index + 0.5)
         panel.set_xticks(choose_ticks(layers))
-        panel.set(xlabel="layer", ylabel=write_axis(part))
+        panel.set(xlabel="layer", ylabel=part.axis)
         size = min(SMALL_PT, _SYMBOLS_PT / len(layers))
         for layer in layers:
             write_above(panel, layer.index, SYMBOLS[layer.verdict.status], fontsize=size)
@@ -146,18 +142,15 @@ def draw_sources_by_layer(data: FigureData) -> Figure:
     return finish(figure, data, handles=term_handles(data.terms))
 
 
-@in_style
 def draw_by_layer(data: FigureData) -> Figure:
     """One model's norms of patch tokens, and its high-norm tokens."""
     figure, panels = make_panels(2, columns=2, panel_height_in=2.2, share_y=False)
     norms, fractions = panels
-    last = scale_limits(data) or (0, 1)
+    last = data.limits or (0, 1)
     for panel, (key, names) in zip(panels, (("norm", NORMS), ("fraction", FRACTIONS)), strict=True):
         by_term = group_points(data.panels.get(key, []), lambda point: point.term)
         for term in (term for term in names if term in by_term):
-            points = by_term[term]
-            values = [point.number.value for point in points]
-            panel.plot([point.x for point in points], values, label=names[term], **_LOOKS[term])
+            plot_line(panel, by_term[term], label=names[term], **_NUMBER_LOOKS[term])
         panel.set(title=data.titles[key], ylabel=key, xlabel="depth (0: embeddings)")
         panel.set_xlim(last[0] - 0.5, last[1] + 0.5)
     norms.set_yscale("log")
@@ -172,22 +165,34 @@ def draw_by_layer(data: FigureData) -> Figure:
     return finish(figure, data)
 
 
-def _plot_line(
-    panel: Axes,
-    data: FigureData,
-    points: Sequence[Point],
-    places: Sequence[float],
-    marker: str = "o",
-    **look: Any,
+def draw_map_curves(data: FigureData) -> Figure:
+    """A pair of panels for each removal: the best map and the references stand out."""
+    figure, panels = make_panels(len(data.panels), columns=4, panel_height_in=2.0)
+    roles = {find_role(point): name_role(point) for point in data.points}
+    for (key, points), panel in zip(data.panels.items(), panels, strict=True):
+        for name, own in group_points(points, lambda point: point.term).items():
+            look = _MAP_LOOKS[role := find_role(own[0])]
+            front = 2 + list(_MAP_LOOKS).index(role)
+            plot_line(panel, own, 100, zorder=front, label=literal(name), **look)
+        panel.set_title(literal(data.titles[key]))
+        panel.set_xlabel(f"{CURVES[key.rsplit(' ', 1)[-1]]} (%)")
+        panel.set_xlim(0, 100)
+    handles = [
+        Line2D([], [], label=literal(roles[role]), **look)
+        for role, look in reversed([*_MAP_LOOKS.items()])
+        if role in roles
+    ]
+    return finish(figure, data, panels, handles=handles)
+
+
+def _plot_banded(
+    panel: Axes, points: Sequence[Point], marker: str = "o", *, scale: float = 1, **look: Any
 ) -> Line2D:
-    numbers = scale_numbers(data, points)
-    ends = zip(places, numbers, strict=True)
-    spread = [(d, n.low, n.high) for d, n in ends if n.low is not None and n.high is not None]
-    if spread:
-        x, low, high = (np.array(column, dtype=float) for column in zip(*spread, strict=True))
-        panel.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
-    values = [number.value for number in numbers]
-    (line,) = panel.plot(places, values, marker=marker, markersize=2, **look)
+    line = plot_line(panel, points, scale, marker=marker, markersize=2, **look)
+    known = np.array([point.number.low is not None for point in points])
+    if known.any():
+        band = np.column_stack([line.get_xdata(), [point.number.ends for point in points]])
+        panel.fill_between(*band[known].T, color=look["color"], alpha=0.15, linewidth=0)
     return line
 
 

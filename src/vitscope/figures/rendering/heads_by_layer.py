@@ -36,7 +36,7 @@ _MEANING = (
 )
 
 
-@in_style
+@in_style()
 def plot_heads_by_layer(result: ModelResult, path: str, one: ImageMaps) -> Figure:
     """A row of maps for each layer, one for each head; above them the image."""
     layers = one.heads_by_layer

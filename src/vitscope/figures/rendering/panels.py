@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from vitscope.figures.description import FigureData, Point
-from vitscope.figures.intervals import Interval
 from vitscope.figures.rendering.style import (
     BASE_PT,
     COLUMN_IN,
@@ -74,8 +73,23 @@ def make_panels(
     return figure, panels[:count]
 
 
-def finish(figure: Figure, data: FigureData, *, handles: Sequence[Artist] = ()) -> Figure:
-    """Add heading, legend and notes; the figure gets as much higher as they need."""
+def finish(
+    figure: Figure,
+    data: FigureData,
+    panels: Sequence[Axes] = (),
+    *,
+    handles: Sequence[Artist] = (),
+) -> Figure:
+    """Add heading, legend and notes; the figure gets as much higher as they need.
+
+    The vertical axis of panels is that of the numbers, named at the left of each row.
+    """
+    for panel in panels:
+        place = panel.get_subplotspec()
+        if place is not None and place.is_first_col():
+            panel.set_ylabel(data.axis)
+        if data.limits is not None:
+            panel.set_ylim(data.limits)
     words = " ".join(data.remarks) if chosen_style().has_notes else ""
     width, height = figure.get_size_inches()
     usable = width - 2 * _MARGIN_IN
@@ -125,87 +139,31 @@ def wrap_title(figure: Figure, title: str) -> str:
     return textwrap.fill(title, int(panel_in / _letter_in(BASE_PT)))
 
 
-def write_axis(data: FigureData) -> str:
-    """Axis label of a figure's numbers, with their unit."""
-    return f"{data.axis} (%)" if data.percent else data.axis
-
-
-def scale_numbers(data: FigureData, points: Sequence[Point]) -> list[Interval]:
-    """Numbers of points in the unit of the axis."""
-    return [point.number.in_percent() if data.percent else point.number for point in points]
-
-
-def scale_limits(data: FigureData) -> tuple[float, float] | None:
-    """Limits of the axis in its unit."""
-    if data.limits is None or not data.percent:
-        return data.limits
-    return 100 * data.limits[0], 100 * data.limits[1]
-
-
-def label_rows(panels: Sequence[Axes], label: str) -> None:
-    """Name the vertical axis at the left of each row of panels."""
-    for panel in panels:
-        place = panel.get_subplotspec()
-        if place is not None and place.is_first_col():
-            panel.set_ylabel(label)
-
-
 def plot_intervals(
-    panel: Axes, places: Sequence[float], intervals: Sequence[Interval], **look: Any
+    panel: Axes, places: Sequence[float], points: Sequence[Point], **look: Any
 ) -> None:
     """Points with bars between the ends of their intervals, even if a mean is outside of these."""
-    below, above = zip(*(interval.errors for interval in intervals), strict=True)
-    drawn = panel.errorbar(
-        places,
-        [interval.value for interval in intervals],
-        yerr=(below, above) if any(below) or any(above) else None,
-        **look,
-    )
-    lows, highs = (
-        [
-            interval.value if end is None else end
-            for interval, end in zip(intervals, ends, strict=True)
-        ]
-        for ends in zip(*((interval.low, interval.high) for interval in intervals), strict=True)
-    )
+    errors = np.transpose([point.number.errors for point in points])
+    values = [point.number.value for point in points]
+    drawn = panel.errorbar(places, values, yerr=errors if errors.any() else None, **look)
+    ends = np.transpose([point.number.ends for point in points])
     _, caps, bars = drawn.lines
     for bar in bars:
-        bar.set_segments([((x, a), (x, b)) for x, a, b in zip(places, lows, highs, strict=True)])
-    for cap, ends in zip(caps, (lows, highs), strict=False):
-        cap.set_ydata(ends)
+        bar.set_segments([((x, a), (x, b)) for x, a, b in zip(places, *ends, strict=True)])
+    for cap, end in zip(caps, ends, strict=False):
+        cap.set_ydata(end)
 
 
-def plot_across(
-    panel: Axes,
-    numbers: Sequence[Interval],
-    heights: Sequence[float],
-    *,
-    markersize: float = 3,
-    **look: Any,
-) -> None:
-    """Points with horizontal bars, one below the other."""
-    panel.errorbar(
-        [number.value for number in numbers],
-        heights,
-        xerr=[[number.errors[end] for number in numbers] for end in (0, 1)],
-        markersize=markersize,
-        elinewidth=0.8,
-        linestyle="none",
-        **look,
-    )
+def plot_line(panel: Axes, points: Sequence[Point], scale: float = 1, **look: Any) -> Line2D:
+    """A line through points, over their places times a number."""
+    values = [point.number.value for point in points]
+    (line,) = panel.plot([scale * float(point.x) for point in points], values, **look)
+    return line
 
 
 def place_beside(place: int, count: int) -> float:
     """How far from the middle of its row or column one of several numbers stands."""
     return (place - (count - 1) / 2) * _SPREAD / count
-
-
-def name_rows(panel: Axes, names: Iterable[str]) -> None:
-    """Name the rows of a panel, the first at its top."""
-    labels = list(map(literal, names))
-    panel.set_yticks(range(len(labels)), labels)
-    panel.set_ylim(len(labels) - 0.5, -0.5)
-    panel.tick_params(axis="y", length=0)
 
 
 def write_above(

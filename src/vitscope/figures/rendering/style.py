@@ -1,14 +1,13 @@
 """Common style of all figures: sizes, fonts, a fixed colour per meaning, and how notebooks show."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import wraps
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple, ParamSpec, TypeVar
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 from matplotlib import style as styles
@@ -18,8 +17,6 @@ from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.results.vocabulary import look_of
 
-P = ParamSpec("P")
-T = TypeVar("T")
 Dashes = tuple[float, tuple[float, ...]]
 
 COLUMN_IN = 3.5
@@ -191,16 +188,12 @@ def read_style(style: str | Path | None) -> dict[str, Any]:
     return settings
 
 
-def in_style(draw: Callable[P, T]) -> Callable[P, T]:
-    """Run a function in the common style, whatever the user's matplotlib settings."""
-
-    @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> T:
-        settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
-        with mpl.rc_context(settings | _SETTINGS | dict(chosen_style().settings)):
-            return draw(*args, **kwargs)
-
-    return drawn
+@contextmanager
+def in_style() -> Iterator[None]:
+    """Draw in the common style, whatever the user's matplotlib settings."""
+    settings: Any = {k: v for k, v in mpl.rcParamsDefault.items() if k != "backend"}
+    with mpl.rc_context(settings | _SETTINGS | dict(chosen_style().settings)):
+        yield
 
 
 class ShownFigure(Figure):
@@ -212,7 +205,7 @@ class ShownFigure(Figure):
         size = {"width": round(_CSS_PX_PER_IN * width), "height": round(_CSS_PX_PER_IN * height)}
         return self._draw_png(), size
 
-    @in_style
+    @in_style()
     def _draw_png(self) -> bytes:
         written = BytesIO()
         self.savefig(written, format="png", dpi=_SHOWN_DPI, metadata={"Software": None})

@@ -13,6 +13,7 @@ from vitscope.figures.rendering.panels import (
     mark_empty,
     place_beside,
     plot_intervals,
+    plot_line,
     use_plain_ticks,
     wrap_title,
 )
@@ -20,7 +21,6 @@ from vitscope.figures.rendering.style import (
     FAINT,
     SMALL_PT,
     colour_term,
-    in_style,
     literal,
     mark_term,
 )
@@ -30,7 +30,6 @@ _WIDE = 15
 """Least ratio of the largest to the smallest norm for a logarithmic axis."""
 
 
-@in_style
 def draw_tokens(data: FigureData) -> Figure:
     """Norms, cosines, and the strongest dimensions before and after the layer norm."""
     figure, panels = make_panels(4, columns=2, panel_height_in=2.1, share_y=False)
@@ -38,8 +37,8 @@ def draw_tokens(data: FigureData) -> Figure:
     found = data.panels
     _plot_norms(norms, found[NORMS])
     _plot_cosines(cosines, found.get(COSINES, []), data.highlight)
-    _plot_dimensions(before, found.get(BEFORE, []), data.highlight)
-    _plot_dimensions(after, found.get(AFTER, []), data.highlight)
+    for panel, key in ((before, BEFORE), (after, AFTER)):
+        _plot_dimensions(panel, found.get(key, []), data.highlight)
     for panel, key in zip(panels, (NORMS, COSINES, BEFORE, AFTER), strict=True):
         panel.set_title(wrap_title(figure, data.titles[key]))
     return finish(figure, data)
@@ -50,7 +49,7 @@ def _plot_norms(panel: Axes, points: Sequence[Point]) -> None:
         plot_intervals(
             panel,
             [place],
-            [point.number],
+            [point],
             color=colour_term(point.term),
             marker=mark_term(point.term),
             markersize=5,
@@ -81,14 +80,14 @@ def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -
         plot_intervals(
             panel,
             [STATES.index(str(point.x)) + offset for point in own],
-            [point.number for point in own],
+            own,
             color=colour_term(token),
             alpha=1.0 if strong else 0.4,
             marker=mark_term(token),
             markersize=3.5,
             elinewidth=0.8,
             linestyle="none",
-            label=literal(_name_one(token, highlight)),
+            label=literal(name_token(token) + " (analysed)" * (token == highlight)),
         )
     names = [state.replace("normed", "layer-\nnormed") for state in STATES]
     panel.set_xticks(range(len(STATES)), names)
@@ -105,9 +104,9 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
         return
     for token, own in group_points(points, lambda point: point.term).items():
         strong = highlight in {None, token}
-        panel.plot(
-            [point.x for point in own],
-            [point.number.value for point in own],
+        plot_line(
+            panel,
+            own,
             color=colour_term(token) if strong else FAINT,
             linewidth=1.3 if strong else 0.6,
             alpha=1.0 if strong else 0.6,
@@ -119,14 +118,8 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
     panel.set_ylabel("mean activation (grey: other tokens)" if highlight else "mean activation")
 
 
-def _name_one(token: str, highlight: str | None) -> str:
-    name = name_token(token)
-    return f"{name} (analysed)" if token == highlight else name
-
-
 def _shorten(token: str) -> str:
     if token.startswith("register_"):
         return f"reg.\n{token.removeprefix('register_')}"
-    return {"highest_patch": "highest\npatch", "patches": "all\npatches"}.get(
-        token, name_token(token)
-    )
+    short = {"highest_patch": "highest\npatch", "patches": "all\npatches"}
+    return short.get(token, name_token(token))
