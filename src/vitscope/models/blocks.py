@@ -1,7 +1,6 @@
 """One block of any library's ViT: its parts, and how a trace is recorded from them."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,11 +8,10 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vitscope.errors import UnsupportedModelError
 from vitscope.layout import TokenLayout
-from vitscope.models.running import OwnHook
+from vitscope.models.running import Hooks
 from vitscope.models.stream import TokenPicker, take_input, take_stream
 from vitscope.trace import AttentionTail, ClsTrace
 
@@ -118,34 +116,20 @@ class BlockRecorder:
         self._rows: dict[str, Tensor] = {}
         self._picker = None if layout.query is None else TokenPicker(layout)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the block for the duration of the context."""
+    def attach(self, hooks: Hooks) -> None:
+        """Hook into the block."""
         parts = self._parts
-        enter_block, enter_attention = OwnHook(self._enter_block), OwnHook(self._enter_attention)
-        handles: list[RemovableHandle] = [
-            parts.block.register_forward_pre_hook(enter_block, with_kwargs=True),
-            parts.attention.register_forward_pre_hook(enter_attention, with_kwargs=True),
-            # An edited skip connection is put into the branch's output; t is what it was before.
-            parts.branch.register_forward_hook(
-                OwnHook(self._keep_branch), prepend=parts.skip is not None
-            ),
-            parts.block.register_forward_hook(OwnHook(self._leave_block)),
-        ]
+        hooks.before(parts.block, self._enter_block)
+        hooks.before(parts.attention, self._enter_attention)
+        # An edited skip connection is put into the branch's output; t is what it was before.
+        hooks.after(parts.branch, self._keep_branch, first=parts.skip is not None)
+        hooks.after(parts.block, self._leave_block)
         if parts.mlp_norm is not None:
-            keep_residual = OwnHook(self._keep_residual)
-            handles.append(parts.mlp_norm.register_forward_pre_hook(keep_residual))
+            hooks.before(parts.mlp_norm, self._keep_residual)
         if self._picker is not None and parts.attention_norm is not None:
-            keep_normed = OwnHook(self._keep_normed)
-            handles.append(parts.attention_norm.register_forward_hook(keep_normed))
-        handles += [
-            module.register_forward_hook(OwnHook(partial(self._tap, name)))
-            for name, module in parts.taps.items()
-        ]
-        with ExitStack() as stack:
-            for handle in handles:
-                stack.enter_context(handle)
-            yield
+            hooks.after(parts.attention_norm, self._keep_normed)
+        for name, module in parts.taps.items():
+            hooks.after(module, partial(self._tap, name))
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = take_stream(take_input(args, kwargs))
@@ -184,15 +168,12 @@ class BlockRecorder:
         if self._parts.mlp_norm is None:
             self._rows["residual"] = self._rows["branch"]
 
-    def _keep_residual(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self._rows["residual"] = _take_row(args[0], self._row).clone()
+    def _keep_residual(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._rows["residual"] = _take_row(take_input(args, kwargs), self._row).clone()
 
     def _leave_block(self, _: nn.Module, __: object, output: object) -> None:
         if {"branch", "residual"} - self._rows.keys() or self._parts.taps.keys() - self._call.taps:
-            raise UnsupportedModelError(
-                f"parts of layer {self._layer} were not run: they were replaced after the model "
-                "was wrapped; wrap it again"
-            )
+            raise make_changed(f"parts of layer {self._layer} were not run")
         self._emit(
             self._heads or self._parts.make_heads(self._call, self._row),
             branch=self._rows["branch"],
@@ -228,6 +209,14 @@ class BlockRecorder:
             tokens=None if self._picker is None else self._picker.finish(),
             **own,
         )
+
+
+def make_changed(what: str) -> UnsupportedModelError:
+    """The error of a model that does not run as it was wrapped."""
+    return UnsupportedModelError(
+        f"{what}: modules were replaced or repeated after the model was wrapped; wrap it as it is "
+        "now"
+    )
 
 
 def _take_row(value: object, row: int) -> Tensor:

@@ -48,13 +48,19 @@ def undisturbed(module: nn.Module, edits: tuple[Edit, ...] = ()) -> Iterator[Non
 def modes_kept(module: nn.Module) -> Iterator[None]:
     """Hold a model exclusively, and restore the training mode of every part afterwards."""
     parts = list(module.modules())
-    with _held(parts):
-        modes = [part.training for part in parts]
-        try:
-            yield
-        finally:
-            for part, training in zip(parts, modes, strict=True):
-                part.training = training
+    with _held(parts), _kept([(vars(part), "training") for part in parts]):
+        yield
+
+
+@contextmanager
+def _kept(places: Sequence[tuple[dict[str, Any], str]]) -> Iterator[None]:
+    # Restore entries of dictionaries, such as attributes, when the context ends.
+    before = [(own, name, own[name]) for own, name in places]
+    try:
+        yield
+    finally:
+        for own, name, value in before:
+            own[name] = value
 
 
 def list_tensors(module: nn.Module) -> list[Tensor]:
@@ -73,23 +79,22 @@ def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> 
     """Move and cast a model temporarily."""
     parts = list(module.modules())
     parameters = [(p, p.data, p.grad) for p in module.parameters()]
-    buffers = [(part._buffers, name, b) for part in parts for name, b in part._buffers.items()]
-    computed = [(vars(part), name, t) for part in parts for name, t in list_computed(part)]
-    try:
-        for parameter, _, _ in parameters:
-            parameter.grad = None  # otherwise cast and moved too
-        module.to(device=device, dtype=dtype)
-        for own, name, tensor in computed:
-            # Pruning and the older weight normalisations compute these from parameters; torch
-            # neither moves nor casts them.
-            floating = tensor.is_floating_point()
-            own[name] = tensor.to(device=device, dtype=dtype if floating else tensor.dtype)
-        yield
-    finally:
-        for parameter, data, gradient in parameters:
-            parameter.data, parameter.grad = data, gradient
-        for own, name, kept in [*buffers, *computed]:
-            own[name] = kept
+    buffers = [(part._buffers, name) for part in parts for name in part._buffers]
+    computed = [(vars(part), name) for part in parts for name, _ in list_computed(part)]
+    with _kept([*buffers, *computed]):
+        try:
+            for parameter, _, _ in parameters:
+                parameter.grad = None  # otherwise cast and moved too
+            module.to(device=device, dtype=dtype)
+            for own, name in computed:
+                # Pruning and the older weight normalisations compute these from parameters; torch
+                # neither moves nor casts them.
+                floating = own[name].is_floating_point()
+                own[name] = own[name].to(device, dtype if floating else own[name].dtype)
+            yield
+        finally:
+            for parameter, data, gradient in parameters:
+                parameter.data, parameter.grad = data, gradient
 
 
 def check_whole(module: nn.Module) -> None:
@@ -130,14 +135,10 @@ def _as_written(modules: Sequence[nn.Module]) -> Iterator[None]:
             changes.append((own, "_compiled_call_impl", None))
         if (plain := find_plain_forward(module)) is not None:
             changes.append((own, "forward", plain))
-    before = [(own, name, own[name]) for own, name, _ in changes]
-    try:
+    with _kept([(own, name) for own, name, _ in changes]):
         for own, name, value in changes:
             own[name] = value
         yield
-    finally:
-        for own, name, value in before:
-            own[name] = value
 
 
 @contextmanager
@@ -146,8 +147,8 @@ def _held(parts: Sequence[object]) -> Iterator[None]:
     with _changed:
         _waiting[me] = wanted
         try:
-            while _find_holders(me):
-                if me in _find_all_holders(me):
+            while holders := _find_holders(me):
+                if me in holders:
                     raise UsageError(
                         "two threads wait for each other's models: use one model in each thread, "
                         "or do not use another one during a run, as in on_progress"
@@ -167,17 +168,17 @@ def _held(parts: Sequence[object]) -> Iterator[None]:
 
 
 def _find_holders(thread: int) -> set[int]:
-    wanted = _waiting.get(thread, set())
-    return {_owners[part] for part in wanted & _owners.keys()} - {thread}
-
-
-def _find_all_holders(thread: int) -> set[int]:
     # The threads that it waits for, those that these wait for, and so on.
     found: set[int] = set()
-    new = _find_holders(thread)
+    new = {thread}
     while new:
+        new = {
+            _owners[part]
+            for waiting in new
+            for part in _waiting.get(waiting, set()) & _owners.keys()
+            if _owners[part] != waiting
+        } - found
         found |= new
-        new = set().union(*map(_find_holders, new)) - found
     return found
 
 
@@ -192,11 +193,26 @@ def one_forward() -> Iterator[None]:
         _recorded.forward = outer
 
 
+class Hooks(ExitStack):
+    """Our own hooks on modules, which are gone when the context ends."""
+
+    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call a function with the module and its arguments, before its forward."""
+        handle = module.register_forward_pre_hook(OwnHook(function), with_kwargs=True)
+        self.callback(handle.remove)
+
+    def after(
+        self, module: nn.Module, function: Callable[..., Any], *, first: bool = False
+    ) -> None:
+        """Call a function with the module, its arguments and its output."""
+        handle = module.register_forward_hook(OwnHook(function), prepend=first)
+        self.callback(handle.remove)
+
+
 class OwnHook:
     """A hook of vitscope that acts only in the forward being recorded when it was made."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
-        """Tie a hook to the current forward."""
         self._hook = hook
         self._forward = _current()
 

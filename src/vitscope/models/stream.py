@@ -1,8 +1,7 @@
 """Recording of the [CLS] row and patch norms at every depth during the model's own forward."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.layout import TokenLayout
-from vitscope.models.running import OwnHook
+from vitscope.models.running import Hooks
 from vitscope.trace import StreamTrace, TokenStates
 
 HIGHEST_PATCH = "highest_patch"
@@ -64,16 +63,11 @@ class StreamRecorder:
         self._rows: Tensor | None = None
         self._patch_norms: Tensor | None = None
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the blocks for the duration of the context."""
-        with ExitStack() as stack:
-            for block in self._blocks:
-                enter = OwnHook(self._enter_block)
-                stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
-            leave = OwnHook(self._leave_last)
-            stack.enter_context(self._blocks[-1].register_forward_hook(leave))
-            yield
+    def attach(self, hooks: Hooks) -> None:
+        """Hook into the blocks."""
+        for block in self._blocks:
+            hooks.before(block, self._enter_block)
+        hooks.after(self._blocks[-1], self._leave_last)
 
     def finish(self) -> StreamTrace:
         """Return the recorded stream after the forward."""
