@@ -19,13 +19,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
-from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, first_line
+from vitscope.errors import ModelUnreachableError, UnknownModelError, first_line
 from vitscope.images.preprocessing import Interpolation, Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import make_packed_block, require, require_class
+from vitscope.models.parts import lay_out, make_packed_block, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
 
@@ -61,7 +60,13 @@ def make_open_clip_adapter(
         ),
         preprocessing=preprocessing or _read_preprocessing(tower, name),
         blocks=blocks,
-        make_layout=partial(_make_layout, tower),
+        make_layout=partial(
+            lay_out,
+            {"cls": 1, "patches": 0},
+            tower.patch_size,
+            native=tuple(tower.image_size),
+            otherwise="build it with open_clip.create_model(..., force_image_size=...)",
+        ),
         run=partial(_run, tower),
         embed_row=partial(_embed_row, tower),
     )
@@ -87,8 +92,7 @@ def load_open_clip(name: str) -> ViTAdapter:
         _build(architecture, _find_weights(name, settings), settings, name),
         model_id=f"open_clip:{name}",
     )
-    info = replace(adapter.info, source=f"open_clip {name}", notes=(*adapter.info.notes, *notes))
-    return replace(adapter, info=info)
+    return replace(adapter, info=adapter.info.noted(*notes, source=f"open_clip {name}"))
 
 
 def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
@@ -182,11 +186,10 @@ def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None
     return replace(
         adapter,
         module=tower.eval(),
-        info=replace(
-            adapter.info,
+        info=adapter.info.noted(
+            *_make_notes(tower, preprocessing),
             family=f"open_clip/{adapter.info.family}",
             num_params=count_parameters(tower),
-            notes=(*adapter.info.notes, *_make_notes(tower, preprocessing)),
         ),
         preprocessing=preprocessing or _read_preprocessing(tower, name),
         run=partial(_apply_head, head, adapter.run),
@@ -200,17 +203,6 @@ def _apply_head(
 ) -> Float[Tensor, "batch out"]:
     feature: Tensor = head(function(given))
     return feature
-
-
-def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:
-    native = tuple(tower.image_size)
-    if (height, width) != native:
-        raise UsageError(
-            f"an input of {height} x {width} px was given to an open_clip tower, whose positions "
-            f"fit {native[0]} x {native[1]} px alone: give it that size, or build it with "
-            "open_clip.create_model(..., force_image_size=...)"
-        )
-    return make_layout({"cls": 1, "patches": 0}, make_grid(height, width, tower.patch_size))
 
 
 def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch out"]:

@@ -4,7 +4,6 @@ Where timm averages patches although there is a [CLS] token, the [CLS] token is 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,7 +31,7 @@ from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import require, require_class
+from vitscope.models.parts import check_size, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
 from vitscope.weights.hub import find_snapshot
@@ -57,7 +56,7 @@ def make_timm_adapter(
 ) -> ViTAdapter:
     """Adapt a timm model."""
     adapter = _adapt(module, model_id or type(module).__name__)
-    info = replace(adapter.info, notes=(*adapter.info.notes, *_make_weight_notes(module)))
+    info = adapter.info.noted(*_make_weight_notes(module))
     return replace(adapter, info=info, preprocessing=preprocessing or adapter.preprocessing)
 
 
@@ -75,7 +74,8 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     require_class(tower.patch_embed, {PatchEmbed, HybridEmbed}, name, "the patch embedding")
     preprocessing = _read_preprocessing(tower, name)
     blocks = _make_blocks(tower, name)
-    run, embed_row = _make_feature_functions(tower)
+    project = tower.head if is_clip_tower(tower) else nn.Identity()
+    norms = [tower.fc_norm] if tower.attn_pool is not None else [tower.norm, tower.fc_norm]
     analysed: Any = tower.blocks[-1].attn if tower.attn_pool is None else tower.attn_pool
     return ViTAdapter(
         module=module,
@@ -95,8 +95,8 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         preprocessing=preprocessing,
         blocks=blocks,
         make_layout=partial(_lay_out, tower),
-        run=run,
-        embed_row=embed_row,
+        run=partial(_run, tower, project),
+        embed_row=nn.Sequential(*norms, project),
         encoder=tuple(tower.blocks),
         classifier=_find_classifier(tower),
     )
@@ -194,39 +194,24 @@ def _find_quick_gelu_name(tower: Any) -> str | None:
     return native if trained_with_it and type(tower.blocks[0].mlp.act) is not QuickGELU else None
 
 
-def _make_feature_functions(
-    tower: Any,
-) -> tuple[Callable[[Pixels], Tensor], Callable[[Tensor], Tensor]]:
-    project = tower.head if is_clip_tower(tower) else nn.Identity()
-    if tower.attn_pool is not None:
-        return partial(_pool, tower, project), nn.Sequential(tower.fc_norm, project)
-    run = _pool if tower.cls_token is None else _run
-    return partial(run, tower, project), nn.Sequential(tower.norm, tower.fc_norm, project)
-
-
-def _pool(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
-    feature: Tensor = project(tower.forward_head(tower.forward_features(pixels), pre_logits=True))
-    return feature
-
-
 def _run(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
-    feature: Tensor = project(tower.fc_norm(tower.forward_features(pixels)[:, 0]))
+    tokens = tower.forward_features(pixels)
+    if _name_feature(tower) == "cls":
+        pooled = tower.fc_norm(tokens[:, 0])
+    else:
+        pooled = tower.forward_head(tokens, pre_logits=True)
+    feature: Tensor = project(pooled)
     return feature
 
 
 def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
-    built_for = tower.patch_embed.img_size
     if tower.dynamic_img_size:
         grid = make_grid(height, width, _read_patch_size(tower))
-    elif (height, width) == tuple(built_for):
+    else:
+        otherwise = "build it with timm.create_model(..., dynamic_img_size=True)"
+        check_size(height, width, tuple(tower.patch_embed.img_size), otherwise)
         # timm crops pixels beyond the last whole patch, so the size need not fit the grid.
         grid = tuple(tower.patch_embed.grid_size)
-    else:
-        raise UsageError(
-            f"an input of {height} x {width} px was given to a model built for "
-            f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
-            "timm.create_model(..., dynamic_img_size=True)"
-        )
     if _name_feature(tower) == "average":
         everything = getattr(tower, "pool_include_prefix", False)
         return make_layout(_count_tokens(tower), grid, averaged="all" if everything else "patches")
@@ -372,13 +357,12 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     optional = HEADS if classes == 0 else ()
     load_weights(module, weights, checkpoint, optional=optional)
     adapter = _adapt(module, model_id)
-    notes = [
-        *adapter.info.notes,
+    info = adapter.info.noted(
         *read.notes,
         *(["built with the layer scale that the file holds"] if scaled else []),
         *resampled,
         f"the weights come from a file; images are preprocessed as timm does for {name} (mean "
         f"{adapter.preprocessing.mean}): check that the weights were trained that way",
-    ]
-    info = replace(adapter.info, source=str(checkpoint), notes=tuple(notes))
+        source=str(checkpoint),
+    )
     return replace(adapter, info=info)

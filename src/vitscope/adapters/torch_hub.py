@@ -64,7 +64,7 @@ _SATELLITE_TAG = "sat493m"
 """Part of the names of DINOv3 checkpoints for satellite images, which use another mean and std."""
 
 
-def make_hub_adapter(
+def make_torch_hub_adapter(
     module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt a model built by the code of facebookresearch/dinov2 or facebookresearch/dinov3."""
@@ -137,7 +137,7 @@ def _find_order(tower: Any, registers: int, name: str) -> dict[str, int]:
     return orders[first]
 
 
-def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
+def load_torch_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
     """Build a model with its publisher's code and load its weights."""
     if name not in _REPOSITORIES:
         near = describe_near_matches(name, _REPOSITORIES)
@@ -152,14 +152,21 @@ def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
                 f"DINOv3's weights are handed out on request: download those of {name} from its "
                 f"publisher and give the file, {model_id}@checkpoint.pth"
             )
-        adapter = make_hub_adapter(_build(repository, name, pretrained=True), model_id=model_id)
+        adapter = make_torch_hub_adapter(
+            _build(repository, name, pretrained=True), model_id=model_id
+        )
         return adapter.named(model_id, f"torch.hub, {repository}")
     read = read_checkpoint(checkpoint)
     check_colour(read.weights, checkpoint)
     module = _build(repository, name, pretrained=False)
     # A norm for local crops in training: some checkpoints have it, evaluation never uses it.
     load_weights(module, read.weights, checkpoint, optional=("local_cls_norm.",))
-    return _adapt_filled(module, model_id, checkpoint, read.notes)
+    adapter = make_torch_hub_adapter(module, model_id=f"{model_id}@{checkpoint}")
+    preprocessing = adapter.preprocessing
+    if _SATELLITE_TAG in checkpoint.name:
+        preprocessing = replace(preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
+    info = adapter.info.noted(*read.notes, source=str(checkpoint))
+    return replace(adapter, info=info, preprocessing=preprocessing)
 
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
@@ -216,18 +223,6 @@ def _weights_only() -> Iterator[None]:
         for name in wanted:
             del os.environ[name]
         os.environ.update(before)
-
-
-def _adapt_filled(
-    module: nn.Module, model_id: str, checkpoint: Path, notes: tuple[str, ...]
-) -> ViTAdapter:
-    model_id = f"{model_id}@{checkpoint}"
-    adapter = make_hub_adapter(module, model_id=model_id)
-    info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, *notes))
-    preprocessing = adapter.preprocessing
-    if _SATELLITE_TAG in checkpoint.name:
-        preprocessing = replace(preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
-    return replace(adapter, info=info, preprocessing=preprocessing)
 
 
 def _list_blocks(tower: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from vitscope.errors import UnsupportedModelError
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.trace import AttentionTail
@@ -52,10 +52,27 @@ def rotate_patches(
 
 
 def lay_out(
-    order: Mapping[str, int], patch_size: tuple[int, int], height: int, width: int
+    order: Mapping[str, int],
+    patch_size: tuple[int, int],
+    height: int,
+    width: int,
+    *,
+    native: tuple[int, int] | None = None,
+    otherwise: str = "",
+    **kind: Any,
 ) -> TokenLayout:
-    """Lay out the tokens of an input of any size, to be pickled."""
-    return make_layout(order, make_grid(height, width, patch_size))
+    """Lay out the tokens of an input of any size, or of the `native` one alone, to be pickled."""
+    check_size(height, width, native, otherwise)
+    return make_layout(order, make_grid(height, width, patch_size), **kind)
+
+
+def check_size(height: int, width: int, native: tuple[int, int] | None, otherwise: str) -> None:
+    """Refuse an input for which a model has no positions."""
+    if native not in {None, (height, width)}:
+        raise UsageError(
+            f"an input of {height} x {width} px was given to a model built for {native[0]} x "
+            f"{native[1]} px alone: give it that size, or {otherwise}"
+        )
 
 
 def project_fused(
