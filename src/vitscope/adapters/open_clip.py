@@ -29,7 +29,6 @@ from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.hub import find_snapshot
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
-_BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
 
 
 def make_open_clip_adapter(
@@ -162,9 +161,7 @@ def _make_block(block: Any, name: str) -> BlockParts:
         f"blocks of class {type(block).__name__} (qk_norm, scale_attn, scale_heads and the like)",
     )
     require_class(block.ls_1, {LayerScale, nn.Identity}, name, "a scale")
-    return make_packed_block(
-        block, block.attn, name, parts=_BLOCK_PARTS, branch=block.ls_1, mlp_scale=block.ls_2
-    )
+    return make_packed_block(block, "attn", name)
 
 
 def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None) -> ViTAdapter:

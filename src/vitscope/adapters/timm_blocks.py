@@ -45,8 +45,13 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
     taps = {"query": attention.q_norm, "keys": attention.k_norm}
     if getattr(attention, "q_bias", None) is None:
         taps["values"] = attention.v_proj if attention.qkv is None else attention.qkv
-    make_heads, project_heads = partial(_make_heads, attention), partial(_project_heads, attention)
-    return make_prenorm_parts(block, taps=taps, make_heads=make_heads, project_heads=project_heads)
+    return make_prenorm_parts(
+        block,
+        taps=taps,
+        make_heads=partial(_make_heads, attention),
+        project_heads=partial(_project_heads, attention),
+        scales=("ls1", "ls2") if type(block) is Block else ("gamma_1", "gamma_2"),
+    )
 
 
 def make_pool_parts(pool: Any, model: str) -> BlockParts:

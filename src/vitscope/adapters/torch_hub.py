@@ -33,6 +33,7 @@ from vitscope.models.base import ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
+    check_parts,
     lay_out,
     make_prenorm_parts,
     multiply_fused,
@@ -232,9 +233,14 @@ def _list_blocks(tower: Any) -> list[Any]:
 
 
 def _make_block_parts(block: Any, model: str) -> BlockParts:
-    _check_module(block, _BLOCKS, _BLOCK_PARTS, model)
-    _check_module(block.attn, _ATTENTIONS, _ATTENTION_PARTS, model)
-    _check_module(block.ls1, {"LayerScale", "Identity"}, set(), model)
+    for part, classes, parts in (
+        (block, _BLOCKS, _BLOCK_PARTS),
+        (block.attn, _ATTENTIONS, _ATTENTION_PARTS),
+        (block.ls1, {"LayerScale", "Identity"}, {"gamma"}),
+    ):
+        kind = type(part).__name__
+        require(kind in classes, model, f"a {kind} in its blocks")
+        check_parts(part, model, (), optional=parts)
     require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
     require_class(block.attn.proj, {nn.Linear}, model, "an attention projection")
     return make_prenorm_parts(
@@ -270,13 +276,6 @@ def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> He
         # As in DINOv3, in the precision of the sines.
         keys = rotate_patches(keys.to(sin.dtype), cos, sin).to(keys.dtype)
     return Heads(query, keys, values)
-
-
-def _check_module(module: nn.Module, classes: set[str], parts: set[str], model: str) -> None:
-    kind = type(module).__name__
-    require(kind in classes, model, f"a {kind} in its blocks")
-    for part, _ in module.named_children():
-        require(part in parts, model, f"a part {part!r} in its {kind}")
 
 
 def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:

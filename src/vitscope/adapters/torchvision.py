@@ -26,7 +26,6 @@ from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import lay_out, make_packed_block, require_class
 
-_BLOCK_PARTS = {"ln_1", "self_attention", "dropout", "ln_2", "mlp"}
 _RESAMPLED = (
     "resample its weights with torchvision.models.vision_transformer.interpolate_embeddings"
 )
@@ -75,10 +74,7 @@ def make_torchvision_adapter(
 def _make_block(block: Any, name: str) -> BlockParts:
     require_class(block, {EncoderBlock}, name, "blocks")
     require_class(block.mlp, {MLPBlock}, name, "an MLP")
-    attention = block.self_attention
-    return make_packed_block(
-        block, attention, name, parts=_BLOCK_PARTS, branch=attention, mlp_scale=None
-    )
+    return make_packed_block(block, "self_attention", name)
 
 
 def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch dim"]:

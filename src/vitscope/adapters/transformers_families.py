@@ -21,8 +21,8 @@ class LayerNames:
     scaling: str | None = "scaling"  # the factor on the query-key products; None for d_head^-½
     norms: tuple[str, str]  # the norms before attention and before the MLP
     mlp: tuple[str, ...] = ("mlp",)  # the modules of the MLP, in order
-    layer_scales: tuple[str, str] | None = None  # after attention and after the MLP
-    gammas: tuple[str, str] | None = None  # the same as parameters, which a layer may lack
+    # layer scales after attention and after the MLP, modules or parameters; empty if it has none
+    scales: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()  # modules that do nothing in evaluation mode
     attention_idle: tuple[str, ...] = ()  # the same in the attention
     optional: tuple[str, ...] = ()  # parts that a layer may have
@@ -31,15 +31,15 @@ class LayerNames:
 
 _DINO_LAYER = LayerNames(
     norms=("norm1", "norm2"),
-    layer_scales=("layer_scale1", "layer_scale2"),
+    scales=("layer_scale1", "layer_scale2"),
     idle=("drop_path",),
 )
 _VIT_LAYER = LayerNames(norms=("layernorm_before", "layernorm_after"), idle=("dropout",))
 _BEIT_LAYER = LayerNames(
     norms=("layernorm_before", "layernorm_after"),
-    gammas=("lambda_1", "lambda_2"),
+    scales=("lambda_1", "lambda_2"),
     idle=("dropout", "drop_path"),
-    optional=("relative_position_bias",),
+    optional=("lambda_1", "lambda_2", "relative_position_bias"),
 )
 _CLIP_LAYER = LayerNames(
     layer="EncoderLayer",
@@ -270,7 +270,7 @@ FAMILIES: dict[str, Family] = {
                 mlp=("intermediate", "output"),
                 idle=("drop_path",),
                 attention_idle=("attention.dropout", "output.dropout"),
-                optional=(),
+                optional=("lambda_1", "lambda_2"),
                 own_bias="attention.relative_position_bias",
             ),
             optional=("pooler",),
@@ -290,7 +290,7 @@ FAMILIES: dict[str, Family] = {
                 scaling="scale",
                 idle=("dropout",),
                 attention_idle=("projection_dropout",),
-                optional=(),
+                optional=("lambda_1", "lambda_2"),
             ),
             optional=(),
             float32_softmax=False,

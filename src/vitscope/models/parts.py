@@ -1,8 +1,8 @@
 """Shared parts of adapters: refusals by name, heads, fused and packed projections, blocks."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -24,6 +24,20 @@ def require(condition: bool, model: str, setting: str) -> None:
             f"{model} has {setting}, which vitscope does not model: a decomposition of its "
             "attention would look right and be wrong; choose a model without it"
         )
+
+
+def check_parts(
+    module: nn.Module, owner: str, known: Collection[str], *, optional: Collection[str] = ()
+) -> None:
+    """Refuse a module with another part, be it a module or a tensor, or without a known one."""
+    tensors = (module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    parts = {name for name, _ in chain(module.named_children(), *tensors)}
+    kind = type(module).__name__
+    for what, names in (
+        ("a", parts.difference(known, optional)),
+        ("no", set(known).difference(parts, optional)),
+    ):
+        require(not names, owner, f"{what} part {min(names, default='')!r} in its {kind}")
 
 
 def require_class(part: object, kinds: Collection[type], model: str, what: str) -> None:
@@ -119,39 +133,58 @@ def finish_prenorm(
 
 
 def make_prenorm_parts(
-    block: Any,
+    block: nn.Module,
     *,
     taps: Mapping[str, nn.Module],
     make_heads: HeadsFunction,
     project_heads: HeadsFunction,
+    attention: str = "attn",
+    output: str = "proj",
+    norms: Sequence[str] = ("norm1", "norm2"),
+    mlp: Sequence[str] = ("mlp",),
+    scales: Sequence[str] = ("ls1", "ls2"),
+    scaling: float | None = None,
 ) -> BlockParts:
-    """Find the parts of a block that computes r = x + ls1(attn(norm1(x))), r + ls2(mlp(norm2(r))).
+    """Find the parts of a block that computes r = x + γ₁ attention(norm₁(x)), r + γ₂ mlp(norm₂(r)).
 
-    The parts must have these names; `ls1` and `ls2` are layer scales with a `gamma`, or identities.
-    EVA's scales are bare parameters or None, called `gamma_1` and `gamma_2`.
+    The parts have the names given: `output`, the projection W_O, within the attention; the modules
+    of the MLP in order; layer scales, which a block may lack, as modules or parameters. `scaling`
+    is the factor on the query-key products; by default that of the attention, `scale`.
     """
-    attention = block.attn
-    bare = not hasattr(block, "ls1")
-    if bare:
-        gamma, mlp_scale = block.gamma_1, None
-        if block.gamma_2 is not None:
-            mlp_scale = partial(torch.mul, block.gamma_2)
-    else:
-        gamma, mlp_scale = getattr(block.ls1, "gamma", None), block.ls2
+    heads: Any = block.get_submodule(attention)
+    projection: Any = heads.get_submodule(output)
+    first, second = scales or ("", "")
+    branch, gamma = _find_scale(block, first)
+    mlp_scale, mlp_gamma = _find_scale(block, second)
+    norm, *others = (block.get_submodule(name) for name in (norms[1], *mlp))
     return BlockParts(
         block=block,
-        attention=attention,
+        attention=heads,
         taps=taps,
         make_heads=make_heads,
         project_heads=project_heads,
-        scale=attention.scale,
-        tail=AttentionTail(weight=attention.proj.weight, bias=attention.proj.bias, scale=gamma),
-        branch=attention if bare else block.ls1,
-        branch_scale=gamma if bare else None,
-        attention_norm=block.norm1,
-        mlp_norm=block.norm2,
-        finish=partial(finish_prenorm, block.norm2, block.mlp, mlp_scale),
+        scale=heads.scale if scaling is None else scaling,
+        tail=AttentionTail(weight=projection.weight, bias=projection.bias, scale=gamma),
+        branch=heads if branch is None else branch,
+        branch_scale=gamma if branch is None else None,
+        attention_norm=block.get_submodule(norms[0]),
+        mlp_norm=norm,
+        finish=partial(
+            finish_prenorm,
+            norm,
+            others[0] if len(others) == 1 else nn.Sequential(*others),
+            mlp_scale if mlp_gamma is None or mlp_scale else partial(torch.mul, mlp_gamma),
+        ),
     )
+
+
+def _find_scale(block: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
+    # The module of a layer scale, if it is one, and γ.
+    found = getattr(block, name, None)
+    if isinstance(found, nn.Module):
+        return found, getattr(found, "gamma", getattr(found, "lambda1", None))
+    # A layer of BEiT without scale has the number 1 in its place.
+    return None, found if isinstance(found, Tensor) else None
 
 
 def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
@@ -209,25 +242,19 @@ def make_packed_pooling(
     )
 
 
-def make_packed_block(
-    block: Any,
-    attention: nn.Module,
-    owner: str,
-    *,
-    parts: Collection[str],  # those that a block may have
-    branch: nn.Module,  # what its attention adds
-    mlp_scale: Any,
-) -> BlockParts:
-    """Pre-norm block around `nn.MultiheadAttention`."""
-    unknown = {name for name, _ in block.named_children()}.difference(parts)
-    require(not unknown, owner, f"blocks with {', '.join(sorted(unknown))}")
-    packed = check_packed_attention(attention, owner)
-    finish = partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale)
-    found = make_packed_pooling(block, packed, mlp_norm=block.ln_2, finish=finish)
-    return replace(
-        found,
-        project_heads=found.make_heads,  # packed heads are always computed from the call
-        tail=replace(found.tail, scale=getattr(branch, "gamma", None)),
-        branch=branch,
-        attention_norm=block.ln_1,
+def make_packed_block(block: nn.Module, name: str, owner: str) -> BlockParts:
+    """Pre-norm block around `nn.MultiheadAttention`, which has this name."""
+    check_parts(block, owner, {name, "ln_1", "ln_2", "mlp"}, optional={"ls_1", "ls_2", "dropout"})
+    attention = check_packed_attention(block.get_submodule(name), owner)
+    make_heads = partial(make_packed_heads, attention)
+    return make_prenorm_parts(
+        block,
+        taps={},
+        make_heads=make_heads,
+        project_heads=make_heads,  # packed heads are always computed from the call
+        attention=name,
+        output="out_proj",
+        norms=("ln_1", "ln_2"),
+        scales=("ls_1", "ls_2"),
+        scaling=float(attention.head_dim) ** -0.5,
     )
