@@ -4,6 +4,7 @@ Where timm averages patches although there is a [CLS] token, the [CLS] token is 
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,12 +27,12 @@ from vitscope.adapters.timm_weights import (
 )
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.layout import TokenLayout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import check_size, require, require_class
+from vitscope.models.parts import lay_out, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
 from vitscope.weights.hub import find_snapshot
@@ -76,13 +77,14 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     blocks = _make_blocks(tower, name)
     project = tower.head if is_clip_tower(tower) else nn.Identity()
     norms = [tower.fc_norm] if tower.attn_pool is not None else [tower.norm, tower.fc_norm]
+    heads = [] if is_clip_tower(tower) else _list_heads(tower)
     analysed: Any = tower.blocks[-1].attn if tower.attn_pool is None else tower.attn_pool
     return ViTAdapter(
         module=module,
         info=ModelInfo(
             id=name,
             family=_FAMILIES[type(module)],
-            num_params=_count_tower_parameters(tower),
+            num_params=count_parameters(tower) - sum(map(count_parameters, heads)),
             depth=len(tower.blocks),
             embed_dim=tower.embed_dim,
             num_heads=analysed.num_heads,
@@ -94,7 +96,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         ),
         preprocessing=preprocessing,
         blocks=blocks,
-        make_layout=partial(_lay_out, tower),
+        make_layout=_make_layout(tower),
         run=partial(_run, tower, project),
         embed_row=nn.Sequential(*norms, project),
         encoder=tuple(tower.blocks),
@@ -204,18 +206,20 @@ def _run(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
     return feature
 
 
-def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
-    if tower.dynamic_img_size:
-        grid = make_grid(height, width, _read_patch_size(tower))
-    else:
-        otherwise = "build it with timm.create_model(..., dynamic_img_size=True)"
-        check_size(height, width, tuple(tower.patch_embed.img_size), otherwise)
+def _make_layout(tower: Any) -> Callable[[int, int], TokenLayout]:
+    averaged = "all" if getattr(tower, "pool_include_prefix", False) else "patches"
+    embed, fixed = tower.patch_embed, not tower.dynamic_img_size
+    return partial(
+        lay_out,
+        _count_tokens(tower),
+        _read_patch_size(tower),
+        native=tuple(embed.img_size) if fixed else None,
+        otherwise="build it with timm.create_model(..., dynamic_img_size=True)",
         # timm crops pixels beyond the last whole patch, so the size need not fit the grid.
-        grid = tuple(tower.patch_embed.grid_size)
-    if _name_feature(tower) == "average":
-        everything = getattr(tower, "pool_include_prefix", False)
-        return make_layout(_count_tokens(tower), grid, averaged="all" if everything else "patches")
-    return make_layout(_count_tokens(tower), grid, pooling_query=tower.attn_pool is not None)
+        grid=tuple(embed.grid_size) if fixed else None,
+        pooling_query=tower.attn_pool is not None,
+        averaged=averaged if _name_feature(tower) == "average" else None,
+    )
 
 
 def _count_tokens(tower: Any) -> dict[str, int]:
@@ -266,11 +270,6 @@ def _choose_size(tower: Any) -> tuple[int, int]:
         patch_height, patch_width = _read_patch_size(tower)
         return rows * patch_height, columns * patch_width
     return height, width
-
-
-def _count_tower_parameters(tower: Any) -> int:
-    heads = [] if is_clip_tower(tower) else _list_heads(tower)
-    return count_parameters(tower) - sum(count_parameters(head) for head in heads)
 
 
 def _tell_own_output(tower: Any) -> str:

@@ -130,8 +130,11 @@ def _finish_heads(
     keys: Float[Tensor, "batch key_head token head_dim"],
     values: Float[Tensor, "batch token value_dim"],
 ) -> Heads:
-    # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
-    keys = _rotate(attention, keys, call.kwargs.get("rope"))
+    if (rope := call.kwargs.get("rope")) is not None:
+        # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
+        prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
+        patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
+        keys = cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)
     split = split_heads(values, _count_key_heads(attention))
     # Grouped-query attention: head h reads key-value head h // group.
     group = attention.num_heads // split.shape[1]
@@ -151,14 +154,3 @@ def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch to
         return fused if attention.qkv is None else fused.chunk(3, dim=-1)[2]
     # With bare bias parameters timm applies the weights as a function and calls no module.
     return linear(call.tokens, attention.qkv.weight.chunk(3)[2], attention.v_bias)
-
-
-def _rotate(
-    attention: Any, keys: Float[Tensor, "batch head token head_dim"], rope: Tensor | None
-) -> Float[Tensor, "batch head token head_dim"]:
-    if rope is None:
-        return keys
-    prefix = attention.num_prefix_tokens
-    half = getattr(attention, "rotate_half", False)
-    patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
-    return cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)

@@ -51,26 +51,26 @@ def _make_block(layer: nn.Module, family: Family, config: Any) -> BlockParts:
     check_parts(layer, family.model, known, optional=names.optional)
     attention = layer.get_submodule(names.attention)
     _check_class(attention, family, f"{family.prefix}Attention")
-    output = _check_attention(attention, family)
+    _check_attention(attention, family)
     projections, taps = _list_projections(attention, names)
     find_bias = partial(_find_bias, attention, names.own_bias, config.patch_size)
-    finish = partial(_finish_heads, num_heads, family.positions == "rotary", find_bias)
+    make_heads = partial(_make_heads, num_heads, family.positions == "rotary", find_bias)
     scaling = names.scaling and float(getattr(attention, names.scaling))
     return make_prenorm_parts(
         layer,
         taps=taps,
-        make_heads=partial(_make_heads, finish),
-        project_heads=partial(_project_heads, projections, finish),
+        make_heads=partial(make_heads, ()),
+        project_heads=partial(make_heads, projections),
         attention=names.attention,
         output=names.output,
         norms=names.norms,
         mlp=names.mlp,
         scales=names.scales,
-        scaling=scaling or (output.in_features / num_heads) ** -0.5,
+        scaling=scaling or (config.hidden_size / num_heads) ** -0.5,
     )
 
 
-def _check_attention(attention: nn.Module, family: Family) -> nn.Linear:
+def _check_attention(attention: nn.Module, family: Family) -> None:
     names = family.names
     parts = [*names.projections, *names.qk_norms, names.output, *names.attention_idle]
     optional = set() if names.own_bias is None else {names.own_bias}
@@ -84,7 +84,7 @@ def _check_attention(attention: nn.Module, family: Family) -> nn.Linear:
         part = attention.get_submodule(parent)
         _check_class(part, family, type(part).__name__)
         check_parts(part, family.model, known, optional=maybe)
-    return _take_linear(attention, family, names.output)
+    _take_linear(attention, family, names.output)
 
 
 def _list_projections(
@@ -132,28 +132,20 @@ def _make_aim_heads(head: Any, call: AttentionCall, row: int) -> Heads:
     return Heads(query=query.expand(len(keys), -1, -1), keys=keys, values=values)
 
 
-def _make_heads(finish: Callable[..., Heads], call: AttentionCall, row: int) -> Heads:
-    queries, keys, values = (call.taps[name] for name in _TAPS)
-    return finish(call, row, queries[:, row : row + 1], keys, values)
-
-
-def _project_heads(
-    projections: Sequence[nn.Module], finish: Callable[..., Heads], call: AttentionCall, row: int
-) -> Heads:
-    given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
-    projected = (project(tokens) for project, tokens in zip(projections, given, strict=True))
-    return finish(call, row, *projected)
-
-
-def _finish_heads(
+def _make_heads(
     num_heads: int,
     rotary: bool,
     find_bias: Callable[[AttentionCall], Tensor | None],
+    projections: Sequence[nn.Module],  # none if queries, keys and values were recorded
     call: AttentionCall,
     row: int,
-    *projected: Tensor,
 ) -> Heads:
-    # The first of `projected` holds the queries of a single row.
+    if projections:
+        given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
+        projected = [project(tokens) for project, tokens in zip(projections, given, strict=True)]
+    else:
+        projected = [call.taps[name] for name in _TAPS]
+        projected[0] = projected[0][:, row : row + 1]
     queries, keys, values = (split_heads(part, num_heads) for part in projected)
     if rotary:
         # Only patches have rotary positions: the query of [CLS] is unchanged.

@@ -73,20 +73,20 @@ def lay_out(
     *,
     native: tuple[int, int] | None = None,
     otherwise: str = "",
+    grid: tuple[int, int] | None = None,
     **kind: Any,
 ) -> TokenLayout:
-    """Lay out the tokens of an input of any size, or of the `native` one alone, to be pickled."""
-    check_size(height, width, native, otherwise)
-    return make_layout(order, make_grid(height, width, patch_size), **kind)
+    """Lay out the tokens of an input, to be pickled.
 
-
-def check_size(height: int, width: int, native: tuple[int, int] | None, otherwise: str) -> None:
-    """Refuse an input for which a model has no positions."""
+    A model with positions for its `native` size alone refuses others. Its grid may be given;
+    `kind` is passed to `make_layout`.
+    """
     if native not in {None, (height, width)}:
         raise UsageError(
             f"an input of {height} x {width} px was given to a model built for {native[0]} x "
             f"{native[1]} px alone: give it that size, or {otherwise}"
         )
+    return make_layout(order, grid or make_grid(height, width, patch_size), **kind)
 
 
 def project_fused(
