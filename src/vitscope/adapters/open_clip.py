@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, get_args
 
 import open_clip
@@ -15,17 +14,17 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg
 from open_clip.transformer import LayerScale, ResidualAttentionBlock, VisionTransformer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
-from vitscope.errors import ModelUnreachableError, UnknownModelError, first_line
+from vitscope.errors import UnknownModelError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import lay_out, make_packed_block, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
+from vitscope.weights.checkpoints import plain_faults_of
 from vitscope.weights.hub import find_snapshot
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
@@ -105,7 +104,8 @@ def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
 
 def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: str) -> nn.Module:
     preprocess_keys = PreprocessCfg.__dataclass_fields__.keys() - {"size"}
-    try:
+    advice = "they are damaged, or a file that the text tower needs is unavailable"
+    with plain_faults_of(f"the weights of {name}", advice):
         model: nn.Module = open_clip.create_model(
             architecture,
             pretrained=str(weights),
@@ -113,16 +113,6 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
             force_quick_gelu=bool(settings.get("quick_gelu", False)),
             force_preprocess_cfg={k: v for k, v in settings.items() if k in preprocess_keys},
         )
-    except UnpicklingError:
-        raise ModelUnreachableError(
-            f"the weights of {name} hold more than tensors, and code is never "
-            "executed: give a safetensors file"
-        ) from None
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelUnreachableError(
-            f"open_clip cannot build {name} ({first_line(error)}): the weights are damaged, or a "
-            "file that its text tower needs is unavailable"
-        ) from None
     return model
 
 
@@ -134,13 +124,8 @@ def _find_weights(name: str, settings: Mapping[str, Any]) -> Path:
             names = [Path(file).with_suffix(".safetensors").name, file]
         folder = find_snapshot(repo_id, [], names)
         return next(folder / each for each in names if (folder / each).is_file())
-    try:
+    with plain_faults_of(f"the weights of {name}", "connect to the network and run again"):
         return Path(open_clip.download_pretrained(settings))
-    except (OSError, RuntimeError) as error:
-        raise ModelUnreachableError(
-            f"the weights of {name} are not cached and cannot be fetched ({error}): connect to the "
-            "network and run again"
-        ) from None
 
 
 def _check_tower(tower: Any, name: str) -> None:

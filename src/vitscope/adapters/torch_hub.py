@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -21,13 +20,11 @@ from torch import Tensor, nn
 
 from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import (
-    ModelUnreachableError,
     UnknownModelError,
     UnsupportedModelError,
     UsageError,
     VitscopeError,
 )
-from vitscope.extras import find_failed_import
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
@@ -45,7 +42,12 @@ from vitscope.models.parts import (
 )
 from vitscope.models.running import undisturbed
 from vitscope.weights.catalogue import describe_near_matches
-from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.checkpoints import (
+    check_colour,
+    load_weights,
+    plain_faults_of,
+    read_checkpoint,
+)
 
 _DINOV2 = "facebookresearch/dinov2"
 _DINOV3 = "facebookresearch/dinov3"
@@ -171,8 +173,9 @@ def load_torch_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
 
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
-    try:
-        with _quiet(), _weights_only():
+    advice = "connect to the network once, or take the same model from another library"
+    with plain_faults_of(f"code and weights of torchhub:{name}", advice), _quiet(), _weights_only():
+        try:
             load: Callable[..., nn.Module] = torch.hub.load
             # The ref is the repository's own default branch, so it cannot point to a fork.
             return load(
@@ -183,23 +186,11 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
                 skip_validation=True,
                 pretrained=pretrained,
             )
-    except ModuleNotFoundError as error:
-        raise VitscopeError(
-            f"the code of {repository} needs the package {error.name}, which is not installed: "
-            f"pip install {error.name}"
-        ) from None
-    except UnpicklingError:
-        raise ModelUnreachableError(
-            f"the weights of torchhub:{name} hold more than tensors, and code is never executed"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        if find_failed_import(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise ModelUnreachableError(
-            f"torchhub:{name} is not cached and cannot be fetched ({reason}): connect to the "
-            "network once, or take the same model from another library"
-        ) from None
+        except ModuleNotFoundError as error:
+            raise VitscopeError(
+                f"the code of {repository} needs the package {error.name}, which is not installed: "
+                f"pip install {error.name}"
+            ) from None
 
 
 @contextmanager

@@ -4,13 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
@@ -22,6 +20,7 @@ from vitscope.errors import (
     first_line,
 )
 from vitscope.files.printable import name_some
+from vitscope.weights.checkpoints import plain_faults_of
 from vitscope.weights.folders import read_json_object
 
 CONFIG_FILE = "config.json"
@@ -118,8 +117,9 @@ def _build(
     folder: Path, name: str, class_name: str, extra: Mapping[str, Any]
 ) -> tuple[Any, dict[str, Any]]:
     kind: Any = getattr(transformers, class_name)
-    with _quiet_library():
-        try:
+    advice = "expected model.safetensors or pytorch_model.bin that fits config.json"
+    try:
+        with _quiet_library(), plain_faults_of(f"the weights of {name}", advice):
             built: tuple[Any, dict[str, Any]] = kind.from_pretrained(
                 folder,
                 local_files_only=True,
@@ -132,21 +132,11 @@ def _build(
                 ignore_mismatched_sizes=True,
                 **extra,
             )
-        except UnpicklingError:
-            raise ModelUnreachableError(
-                f"the weights of {name} hold more than tensors, and code is never executed; save "
-                "them as safetensors"
-            ) from None
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise ModelUnreachableError(
-                f"the weights of {name} cannot be read ({first_line(error)}): expected "
-                "model.safetensors or pytorch_model.bin that fits config.json"
-            ) from None
-        except (*_CONFIG_ERRORS, StrictDataclassError) as error:
-            raise UnsupportedModelError(
-                f"transformers cannot build {name} from its config.json "
-                f"({type(error).__name__}: {first_line(error)})"
-            ) from None
+    except (*_CONFIG_ERRORS, StrictDataclassError) as error:
+        raise UnsupportedModelError(
+            f"transformers cannot build {name} from its config.json "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from None
     return built
 
 
