@@ -48,7 +48,9 @@ def undisturbed(module: nn.Module, edits: tuple[Edit, ...] = ()) -> Iterator[Non
 def modes_kept(module: nn.Module) -> Iterator[None]:
     """Hold a model exclusively, and restore the training mode of every part afterwards."""
     parts = list(module.modules())
-    with _held(parts), _kept([(vars(part), "training") for part in parts]):
+    # A compiler's wrapper has the mode of the module inside.
+    owns = [vars(part) for part in parts if "training" in vars(part)]
+    with _held(parts), _kept([(own, "training") for own in owns]):
         yield
 
 
