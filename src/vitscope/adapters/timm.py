@@ -224,14 +224,15 @@ def _make_layout(tower: Any) -> Callable[[int, int], TokenLayout]:
 
 def _count_tokens(tower: Any) -> dict[str, int]:
     # In sequence order; the patch count comes from the grid.
-    patches = {"patches": 0}
     # Eva pools over all tokens; VisionTransformer over the patches unless configured otherwise.
     if tower.attn_pool is not None and not getattr(tower, "pool_include_prefix", True):
-        return patches
-    cls = 0 if tower.cls_token is None else 1
-    distillation = 1 if hasattr(tower, "dist_token") else 0
-    prefix = {"cls": cls, "distillation": distillation, "registers": _count_registers(tower)}
-    return prefix | patches
+        return {"patches": 0}
+    return {
+        "cls": int(tower.cls_token is not None),
+        "distillation": int(hasattr(tower, "dist_token")),
+        "registers": _count_registers(tower),
+        "patches": 0,
+    }
 
 
 def _count_registers(tower: Any) -> int:
@@ -264,12 +265,9 @@ def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
 
 
 def _choose_size(tower: Any) -> tuple[int, int]:
-    rows, columns = tower.patch_embed.grid_size
-    height, width = tower.patch_embed.img_size
-    if tower.dynamic_img_size:
-        patch_height, patch_width = _read_patch_size(tower)
-        return rows * patch_height, columns * patch_width
-    return height, width
+    (rows, columns), (height, width) = tower.patch_embed.grid_size, _read_patch_size(tower)
+    native: tuple[int, int] = tuple(tower.patch_embed.img_size)
+    return (rows * height, columns * width) if tower.dynamic_img_size else native
 
 
 def _tell_own_output(tower: Any) -> str:

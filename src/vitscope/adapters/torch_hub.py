@@ -174,7 +174,7 @@ def load_torch_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
     advice = "connect to the network once, or take the same model from another library"
-    with plain_faults_of(f"code and weights of torchhub:{name}", advice), _quiet(), _weights_only():
+    with plain_faults_of(f"code and weights of torchhub:{name}", advice), _tamed():
         try:
             load: Callable[..., nn.Module] = torch.hub.load
             # The ref is the repository's own default branch, so it cannot point to a fork.
@@ -194,23 +194,20 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch.hub's messages off standard output, and silence warnings about slower kernels."""
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="xFormers is")
-        yield
+def _tamed() -> Iterator[None]:
+    """Make every `torch.load` refuse code, even if the publisher's code asks for it.
 
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make every `torch.load` refuse code, even if the publisher's code asks for it."""
+    torch.hub's messages are kept off standard output, and warnings about slower kernels silent.
+    """
     # torch.hub unpickles downloaded weights by default. torch.load reads these variables at each
     # call: the first overrides its argument, and setting both is an error.
     wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     try:
-        yield
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="xFormers is")
+            yield
     finally:
         for name in wanted:
             del os.environ[name]

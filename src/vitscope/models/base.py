@@ -1,7 +1,7 @@
 """The adapter: one interface to any library's ViT, which hands over attention rows as it runs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Literal
@@ -296,7 +296,11 @@ class ViTAdapter:
             The model's own global feature; None if the forward stopped before it.
         """
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
-        with self.undisturbed(), self._without_gradients(), one_forward(), Hooks() as hooks:
+        # transformers keeps the index of relative positions for later forwards; one that was made
+        # in inference mode could not be trained with.
+        plain = torch.no_grad() if self.position_biases else self.autocast.without_gradients()
+        output = None
+        with self.undisturbed(), plain, one_forward(), Hooks() as hooks:
             recorders = {
                 layer: BlockRecorder(
                     layer,
@@ -314,7 +318,8 @@ class ViTAdapter:
             stream = StreamRecorder(self.encoder_blocks, layout)
             if on_stream is not None:
                 stream.attach(hooks)
-            output = self._run_until_left(pixels)
+            with suppress(StopForward), self.autocast.applied(pixels.device):
+                output = self.run(pixels.to(self.parameter.dtype))
             for layer, recorder in recorders.items():
                 if recorder.times_run != 1:
                     words = f"layer {layer} of {self.info.id} was run {recorder.times_run} times"
@@ -330,18 +335,6 @@ class ViTAdapter:
     def encoder_blocks(self) -> Sequence[nn.Module]:
         """All encoder blocks in order."""
         return self.encoder or [parts.block for parts in self.blocks.values()]
-
-    def _without_gradients(self) -> AbstractContextManager[object]:
-        # transformers keeps the index of relative positions for later forwards; one that was made
-        # in inference mode could not be trained with.
-        return torch.no_grad() if self.position_biases else self.autocast.without_gradients()
-
-    def _run_until_left(self, pixels: Pixels) -> Float[Tensor, "batch out"] | None:
-        try:
-            with self.autocast.applied(pixels.device):
-                return self.run(pixels.to(self.parameter.dtype))
-        except StopForward:
-            return None
 
     def finish_block(
         self, layer: int, rows: Float[Tensor, "batch dim"]

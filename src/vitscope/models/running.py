@@ -30,7 +30,8 @@ def undisturbed(module: nn.Module, edits: tuple[Edit, ...] = ()) -> Iterator[Non
     `edits` are those that the caller knows to be applied.
     """
     modules = list(module.modules())
-    weights = [tensor for part in modules for tensor in list_tensors(part)]
+    tensors = (t for part in modules for t in (*part._parameters.values(), *part._buffers.values()))
+    weights = [tensor for tensor in tensors if tensor is not None]
     with _held([*modules, *weights]), ExitStack() as stack:
         check_whole(module)
         check_edits(modules, edits)
@@ -63,12 +64,6 @@ def _kept(places: Sequence[tuple[dict[str, Any], str]]) -> Iterator[None]:
     finally:
         for own, name, value in before:
             own[name] = value
-
-
-def list_tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module itself, without those of its children."""
-    own = [*module._parameters.values(), *module._buffers.values()]
-    return [tensor for tensor in own if tensor is not None]
 
 
 def list_computed(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -118,10 +113,8 @@ def check_whole(module: nn.Module) -> None:
 def find_plain_forward(module: nn.Module) -> Callable[..., Any] | None:
     """Find the original forward under a compiler or Accelerate's mixed precision."""
     own = vars(module)
-    if "_original_forward" in own:  # set by accelerate
-        plain: Callable[..., Any] = own["_original_forward"]
-        return plain
-    return getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
+    compiled = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
+    return own.get("_original_forward", compiled)  # the former is set by accelerate
 
 
 @contextmanager
@@ -235,18 +228,12 @@ class Autocast:
     """
 
     def __init__(self) -> None:
-        """Start without autocast: the model computes in the precision of its weights."""
-        self._half: torch.dtype | None = None
-
-    @property
-    def half(self) -> torch.dtype | None:
-        """The half precision of autocast; None if autocast is off."""
-        return self._half
+        self.half: torch.dtype | None = None  # its precision; None if it is off
 
     @contextmanager
     def switched(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
         """Set the precision that `applied` uses in this context."""
-        before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
+        before, self.half = self.half, dtype if dtype in HALF_PRECISIONS else None
         try:
             # Disable the caller's autocast. The cast weights are cached until the outermost
             # autocast context ends, so this one serves all batches. The cache is cleared before and
@@ -257,15 +244,15 @@ class Autocast:
                 yield
         finally:
             torch.clear_autocast_cache()
-            self._half = before
+            self.half = before
 
     def without_gradients(self) -> AbstractContextManager[object]:
         """Disable gradients."""
-        return torch.inference_mode() if self._half is None else torch.no_grad()
+        return torch.inference_mode() if self.half is None else torch.no_grad()
 
     def applied(self, device: torch.device) -> AbstractContextManager[object]:
         """Run the model's own code under autocast, if it is on."""
-        return nullcontext() if self._half is None else torch.autocast(device.type, self._half)
+        return nullcontext() if self.half is None else torch.autocast(device.type, self.half)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:
