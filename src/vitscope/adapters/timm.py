@@ -34,7 +34,7 @@ from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import lay_out, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
-from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.checkpoints import load_weights, read_checkpoint
 from vitscope.weights.hub import find_snapshot
 
 _FAMILIES = {
@@ -341,7 +341,6 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
             "its own, which weights from a file would miss; leave the file out"
         )
     read = read_checkpoint(checkpoint)
-    check_colour(read.weights, checkpoint)
     module: Any = _create(name)
     if scaled := lacks_layer_scale(module, read.weights):
         module = _create(name, init_values=1.0)  # The values are overwritten by the file's.

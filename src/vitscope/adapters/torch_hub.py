@@ -43,7 +43,6 @@ from vitscope.models.parts import (
 from vitscope.models.running import undisturbed
 from vitscope.weights.catalogue import describe_near_matches
 from vitscope.weights.checkpoints import (
-    check_colour,
     load_weights,
     plain_faults_of,
     read_checkpoint,
@@ -160,7 +159,6 @@ def load_torch_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
         )
         return adapter.named(model_id, f"torch.hub, {repository}")
     read = read_checkpoint(checkpoint)
-    check_colour(read.weights, checkpoint)
     module = _build(repository, name, pretrained=False)
     # A norm for local crops in training: some checkpoints have it, evaluation never uses it.
     load_weights(module, read.weights, checkpoint, optional=("local_cls_norm.",))

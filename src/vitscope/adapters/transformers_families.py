@@ -56,9 +56,8 @@ _IMAGENET = Preprocessing(
     std=(0.229, 0.224, 0.225),
     pipeline="transformers",
 )
-_HALF = replace(
-    _IMAGENET, resize="stretch", crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-)
+_WHOLE = replace(_IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear")
+_HALF = replace(_WHOLE, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +73,7 @@ class Family:
     projection: str | None = None  # attribute that holds the feature's projection
     loaded: str | None = None  # the wrapper that is loaded instead of the bare tower
     averaged: tuple[str, ...] = ()  # classes that classify the mean of the patches: refused
-    layers: str  # path from the tower to its list of layers
+    layers: str = "encoder.layer"  # path from the tower to its list of layers
     names: LayerNames  # names of the parts of its layers
     final_norm: str = "layernorm"  # name of the tower's last norm
     others: tuple[str, ...] = ()  # further parts of the tower
@@ -89,7 +88,7 @@ class Family:
     # "learned" and "native" tables are always resampled to the input, "optional" ones only on
     # request, "fixed" ones never; "rotary" positions fit any input. The size in a configuration is
     # that of the usual input, but for "learned" ones.
-    positions: Literal["learned", "native", "optional", "fixed", "rotary"]
+    positions: Literal["learned", "native", "optional", "fixed", "rotary"] = "optional"
     float32_softmax: bool = False  # whether its eager attention computes the softmax in float32
     processor: str  # class of its image processor
     preprocessing: Preprocessing  # default for a model without a processor file
@@ -138,7 +137,6 @@ _DINOV2 = Family(
     model="Dinov2Model",
     wrappers=("Dinov2ForImageClassification",),
     head_reads_patches=True,
-    layers="encoder.layer",
     names=_DINO_LAYER,
     positions="learned",
     processor="BitImageProcessor",
@@ -152,7 +150,6 @@ _VIT = Family(
     names=_VIT_LAYER,
     optional=("pooler",),
     output="last_hidden_state",
-    positions="optional",
     float32_softmax=True,
     processor="ViTImageProcessor",
     preprocessing=replace(_HALF, interpolation="bilinear"),
@@ -167,7 +164,7 @@ _BEIT = replace(
     mean_pooling=True,
     positions="native",
     processor="BeitImageProcessor",
-    preprocessing=replace(_HALF, interpolation="bicubic"),
+    preprocessing=_HALF,
 )
 _CLIP = Family(
     name="clip",
@@ -181,7 +178,6 @@ _CLIP = Family(
     names=_CLIP_LAYER,
     final_norm="post_layernorm",
     others=("pre_layrnorm",),
-    positions="optional",
     float32_softmax=True,
     processor="CLIPImageProcessor",
     preprocessing=replace(
@@ -213,13 +209,7 @@ FAMILIES: dict[str, Family] = {
             registers=True,
             positions="rotary",
             processor="DINOv3ViTImageProcessor",
-            preprocessing=replace(
-                _IMAGENET,
-                resize="stretch",
-                crop_fraction=1.0,
-                interpolation="bilinear",
-                pipeline="transformers-float",
-            ),
+            preprocessing=replace(_WHOLE, pipeline="transformers-float"),
         ),
         _VIT,
         replace(
@@ -242,9 +232,7 @@ FAMILIES: dict[str, Family] = {
             wrappers=("ViTMSNForImageClassification",),
             attribute="vit",
             optional=(),
-            preprocessing=replace(
-                _IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear"
-            ),
+            preprocessing=_WHOLE,
         ),
         replace(
             _VIT,

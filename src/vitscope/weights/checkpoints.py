@@ -94,6 +94,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{', '.join(_WRAPPERS)}"
         )
     weights, prefixes = _strip(found, path)
+    _check_colour(weights, path)
     notes = (_note_choice(path, place), _note_choice(path, prefixes))
     return Checkpoint(_join_chunks(weights), tuple(note for note in notes if note))
 
@@ -142,8 +143,7 @@ def load_weights(
     module.load_state_dict(given, strict=False)
 
 
-def check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights for images that do not have three channels."""
+def _check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
     kernel = weights.get(_PATCH_KERNEL)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
         raise UnsupportedModelError(
