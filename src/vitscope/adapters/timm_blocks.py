@@ -49,7 +49,6 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
         block,
         taps=taps,
         make_heads=partial(_make_heads, attention),
-        project_heads=partial(_project_heads, attention),
         scales=("ls1", "ls2") if type(block) is Block else ("gamma_1", "gamma_2"),
     )
 
@@ -100,15 +99,25 @@ def _make_pool_heads(num_heads: int, call: AttentionCall, row: int) -> Heads:
 
 
 def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
-    query = call.taps["query"][:, :, row]
-    return _finish_heads(attention, call, query, call.taps["keys"], _take_values(attention, call))
-
-
-def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
-    queries, keys, values = _project(attention, call.tokens, row)
-    query = attention.q_norm(split_heads(queries, attention.num_heads))[:, :, 0]
-    keys = attention.k_norm(split_heads(keys, _count_key_heads(attention)))
-    return _finish_heads(attention, call, query, keys, values)
+    key_heads = getattr(attention, "num_kv_heads", attention.num_heads)
+    if "query" in call.taps:
+        query, keys = call.taps["query"][:, :, row], call.taps["keys"]
+        values = _take_values(attention, call)
+    else:
+        queries, keys, values = _project(attention, call.tokens, row)
+        query = attention.q_norm(split_heads(queries, attention.num_heads))[:, :, 0]
+        keys = attention.k_norm(split_heads(keys, key_heads))
+    if (rope := call.kwargs.get("rope")) is not None:
+        # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
+        prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
+        patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
+        keys = cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)
+    split = split_heads(values, key_heads)
+    # Grouped-query attention: head h reads key-value head h // group.
+    group = attention.num_heads // key_heads
+    if group > 1:
+        keys, split = (x.repeat_interleave(group, dim=1) for x in (keys, split))
+    return Heads(query, keys, split)
 
 
 def _project(
@@ -121,30 +130,6 @@ def _project(
         return project_fused(attention.qkv, tokens, row)
     bias = cat([attention.q_bias, attention.k_bias, attention.v_bias])
     return multiply_fused(attention.qkv.weight, bias, tokens, row)
-
-
-def _finish_heads(
-    attention: Any,
-    call: AttentionCall,
-    query: Float[Tensor, "batch head head_dim"],
-    keys: Float[Tensor, "batch key_head token head_dim"],
-    values: Float[Tensor, "batch token value_dim"],
-) -> Heads:
-    if (rope := call.kwargs.get("rope")) is not None:
-        # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
-        prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
-        patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
-        keys = cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)
-    split = split_heads(values, _count_key_heads(attention))
-    # Grouped-query attention: head h reads key-value head h // group.
-    group = attention.num_heads // split.shape[1]
-    if group > 1:
-        keys, split = (x.repeat_interleave(group, dim=1) for x in (keys, split))
-    return Heads(query, keys, split)
-
-
-def _count_key_heads(attention: Any) -> int:
-    return int(getattr(attention, "num_kv_heads", attention.num_heads))
 
 
 def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch token value_dim"]:

@@ -7,7 +7,7 @@ code of the two publishers is run, and only for the models listed here.
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -233,26 +233,21 @@ def _make_block_parts(block: Any, model: str) -> BlockParts:
         block,
         taps={"qkv": block.attn.qkv},
         make_heads=partial(_make_heads, block.attn),
-        project_heads=partial(_project_heads, block.attn),
     )
 
 
 def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
-    queries, keys, values = call.taps["qkv"].chunk(3, dim=-1)
-    return _finish_heads(attention, call, queries[:, row : row + 1], keys, values)
-
-
-def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
     qkv = attention.qkv
-    if type(qkv).__name__ != "LinearKMaskedBias":
-        return _finish_heads(attention, call, *project_fused(qkv, call.tokens, row))
-    # Without a bias there is no mask either.
-    bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
-    return _finish_heads(attention, call, *multiply_fused(qkv.weight, bias, call.tokens, row))
-
-
-def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> Heads:
-    # `queries` holds a single row.
+    projected: Sequence[Tensor]
+    if "qkv" in call.taps:
+        queries, *others = call.taps["qkv"].chunk(3, dim=-1)
+        projected = (queries[:, row : row + 1], *others)
+    elif type(qkv).__name__ == "LinearKMaskedBias":
+        # Without a bias there is no mask either.
+        bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
+        projected = multiply_fused(qkv.weight, bias, call.tokens, row)
+    else:
+        projected = project_fused(qkv, call.tokens, row)
     queries, keys, values = (split_heads(part, attention.num_heads) for part in projected)
     query = queries[:, :, 0]
     if (rope := call.kwargs.get("rope")) is not None:

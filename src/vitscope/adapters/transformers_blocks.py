@@ -54,13 +54,14 @@ def _make_block(layer: nn.Module, family: Family, config: Any) -> BlockParts:
     _check_attention(attention, family)
     projections, taps = _list_projections(attention, names)
     find_bias = partial(_find_bias, attention, names.own_bias, config.patch_size)
-    make_heads = partial(_make_heads, num_heads, family.positions == "rotary", find_bias)
+    make_heads = partial(
+        _make_heads, num_heads, family.positions == "rotary", find_bias, projections
+    )
     scaling = names.scaling and float(getattr(attention, names.scaling))
     return make_prenorm_parts(
         layer,
         taps=taps,
-        make_heads=partial(make_heads, ()),
-        project_heads=partial(make_heads, projections),
+        make_heads=make_heads,
         attention=names.attention,
         output=names.output,
         norms=names.norms,
@@ -136,16 +137,16 @@ def _make_heads(
     num_heads: int,
     rotary: bool,
     find_bias: Callable[[AttentionCall], Tensor | None],
-    projections: Sequence[nn.Module],  # none if queries, keys and values were recorded
+    projections: Sequence[nn.Module],
     call: AttentionCall,
     row: int,
 ) -> Heads:
-    if projections:
-        given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
-        projected = [project(tokens) for project, tokens in zip(projections, given, strict=True)]
-    else:
+    if call.taps:
         projected = [call.taps[name] for name in _TAPS]
         projected[0] = projected[0][:, row : row + 1]
+    else:
+        given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
+        projected = [project(tokens) for project, tokens in zip(projections, given, strict=True)]
     queries, keys, values = (split_heads(part, num_heads) for part in projected)
     if rotary:
         # Only patches have rotary positions: the query of [CLS] is unchanged.

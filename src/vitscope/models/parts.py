@@ -137,7 +137,7 @@ def make_prenorm_parts(
     *,
     taps: Mapping[str, nn.Module],
     make_heads: HeadsFunction,
-    project_heads: HeadsFunction,
+    project_heads: HeadsFunction | None = None,
     attention: str = "attn",
     output: str = "proj",
     norms: Sequence[str] = ("norm1", "norm2"),
@@ -149,7 +149,8 @@ def make_prenorm_parts(
 
     The parts have the names given: `output`, the projection W_O, within the attention; the modules
     of the MLP in order; layer scales, which a block may lack, as modules or parameters. `scaling`
-    is the factor on the query-key products; by default that of the attention, `scale`.
+    is the factor on the query-key products; by default that of the attention, `scale`. `make_heads`
+    also projects, if nothing is recorded, unless there is a function `project_heads` for that.
     """
     heads: Any = block.get_submodule(attention)
     projection: Any = heads.get_submodule(output)
@@ -162,7 +163,7 @@ def make_prenorm_parts(
         attention=heads,
         taps=taps,
         make_heads=make_heads,
-        project_heads=project_heads,
+        project_heads=project_heads or make_heads,
         scale=heads.scale if scaling is None else scaling,
         tail=AttentionTail(weight=projection.weight, bias=projection.bias, scale=gamma),
         branch=heads if branch is None else branch,
@@ -246,12 +247,10 @@ def make_packed_block(block: nn.Module, name: str, owner: str) -> BlockParts:
     """Pre-norm block around `nn.MultiheadAttention`, which has this name."""
     check_parts(block, owner, {name, "ln_1", "ln_2", "mlp"}, optional={"ls_1", "ls_2", "dropout"})
     attention = check_packed_attention(block.get_submodule(name), owner)
-    make_heads = partial(make_packed_heads, attention)
     return make_prenorm_parts(
         block,
         taps={},
-        make_heads=make_heads,
-        project_heads=make_heads,  # packed heads are always computed from the call
+        make_heads=partial(make_packed_heads, attention),
         attention=name,
         output="out_proj",
         norms=("ln_1", "ln_2"),
