@@ -77,7 +77,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     blocks = _make_blocks(tower, name)
     project = tower.head if is_clip_tower(tower) else nn.Identity()
     norms = [tower.fc_norm] if tower.attn_pool is not None else [tower.norm, tower.fc_norm]
-    heads = [] if is_clip_tower(tower) else _list_heads(tower)
+    heads = _list_heads(tower)
     analysed: Any = tower.blocks[-1].attn if tower.attn_pool is None else tower.attn_pool
     return ViTAdapter(
         module=module,
@@ -100,14 +100,13 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         run=partial(_run, tower, project),
         embed_row=nn.Sequential(*norms, project),
         encoder=tuple(tower.blocks),
-        classifier=_find_classifier(tower),
+        classifier=_find_classifier(tower, heads),
     )
 
 
-def _find_classifier(tower: Any) -> Classifier | None:
-    if is_clip_tower(tower) or isinstance(tower.head, nn.Identity) or not tower.global_pool:
+def _find_classifier(tower: Any, heads: list[nn.Module]) -> Classifier | None:
+    if not heads or isinstance(tower.head, nn.Identity) or not tower.global_pool:
         return None
-    heads = _list_heads(tower)
     # The head is on what timm pools, which is the feature but for a pooling beside a [CLS] token.
     return Classifier(
         module=tower,
@@ -118,6 +117,8 @@ def _find_classifier(tower: Any) -> Classifier | None:
 
 
 def _list_heads(tower: Any) -> list[nn.Module]:
+    if is_clip_tower(tower):
+        return []
     # The second one is on the distillation token.
     return [tower.head, tower.head_dist] if hasattr(tower, "head_dist") else [tower.head]
 

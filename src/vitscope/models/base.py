@@ -302,15 +302,7 @@ class ViTAdapter:
         output = None
         with self.undisturbed(), plain, one_forward(), Hooks() as hooks:
             recorders = {
-                layer: BlockRecorder(
-                    layer,
-                    self.blocks[layer],
-                    layout,
-                    on_trace,
-                    last=layer == self.last_layer,
-                    leave=not verified,
-                    autocast=self.autocast.half is not None,
-                )
+                layer: BlockRecorder(self, layer, layout, on_trace, leave=not verified)
                 for layer in layers
             }
             for recorder in recorders.values():

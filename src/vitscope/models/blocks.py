@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,9 @@ from vitscope.layout import TokenLayout
 from vitscope.models.running import Hooks
 from vitscope.models.stream import TokenPicker, take_input, take_stream
 from vitscope.trace import AttentionTail, ClsTrace
+
+if TYPE_CHECKING:
+    from vitscope.models.base import ViTAdapter
 
 
 class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration ends a loop
@@ -92,24 +95,22 @@ class BlockRecorder:
 
     def __init__(
         self,
+        vit: "ViTAdapter",
         layer: int,
-        parts: BlockParts,
         layout: TokenLayout,
         on_trace: Callable[[ClsTrace], None],
         *,
-        last: bool = False,
         leave: bool = False,
-        autocast: bool = False,
     ) -> None:
-        """In the `last` block only the row is needed; with `leave` the forward then stops."""
+        """In the last block only the row is needed; with `leave` the forward then stops."""
         self.times_run = 0  # once per forward unless blocks were replaced after wrapping
         self._layer = layer
-        self._parts = parts
+        self._parts = parts = vit.blocks[layer]
         self._layout = layout
         self._on_trace = on_trace
-        self._project_heads = parts.project_heads if last else None
+        self._project_heads = parts.project_heads if layer == vit.last_layer else None
         self._leave = leave
-        self._autocast = autocast
+        self._autocast = vit.autocast
         self._heads: Heads | None = None
         self._row = 0 if layout.query is None else layout.query
         self._call = AttentionCall()
@@ -133,7 +134,7 @@ class BlockRecorder:
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = take_stream(take_input(args, kwargs))
-        if torch.is_autocast_enabled(stream.device.type) and not self._autocast:
+        if torch.is_autocast_enabled(stream.device.type) and self._autocast.half is None:
             raise UnsupportedModelError(
                 "the model's own forward switches autocast on, so it does not compute in the "
                 "precision of its weights: take the wrapper off, or give dtype='bfloat16'"
