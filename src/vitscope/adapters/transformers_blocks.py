@@ -34,7 +34,8 @@ def is_class(module: nn.Module, name: str) -> bool:
 def make_blocks(tower: Any, family: Family, feature: str) -> dict[int, BlockParts]:
     """Find the analysable blocks of a tower by layer index."""
     head = [] if family.pooling_head is None else [family.pooling_head]
-    check_parts(tower, family.model, family.parts, optional=[*family.optional, *head])
+    known = {"embeddings", family.layers.partition(".")[0], family.final_norm, *family.others}
+    check_parts(tower, family.model, known, optional=[*family.optional, *head])
     layers = list(tower.get_submodule(family.layers).children())
     if feature == "attention pooling":
         make = _make_aim_pooling if family.name == "aimv2" else _make_pooling_block

@@ -72,11 +72,10 @@ class Family:
     head_reads_patches: bool = False  # whether the classifier also reads the mean of the patches
     projection: str | None = None  # attribute that holds the feature's projection
     loaded: str | None = None  # the wrapper that is loaded instead of the bare tower
-    averaged: tuple[str, ...] = ()  # classes that classify the mean of the patches: refused
     layers: str = "encoder.layer"  # path from the tower to its list of layers
     names: LayerNames  # names of the parts of its layers
     final_norm: str = "layernorm"  # name of the tower's last norm
-    others: tuple[str, ...] = ()  # further parts of the tower
+    others: tuple[str, ...] = ()  # parts of the tower besides `embeddings`, layers and norm
     optional: tuple[str, ...] = ()  # parts that the tower may have
     # Output with the global feature; in `last_hidden_state` it is the first row.
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
@@ -103,12 +102,6 @@ class Family:
         """Attribute of the wrappers that holds the tower."""
         return self.attribute or self.name
 
-    @property
-    def parts(self) -> set[str]:
-        """Names of the parts that the tower must have."""
-        layers, _, _ = self.layers.partition(".")
-        return {"embeddings", layers, self.final_norm, *self.others}
-
     def count_registers(self, config: Any) -> int:
         """Number of register tokens."""
         return int(config.num_register_tokens) if self.registers else 0
@@ -125,11 +118,8 @@ class Family:
     def choose_preprocessing(self, size: tuple[int, int]) -> Preprocessing:
         """The default preprocessing for the image size in a configuration."""
         # For "learned" positions that size is the table's, not that of the usual input.
-        return (
-            self.preprocessing
-            if self.positions == "learned"
-            else self.preprocessing.with_size(size)
-        )
+        usual = self.preprocessing
+        return usual if self.positions == "learned" else usual.with_size(size)
 
 
 _DINOV2 = Family(
@@ -173,7 +163,6 @@ _CLIP = Family(
     attribute="vision_model",
     projection="visual_projection",
     loaded="CLIPVisionModelWithProjection",
-    averaged=("CLIPForImageClassification",),
     layers="encoder.layers",
     names=_CLIP_LAYER,
     final_norm="post_layernorm",
@@ -292,7 +281,6 @@ FAMILIES: dict[str, Family] = {
             model="MetaClip2VisionModel",
             wrappers=("MetaClip2Model", "MetaClip2VisionModelWithProjection"),
             loaded="MetaClip2VisionModelWithProjection",
-            averaged=("MetaClip2ForImageClassification",),
         ),
         replace(
             _CLIP,
@@ -300,7 +288,6 @@ FAMILIES: dict[str, Family] = {
             model="Aimv2VisionModel",
             wrappers=("Aimv2Model",),
             loaded="Aimv2Model",
-            averaged=(),
             names=LayerNames(
                 layer="EncoderLayer",
                 output="out_proj",
@@ -321,7 +308,6 @@ FAMILIES: dict[str, Family] = {
             wrappers=("SiglipModel",),
             projection=None,
             loaded=None,
-            averaged=("SiglipForImageClassification",),
             others=(),
             cls=False,
             pooling_head="head",

@@ -26,12 +26,9 @@ from vitscope.weights.folders import read_json_object
 CONFIG_FILE = "config.json"
 _ADAPTER_FILE = "adapter_config.json"
 
-_MODEL_TYPES = FAMILIES | {
-    f"{name}_vision_model": family  # the tower alone, without the text tower
-    for name, family in FAMILIES.items()
-    if family.attribute == "vision_model"
-}
-_AVERAGED = {name for family in FAMILIES.values() for name in family.averaged}
+_WITH_TEXT = [family for family in FAMILIES.values() if family.attribute == "vision_model"]
+_MODEL_TYPES = FAMILIES | {f"{family.name}_vision_model": family for family in _WITH_TEXT}
+_AVERAGED = {f"{family.prefix}ForImageClassification" for family in _WITH_TEXT}
 
 _REFUSED: Mapping[str, str] = {
     "internvl": (
@@ -52,7 +49,6 @@ _CONFIG_ERRORS = (
     AttributeError,
     LookupError,
     MemoryError,
-    RecursionError,
     TypeError,
     ValueError,
 )
