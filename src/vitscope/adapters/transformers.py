@@ -25,7 +25,7 @@ from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import lay_out
+from vitscope.models.parts import lay_out, require
 from vitscope.weights.folders import check_readable, find_folder
 from vitscope.weights.hub import find_snapshot
 
@@ -135,11 +135,8 @@ def _find_tower(module: nn.Module) -> tuple[Any, Family]:
 
 
 def _check_config(family: Family, config: Any) -> None:
-    if config.num_channels != 3:
-        raise UnsupportedModelError(
-            f"this {family.model} takes images of {config.num_channels} channels (num_channels): "
-            "expected 3 (red, green, blue)"
-        )
+    channels = config.num_channels
+    require(channels == 3, family.model, f"images of {channels} channels (num_channels)")
     if family.positions in {"learned", "native"} and not _is_square(config):
         raise UnsupportedModelError(
             f"{family.model} resamples its position table as a square, but image_size is "
@@ -217,16 +214,15 @@ class _Runner:
         if self.tower.dtype != torch.float64:
             return
         if getattr(config, "norm_type", None) == "rms_norm" and self.feature == "cls":
-            raise UsageError(
-                f"transformers' RMS norm of {self.family.name} computes in float32 even in a "
-                "float64 model, which cannot balance to float64: use float32"
-            )
-        if self.family.float32_softmax and config._attn_implementation == "eager":
-            raise UsageError(
-                f"transformers' eager attention of {self.family.name} computes its softmax in "
-                "float32 even in a float64 model, which cannot balance to float64: call "
-                "set_attn_implementation('sdpa') on it first"
-            )
+            part, advice = "RMS norm", "use float32"
+        elif self.family.float32_softmax and config._attn_implementation == "eager":
+            part, advice = "eager softmax", "call set_attn_implementation('sdpa') on it first"
+        else:
+            return
+        raise UsageError(
+            f"transformers' {part} of {self.family.name} computes in float32 even in a float64 "
+            f"model, which cannot balance to float64: {advice}"
+        )
 
 
 def _is_resizable(family: Family, config: Any) -> bool:
