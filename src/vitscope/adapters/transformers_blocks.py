@@ -12,11 +12,9 @@ from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.parts import (
     check_packed_attention,
     check_parts,
-    finish_prenorm,
     make_packed_pooling,
     make_prenorm_parts,
     require,
-    return_rows,
     rotate_patches,
     split_heads,
 )
@@ -105,9 +103,8 @@ def _make_pooling_block(head: nn.Module, family: Family) -> BlockParts:
     _check_class(head, family, f"{family.prefix}MultiheadAttentionPoolingHead")
     check_parts(head, family.model, {"probe", "attention", "layernorm", "mlp"})
     attention = check_packed_attention(head.get_submodule("attention"), type(head).__name__)
-    norm = head.get_submodule("layernorm")
-    finish = partial(finish_prenorm, norm, head.get_submodule("mlp"), None)
-    return make_packed_pooling(head, attention, mlp_norm=norm, finish=finish)
+    norm, mlp = head.get_submodule("layernorm"), head.get_submodule("mlp")
+    return make_packed_pooling(head, attention, norm=norm, mlp=mlp)
 
 
 def _make_aim_pooling(head: nn.Module, family: Family) -> BlockParts:
@@ -123,8 +120,6 @@ def _make_aim_pooling(head: nn.Module, family: Family) -> BlockParts:
         scale=float(pooling.hidden_size // pooling.num_heads) ** -0.5,
         tail=AttentionTail(weight=output.weight, bias=output.bias, scale=None),
         branch=output,
-        mlp_norm=None,
-        finish=return_rows,
     )
 
 

@@ -51,6 +51,11 @@ class AttentionCall:
         return tokens
 
 
+def return_rows(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Second half of a block that has none, to be pickled."""
+    return rows
+
+
 HeadsFunction = Callable[[AttentionCall, int], Heads]
 """From a recorded call and the query's position to the query, keys and values."""
 
@@ -62,7 +67,8 @@ class BlockParts:
     # the block; its first argument is the residual stream, its output the next one
     block: nn.Module
     attention: nn.Module  # the attention module; its arguments are recorded
-    taps: Mapping[str, nn.Module]  # modules whose outputs `make_heads` needs, by name
+    # modules whose outputs `make_heads` needs, by name
+    taps: Mapping[str, nn.Module] = field(default_factory=dict)
     # takes query, keys and values from the taps, exactly as the module computed them
     make_heads: HeadsFunction
     # computes the same from the attention's arguments, before it has run, for the one query row
@@ -78,12 +84,12 @@ class BlockParts:
     attention_norm: nn.Module | None = None
     # module whose input is the residual stream after the attention branch; None for a pooling head
     # whose output is that branch
-    mlp_norm: nn.Module | None
+    mlp_norm: nn.Module | None = None
     # what the attention branch is added to on the row, made of the row of the block's input; None
     # if it is that row itself. An edit that sets it changes the model's own row accordingly
     skip: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] | None = None
-    # the block's MLP half, applied to rows of that stream
-    finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
+    # the block's MLP half, applied to rows of that stream; by default there is none
+    finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] = return_rows
 
 
 class BlockRecorder:

@@ -13,7 +13,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction, return_rows
 from vitscope.trace import AttentionTail
 
 
@@ -114,11 +114,6 @@ def multiply_fused(
     query = linear(tokens[:, row : row + 1], weight[:width], query_bias)
     keys, values = linear(tokens, weight[width:], others_bias).chunk(2, dim=-1)
     return query, keys, values
-
-
-def return_rows(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    """Second half of a block that has none, to be pickled."""
-    return rows
 
 
 def finish_prenorm(
@@ -224,21 +219,23 @@ def make_packed_pooling(
     head: nn.Module,
     attention: nn.MultiheadAttention,
     *,
-    mlp_norm: nn.Module | None = None,
-    finish: Callable[[Tensor], Tensor] = return_rows,
+    norm: nn.Module | None = None,
+    mlp: nn.Module | None = None,
 ) -> BlockParts:
     """Pooling head around `nn.MultiheadAttention`, whose query is learned."""
+    finish = (
+        return_rows if norm is None or mlp is None else partial(finish_prenorm, norm, mlp, None)
+    )
     return BlockParts(
         block=head,
         attention=attention,
-        taps={},
         make_heads=partial(make_packed_heads, attention),
         scale=float(attention.head_dim) ** -0.5,
         tail=AttentionTail(
             weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=None
         ),
         branch=attention,
-        mlp_norm=mlp_norm,
+        mlp_norm=norm,
         finish=finish,
     )
 
