@@ -18,20 +18,15 @@ _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 _TEST_TIME_REGISTERS = {
-    "torchhub:dinov2_vitl14_tt_reg": (
-        "dinov2-large",
-        "test-time-registers:published=true,compat=released",
-    ),
+    "torchhub:dinov2_vitl14_tt_reg": ("dinov2-large", "published=true,compat=released"),
     "amildravid4292/clip-vitb16-test-time-registers": (
         "openclip-b16",
-        "test-time-registers:depth=12,threshold=30,highest=5,compat=released",
+        "depth=12,threshold=30,highest=5,compat=released",
     ),
-    "amildravid4292/clip-vitl14-test-time-registers": (
-        "openclip-l14",
-        "test-time-registers:compat=released",
-    ),
+    "amildravid4292/clip-vitl14-test-time-registers": ("openclip-l14", "compat=released"),
 }
-"""Published models that are code around others: which model and remedy to take in their place."""
+"""Published models that are code around others: which of these to take, and with which settings of
+the remedy."""
 
 
 class OwnLibrary(NamedTuple):
@@ -90,10 +85,10 @@ def check_model_id(model_id: str) -> None:
             f"{entry.id}, with the file's path after the @"
         )
     if model_id in _TEST_TIME_REGISTERS:
-        name, remedy = _TEST_TIME_REGISTERS[model_id]
+        name, settings = _TEST_TIME_REGISTERS[model_id]
         raise UnsupportedModelError(
             f"{model_id} is code around a known model, which vitscope does not execute: take "
-            f"{name} with the remedy {remedy}"
+            f"{name} with the remedy test-time-registers:{settings}"
         )
     if entry is not None or parse_id(model_id).library or find_folder(model_id) is not None:
         return

@@ -65,10 +65,7 @@ TINY_TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
     "internvl": partial(_make, "InternVLVision"),
     "aimv2": partial(_make, "Aimv2Vision", is_native=True),
 }
-"""Builders by name: DINOv2 (layer scale, SwiGLU, registers), ViT, DeiT (distillation token), CLIP
-(with and without projection), DINOv3 (registers, rotary positions), SigLIP and AIMv2 (attention
-pooling), ViTMSN, MetaCLIP 2, BEiT and data2vec (relative positions) and InternViT. Patches of 8 px;
-the native input is 32 x 32 px."""
+"""Builders by name. Patches of 8 px; the native input is 32 x 32 px."""
 
 AVERAGED_TRANSFORMERS: dict[str, Callable[[], nn.Module]] = {
     "ijepa": partial(_make, "IJepa"),
