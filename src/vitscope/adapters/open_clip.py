@@ -31,10 +31,7 @@ _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squ
 
 
 def make_open_clip_adapter(
-    module: nn.Module,
-    *,
-    preprocessing: Preprocessing | None = None,
-    model_id: str | None = None,
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt an open_clip model."""
     tower: Any = getattr(module, "visual", module)

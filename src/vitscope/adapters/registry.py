@@ -96,10 +96,7 @@ def open_model(
 
 
 def wrap_model(
-    module: nn.Module,
-    *,
-    preprocessing: Any = None,
-    model_id: str | None = None,
+    module: nn.Module, *, preprocessing: Any = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt a model that is already loaded.
 

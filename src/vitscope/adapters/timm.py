@@ -19,12 +19,7 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from vitscope.adapters.timm_blocks import check_block, make_block_parts, make_pool_parts
-from vitscope.adapters.timm_weights import (
-    HEADS,
-    convert_weights,
-    count_classes,
-    lacks_layer_scale,
-)
+from vitscope.adapters.timm_weights import HEADS, convert_weights, count_classes, lacks_layer_scale
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
 from vitscope.layout import TokenLayout

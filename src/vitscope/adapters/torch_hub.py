@@ -19,12 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.adapters.transformers_families import FAMILIES
-from vitscope.errors import (
-    UnknownModelError,
-    UnsupportedModelError,
-    UsageError,
-    VitscopeError,
-)
+from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError, VitscopeError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
@@ -42,11 +37,7 @@ from vitscope.models.parts import (
 )
 from vitscope.models.running import undisturbed
 from vitscope.weights.catalogue import describe_near_matches
-from vitscope.weights.checkpoints import (
-    load_weights,
-    plain_faults_of,
-    read_checkpoint,
-)
+from vitscope.weights.checkpoints import load_weights, plain_faults_of, read_checkpoint
 
 _DINOV2 = "facebookresearch/dinov2"
 _DINOV3 = "facebookresearch/dinov3"
@@ -230,9 +221,7 @@ def _make_block_parts(block: Any, model: str) -> BlockParts:
     require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
     require_class(block.attn.proj, {nn.Linear}, model, "an attention projection")
     return make_prenorm_parts(
-        block,
-        taps={"qkv": block.attn.qkv},
-        make_heads=partial(_make_heads, block.attn),
+        block, taps={"qkv": block.attn.qkv}, make_heads=partial(_make_heads, block.attn)
     )
 
 

@@ -11,12 +11,7 @@ from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, cat, nn
-from torchvision.models.vision_transformer import (
-    Encoder,
-    EncoderBlock,
-    MLPBlock,
-    VisionTransformer,
-)
+from torchvision.models.vision_transformer import Encoder, EncoderBlock, MLPBlock, VisionTransformer
 
 from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.images.preprocessing import Preprocessing

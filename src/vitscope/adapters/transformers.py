@@ -13,12 +13,7 @@ from torch import Tensor, nn
 
 from vitscope.adapters.transformers_blocks import is_class, make_blocks
 from vitscope.adapters.transformers_families import FAMILIES, Family
-from vitscope.adapters.transformers_loading import (
-    CONFIG_FILE,
-    check_model_type,
-    describe_families,
-    load_tower,
-)
+from vitscope.adapters.transformers_loading import CONFIG_FILE, check_model_type, load_tower
 from vitscope.adapters.transformers_preprocessing import PROCESSOR_FILES, read_preprocessing
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
@@ -38,10 +33,7 @@ _WRAPPERS = {wrapper: family for family in FAMILIES.values() for wrapper in fami
 
 
 def make_transformers_adapter(
-    module: nn.Module,
-    *,
-    preprocessing: Preprocessing | None = None,
-    model_id: str | None = None,
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt a transformers model."""
     tower, family = _find_tower(module)
@@ -129,7 +121,7 @@ def _find_tower(module: nn.Module) -> tuple[Any, Family]:
     if tower_name not in _TOWERS or not is_class(tower, tower_name):
         raise UnsupportedModelError(
             f"{type(tower).__module__}.{tower_name} is not a class that vitscope has an exact "
-            f"account of: from transformers it knows {describe_families()}"
+            f"account of: from transformers it knows {', '.join(sorted(FAMILIES))}"
         )
     return tower, _TOWERS[tower_name]
 

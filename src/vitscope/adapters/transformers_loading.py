@@ -74,11 +74,6 @@ _LEFT_OUT = re.compile(
 decoders, unused projections, poolers, and parts for pre-training only."""
 
 
-def describe_families() -> str:
-    """List the supported model types."""
-    return ", ".join(sorted(FAMILIES))
-
-
 def check_model_type(model_type: str, architecture: str) -> None:
     """Raise an error for a model that is known to have no row to analyse."""
     for start, reason in _REFUSED.items():
@@ -220,7 +215,7 @@ def _choose_family(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
     check_model_type(model_type, architecture)
     if model_type not in _MODEL_TYPES:
         raise UnsupportedModelError(
-            f"{name} has the model type {model_type}, expected one of {describe_families()}"
+            f"{name} has the model type {model_type}, expected one of {', '.join(sorted(FAMILIES))}"
         )
     if "quantization_config" in config:
         raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")
