@@ -133,8 +133,8 @@ class BlockRecorder:
         hooks.after(parts.block, self._leave_block)
         if parts.mlp_norm is not None:
             hooks.before(parts.mlp_norm, self._keep_residual)
-        if self._picker is not None and parts.attention_norm is not None:
-            hooks.after(parts.attention_norm, self._keep_normed)
+        if (picker := self._picker) is not None and parts.attention_norm is not None:
+            hooks.after(parts.attention_norm, lambda _, __, output: picker.keep("normed", output))
         for name, module in parts.taps.items():
             hooks.after(module, partial(self._tap, name))
 
@@ -160,10 +160,6 @@ class BlockRecorder:
             if self._leave:
                 self._emit(self._heads)
                 raise StopForward
-
-    def _keep_normed(self, _: nn.Module, __: object, output: Tensor) -> None:
-        assert self._picker is not None
-        self._picker.keep("normed", output)
 
     def _tap(self, name: str, _: nn.Module, __: object, output: Tensor) -> None:
         self._call.taps[name] = output

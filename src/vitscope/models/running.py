@@ -98,16 +98,16 @@ def check_whole(module: nn.Module) -> None:
     """Refuse a model whose weights are not all in this process's memory."""
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            raise UsageError(
-                f"parameter {name} is not in memory (offloaded by accelerate, or on the meta "
-                "device): load the whole model onto one device, without offloading"
-            )
+            place = "not in memory (offloaded by accelerate, or on the meta device)"
         # A DTensor (FSDP 2, tensor parallel) has a mesh; DeepSpeed's stage 3 leaves empty tensors.
-        if hasattr(parameter, "device_mesh") or parameter.numel() == 0:
-            raise UsageError(
-                f"parameter {name} is sharded across processes: expected the whole Vision "
-                "Transformer in each, as in DDP; audit its checkpoints instead"
-            )
+        elif hasattr(parameter, "device_mesh") or parameter.numel() == 0:
+            place = "sharded across processes"
+        else:
+            continue
+        raise UsageError(
+            f"parameter {name} is {place}: expected the whole Vision Transformer in each process, "
+            "as in DDP; load it whole onto one device, or audit its checkpoints"
+        )
 
 
 def find_plain_forward(module: nn.Module) -> Callable[..., Any] | None:

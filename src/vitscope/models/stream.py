@@ -66,16 +66,13 @@ class StreamRecorder:
     def attach(self, hooks: Hooks) -> None:
         """Hook into the blocks."""
         for block in self._blocks:
-            hooks.before(block, self._enter_block)
+            hooks.before(block, lambda _, args, kwargs: self._keep(take_input(args, kwargs)))
         hooks.after(self._blocks[-1], lambda _, __, output: self._keep(output))
 
     def finish(self) -> StreamTrace:
         """Return the recorded stream after the forward."""
         assert self._patch_norms is not None
         return StreamTrace(rows=self._rows, patch_norms=self._patch_norms)
-
-    def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep(take_input(args, kwargs))
 
     def _keep(self, value: object) -> None:
         depth, self.num_passed = self.num_passed, self.num_passed + 1
