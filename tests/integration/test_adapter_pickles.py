@@ -13,7 +13,7 @@ from images import write_images
 from support_table import TINY_MODELS, tiny_pixels
 from tracing import make_pixels
 from vitscope import AuditConfig, audit, wrap_model
-from vitscope.adapters.torch_hub import make_hub_adapter
+from vitscope.adapters.torch_hub import make_torch_hub_adapter
 from vitscope.decomposition import decompose_layers
 from vitscope.ledger import balance_tolerance
 from vitscope.testing.randomize import randomize
@@ -26,7 +26,7 @@ HUB = {
 
 def adapt(name):
     if name in HUB:
-        return make_hub_adapter(randomize(HUB[name]())), make_pixels((28, 28), torch.float32)
+        return make_torch_hub_adapter(randomize(HUB[name]())), make_pixels((28, 28), torch.float32)
     vit = wrap_model(TINY_MODELS[name]())
     return vit, tiny_pixels(vit)
 

@@ -194,8 +194,8 @@ def change_base(student):
     ("change", "message"),
     [
         (change_part, "parts that are not those of its model"),
-        (add_parameter, "the parameters registers, positions, not registers alone"),
-        (lambda student: student.add_module("head", nn.Identity()), "parts other than embed"),
+        (add_parameter, "a part 'positions' in its RegDINOv2Base"),
+        (lambda student: student.add_module("head", nn.Identity()), "a part 'head' in its"),
         (change_base, "a base model of transformers/dinov2_with_registers, not of"),
         (lambda student: student.register_forward_hook(print), "forward hooks of its own"),
     ],

@@ -21,7 +21,7 @@ import hub_twin_dinov3
 from support_table import TINY_MODELS
 from tracing import make_pixels
 from vitscope import wrap_model
-from vitscope.adapters.torch_hub import make_hub_adapter
+from vitscope.adapters.torch_hub import make_torch_hub_adapter
 from vitscope.decomposition import decompose_layers
 from vitscope.errors import ImbalanceError, NonFiniteError
 from vitscope.ledger import balance_tolerance
@@ -54,7 +54,9 @@ TOLERANCES = {torch.float64: 1e-12, torch.float32: 1e-5}
 def build(name, dtype=torch.float64):
     """The adapter and two inputs; no test changes it for good."""
     vit = (
-        make_hub_adapter(randomize(HUB[name]())) if name in HUB else wrap_model(TINY_MODELS[name]())
+        make_torch_hub_adapter(randomize(HUB[name]()))
+        if name in HUB
+        else wrap_model(TINY_MODELS[name]())
     )
     size = (28, 28) if name in HUB else vit.preprocessing.size
     # 224 px of patches of 8 px, where the input is free, are needlessly many.
@@ -325,7 +327,7 @@ def test_a_projection_of_another_kind_is_called_and_not_taken_apart(name):
     for part in list(module.modules()):
         if hasattr(part, "qkv"):
             part.qkv = LowRank(part.qkv)
-    adapt = make_hub_adapter if name in HUB else wrap_model
+    adapt = make_torch_hub_adapter if name in HUB else wrap_model
     vit = adapt(randomize(module)).to("cpu", torch.float64)
     pixels = build(name)[1]
     found, expected = (run(each, pixels, verified=False)[0] for each in (vit, read_off(vit)))

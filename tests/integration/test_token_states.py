@@ -15,7 +15,7 @@ import hub_twin
 import hub_twin_dinov3
 from support_table import TINY_MODELS
 from vitscope import wrap_model
-from vitscope.adapters.torch_hub import make_hub_adapter
+from vitscope.adapters.torch_hub import make_torch_hub_adapter
 from vitscope.errors import UsageError
 from vitscope.models.stream import name_tokens
 from vitscope.testing.randomize import randomize
@@ -40,7 +40,9 @@ FIRST_NORMS = ("norm1", "layernorm_before", "layer_norm1", "ln_1", "rms_norm1")
 def adapt(name):
     """The adapter in float64; no test changes it for good."""
     vit = (
-        make_hub_adapter(randomize(HUB[name]())) if name in HUB else wrap_model(TINY_MODELS[name]())
+        make_torch_hub_adapter(randomize(HUB[name]()))
+        if name in HUB
+        else wrap_model(TINY_MODELS[name]())
     )
     return vit.to("cpu", torch.float64)
 

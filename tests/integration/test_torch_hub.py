@@ -19,7 +19,7 @@ import hub_twin
 import hub_twin_dinov3
 from reference import make_reference
 from tracing import check_layers, make_pixels
-from vitscope.adapters.torch_hub import load_hub, make_hub_adapter
+from vitscope.adapters.torch_hub import load_torch_hub, make_torch_hub_adapter
 from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.errors import (
     ModelUnreachableError,
@@ -133,7 +133,7 @@ def raw_references(module, pixels, grid):
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize(("make", "settings"), MODELS)
 def test_every_layer_agrees_with_the_reference(make, settings, size, dtype):
-    adapter = make_hub_adapter(make(**settings))
+    adapter = make_torch_hub_adapter(make(**settings))
     grid = adapter.make_layout(*size).grid
     assert grid == (size[0] // 7, size[1] // 7)
     pixels = make_pixels(size, dtype)
@@ -144,17 +144,17 @@ def test_every_layer_agrees_with_the_reference(make, settings, size, dtype):
 
 
 def test_info():
-    info = make_hub_adapter(make_dinov2(num_register_tokens=4), model_id="mine").info
+    info = make_torch_hub_adapter(make_dinov2(num_register_tokens=4), model_id="mine").info
     assert (info.id, info.family, info.num_registers) == ("mine", "torch_hub/dinov2", 4)
     assert (info.depth, info.embed_dim, info.num_heads, info.patch_size) == (3, 32, 4, (7, 7))
-    info = make_hub_adapter(make_dinov3()).info
+    info = make_torch_hub_adapter(make_dinov3()).info
     assert (info.family, info.num_registers) == ("torch_hub/dinov3", 4)
 
 
 @pytest.mark.parametrize("registers_last", [False, True])
 def test_tokens_are_what_the_layout_says(registers_last):
     module = make_dinov2(num_register_tokens=4, registers_last=registers_last)
-    adapter = make_hub_adapter(module)
+    adapter = make_torch_hub_adapter(module)
     layout = adapter.make_layout(28, 42)
     one, other = run_blocks(adapter, make_pixels((28, 42), torch.float32)).streams[0]
     groups = layout.groups
@@ -168,7 +168,7 @@ def test_tokens_are_what_the_layout_says(registers_last):
 def test_tokens_of_zeros_after_the_patches_are_registers():
     module = make_dinov2(registers_last=True)
     module.num_register_tokens = 2  # as the fork sets it for test-time registers
-    layout = make_hub_adapter(module).make_layout(28, 42)
+    layout = make_torch_hub_adapter(module).make_layout(28, 42)
     assert layout.groups["registers"] == range(25, 27)
 
 
@@ -193,14 +193,14 @@ def test_registers_at_other_places_are_refused(places, patches):
     module.places = places
     message = rf"5 tokens of .* these at \[{patches}\]: expected \[CLS\], then 2 registers before"
     with pytest.raises(UnsupportedModelError, match=message):
-        make_hub_adapter(module)
+        make_torch_hub_adapter(module)
 
 
 def test_registers_that_are_no_tokens_are_refused():
     module = make_dinov2()
     module.num_register_tokens = 1
     with pytest.raises(UnsupportedModelError, match="makes 3 tokens of an image of two patches"):
-        make_hub_adapter(module)
+        make_torch_hub_adapter(module)
 
 
 def activate_on_registers(_, __, output):
@@ -215,12 +215,12 @@ def test_the_published_hooks_are_refused_with_the_remedy():
         "test-time-registers:published=true,compat=released$"
     )
     with pytest.raises(UnsupportedModelError, match=message):
-        make_hub_adapter(module)
+        make_torch_hub_adapter(module)
 
 
 def test_size_must_fit_the_patch():
     with pytest.raises(UsageError, match="multiple of 7"):
-        make_hub_adapter(make_dinov2()).make_layout(28, 30)
+        make_torch_hub_adapter(make_dinov2()).make_layout(28, 30)
 
 
 def add_part(name, part):
@@ -249,7 +249,7 @@ def add_part(name, part):
 )
 def test_unknown_parts_are_refused_by_name(word, build):
     with pytest.raises(UnsupportedModelError, match=word):
-        make_hub_adapter(build())
+        make_torch_hub_adapter(build())
 
 
 # --- loading, with torch.hub replaced -------------------------------------------------------------
@@ -274,7 +274,7 @@ def hub(monkeypatch):
 
 def test_published_model(hub, capsys):
     hub.answer = make_dinov2(num_register_tokens=4)
-    adapter = load_hub("dinov2_vits14_reg")
+    adapter = load_torch_hub("dinov2_vits14_reg")
     repository, name, settings = hub.calls[0]
     assert (repository, name) == ("facebookresearch/dinov2", "dinov2_vits14_reg")
     assert settings["trust_repo"] is settings["pretrained"] is True
@@ -289,7 +289,7 @@ def test_published_model(hub, capsys):
 @pytest.mark.parametrize("name", ["dinov2_vits14_lc", "resnet50", "dinov3_convnext_tiny", ""])
 def test_other_names_never_reach_torch_hub(hub, name):
     with pytest.raises(UnknownModelError, match=r"dinov2_vits14, .* dinov3_vits16"):
-        load_hub(name)
+        load_torch_hub(name)
     assert hub.calls == []
 
 
@@ -303,7 +303,7 @@ def test_other_names_never_reach_torch_hub(hub, name):
 def test_no_network_is_one_line(hub, error):
     hub.answer = error
     with pytest.raises(ModelUnreachableError, match="torchhub:dinov2_vitb14") as caught:
-        load_hub("dinov2_vitb14")
+        load_torch_hub("dinov2_vitb14")
     assert "\n" not in str(caught.value)
 
 
@@ -311,18 +311,18 @@ def test_the_network_is_not_blamed_for_a_failed_import(hub):
     hub.answer = RuntimeError("no such operator")
     hub.answer.__cause__ = ImportError("no such operator", name="torchvision.ops")
     with pytest.raises(RuntimeError, match=r"^no such operator$"):
-        load_hub("dinov2_vitb14")
+        load_torch_hub("dinov2_vitb14")
 
 
 def test_missing_package_of_the_publishers_code(hub):
     hub.answer = ModuleNotFoundError("No module named 'omegaconf'", name="omegaconf")
     with pytest.raises(VitscopeError, match="pip install omegaconf"):
-        load_hub("dinov2_vitb14")
+        load_torch_hub("dinov2_vitb14")
 
 
 def test_dinov3_needs_its_weights_given(hub):
     with pytest.raises(UsageError, match=r"dinov3_vits16@checkpoint"):
-        load_hub("dinov3_vits16")
+        load_torch_hub("dinov3_vits16")
     assert hub.calls == []
 
 
@@ -334,7 +334,7 @@ def test_dinov3_from_a_file(hub, tmp_path, suffix, red):
     path = tmp_path / f"dinov3_vits16_pretrain_{suffix}.pth"
     torch.save(weights, path)
     hub.answer = hub_twin_dinov3.DinoVisionTransformer(patch_size=7)
-    adapter = load_hub("dinov3_vits16", path)
+    adapter = load_torch_hub("dinov3_vits16", path)
     assert hub.calls[0][0] == "facebookresearch/dinov3"
     assert hub.calls[0][2]["pretrained"] is False
     assert torch.equal(adapter.module.cls_token, weights["cls_token"])
@@ -376,7 +376,7 @@ def test_published_weights_are_read_as_data_whatever_the_code_asks_for(
 
     monkeypatch.setattr(torch.hub, "load", load)
     with pytest.raises(ModelUnreachableError, match=r"torchhub:dinov2_vits14 .*never") as caught:
-        load_hub("dinov2_vits14")
+        load_torch_hub("dinov2_vits14")
     assert "\n" not in str(caught.value)
     assert not Payload.ran
     assert tuple(os.environ.get(name) for name in FORCED) == before
@@ -387,5 +387,5 @@ def test_file_that_does_not_fit(hub, tmp_path):
     torch.save({"teacher": {"backbone.cls_token": torch.zeros(1, 1, 8)}}, path)
     hub.answer = make_dinov2()
     with pytest.raises(UsageError, match="does not fit") as caught:
-        load_hub("dinov2_vits14", path)
+        load_torch_hub("dinov2_vits14", path)
     assert "\n" not in str(caught.value)

@@ -104,7 +104,7 @@ def subclass(module):
     [
         (replace_block, "blocks Identity"),
         (replace_mlp, "an MLP Linear"),
-        (add_part, "blocks with gate"),
+        (add_part, "a part 'gate' in its EncoderBlock"),
         (replace_attention, "batch_first=False"),
         (subclass, "MyViT"),
     ],

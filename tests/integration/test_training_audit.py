@@ -16,7 +16,7 @@ from vitscope.testing.tiny_timm import TINY_TIMM
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 from vitscope.training import TrainingAudit
 from vitscope.training.curves import list_numbers
-from vitscope.training.schedule import AuditSchedule, AuditWarning
+from vitscope.training.training_audit import AuditSchedule, AuditWarning
 
 
 def numbers_of(model, images, **settings):

@@ -27,7 +27,7 @@ from trained import (
 from vitscope.errors import NonFiniteError
 from vitscope.training import TrainingAudit
 from vitscope.training.lightning_callback import AuditCallback
-from vitscope.training.schedule import AuditWarning
+from vitscope.training.training_audit import AuditWarning
 
 
 def make_module(library):

@@ -23,8 +23,8 @@ from vitscope.errors import NonFiniteError
 from vitscope.testing.tiny_transformers import TINY_TRANSFORMERS
 from vitscope.training import TrainingAudit
 from vitscope.training.curves import list_numbers
-from vitscope.training.schedule import AuditWarning
 from vitscope.training.trainer_callback import AuditCallback
+from vitscope.training.training_audit import AuditWarning
 
 
 def make_model():

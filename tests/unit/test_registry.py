@@ -42,7 +42,7 @@ def asked(monkeypatch):
 
     monkeypatch.setattr(transformers, "load_transformers", record("transformers"))
     monkeypatch.setattr(timm, "load_timm", record("timm"))
-    monkeypatch.setattr(torch_hub, "load_hub", record("torch_hub"))
+    monkeypatch.setattr(torch_hub, "load_torch_hub", record("torch_hub"))
     monkeypatch.setattr(open_clip, "load_open_clip", record("open_clip"))
     monkeypatch.setattr(ph_reg, "load_ph_reg", record("ph_reg"))
     return calls
@@ -301,7 +301,7 @@ def test_a_copy_of_the_hub_code_is_told_by_the_name_of_its_class(monkeypatch):
     def make(module, *, preprocessing, model_id):
         return replace(adapter, info=replace(adapter.info, id=f"hub {model_id}"))
 
-    monkeypatch.setattr(torch_hub, "make_hub_adapter", make)
+    monkeypatch.setattr(torch_hub, "make_torch_hub_adapter", make)
     assert wrap_model(DinoVisionTransformer(), model_id="x").info.id == "hub x"
 
 

@@ -18,48 +18,62 @@ _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _WEIGHT_SUFFIXES = {".bin", ".ckpt", ".pt", ".pth", ".safetensors"}
 
 _TEST_TIME_REGISTERS = {
-    "torchhub:dinov2_vitl14_tt_reg": (
-        "dinov2-large",
-        "test-time-registers:published=true,compat=released",
-    ),
+    "torchhub:dinov2_vitl14_tt_reg": ("dinov2-large", "published=true,compat=released"),
     "amildravid4292/clip-vitb16-test-time-registers": (
         "openclip-b16",
-        "test-time-registers:depth=12,threshold=30,highest=5,compat=released",
+        "depth=12,threshold=30,highest=5,compat=released",
     ),
-    "amildravid4292/clip-vitl14-test-time-registers": (
-        "openclip-l14",
-        "test-time-registers:compat=released",
-    ),
+    "amildravid4292/clip-vitl14-test-time-registers": ("openclip-l14", "compat=released"),
 }
-"""Published models that are code around others: which model and remedy to take in their place."""
+"""Published models that are code around others: which of these to take, and with which settings of
+the remedy."""
 
 
 class OwnLibrary(NamedTuple):
     """The adapter of a library."""
 
-    home: str  # its module
-    load: str  # name of the function that loads a model by its name
-    make: str  # name of the function that adapts a module; empty if it has none of its own
+    home: str  # its module; its functions are called after it
     has_prefix: bool = True  # whether ids start with the library's name and a colon
     takes_file: bool = False  # whether a file of weights may follow the name after an @
+    wraps: bool = True  # whether it adapts modules, not only what it has loaded itself
+    # classes of published code that is no package: copies of it keep their names
+    classes: tuple[str, ...] = ()
 
     def find(self, function: str) -> Any:
-        """A function of the module, which is imported now."""
-        return getattr(import_module(f"vitscope.adapters.{self.home}"), function)
+        """The module's function, such as "load_{}"; the library is imported now."""
+        module = import_module(f"vitscope.adapters.{self.home}")
+        return getattr(module, function.format(self.home))
 
 
 LIBRARIES: Mapping[str, OwnLibrary] = {
-    "transformers": OwnLibrary(
-        "transformers", "load_transformers", "make_transformers_adapter", has_prefix=False
-    ),
-    "open_clip": OwnLibrary("open_clip", "load_open_clip", "make_open_clip_adapter"),
-    "ph-reg": OwnLibrary("ph_reg", "load_ph_reg", "make_ph_reg_adapter", takes_file=True),
-    "scenes": OwnLibrary("scenes", "load_scenes", ""),
-    "timm": OwnLibrary("timm", "load_timm", "make_timm_adapter", takes_file=True),
-    "torchhub": OwnLibrary("torch_hub", "load_hub", "make_hub_adapter", takes_file=True),
-    "torchvision": OwnLibrary("torchvision", "", "make_torchvision_adapter", has_prefix=False),
+    "transformers": OwnLibrary("transformers", has_prefix=False),
+    "open_clip": OwnLibrary("open_clip"),
+    "ph-reg": OwnLibrary("ph_reg", takes_file=True, classes=("RegDINOv2Base", "StudentCLIP")),
+    "scenes": OwnLibrary("scenes", wraps=False),
+    "timm": OwnLibrary("timm", takes_file=True),
+    "torchhub": OwnLibrary("torch_hub", takes_file=True, classes=("DinoVisionTransformer",)),
+    "torchvision": OwnLibrary("torchvision", has_prefix=False),
 }
-PREFIXES = {name for name, library in LIBRARIES.items() if library.has_prefix}
+
+
+class Address(NamedTuple):
+    """What a model id names."""
+
+    library: str  # its prefix; empty for transformers, timm/NAME and what is no address
+    name: str
+    checkpoint: Path | None = None  # the file of its weights, where one is given
+
+
+def parse_id(model_id: str) -> Address:
+    """Tell which library an id names, and which model of it."""
+    library, _, name = model_id.partition(":")
+    own = LIBRARIES.get(library)
+    if not name or not (own.has_prefix if own else find_plugin(GROUP, library)):
+        return Address("", model_id)
+    if own is None or not own.takes_file:
+        return Address(library, name)
+    name, _, file = name.partition("@")
+    return Address(library, name, Path(file).expanduser() if file else None)
 
 
 def check_model_id(model_id: str) -> None:
@@ -71,20 +85,19 @@ def check_model_id(model_id: str) -> None:
             f"{entry.id}, with the file's path after the @"
         )
     if model_id in _TEST_TIME_REGISTERS:
-        name, remedy = _TEST_TIME_REGISTERS[model_id]
+        name, settings = _TEST_TIME_REGISTERS[model_id]
         raise UnsupportedModelError(
             f"{model_id} is code around a known model, which vitscope does not execute: take "
-            f"{name} with the remedy {remedy}"
+            f"{name} with the remedy test-time-registers:{settings}"
         )
-    library, _, name = model_id.partition(":")
-    known = bool(name) and (library in PREFIXES or find_plugin(GROUP, library) is not None)
-    addressed = known or find_folder(model_id) is not None
-    if entry is None and not addressed and Path(model_id).suffix in _WEIGHT_SUFFIXES:
+    if entry is not None or parse_id(model_id).library or find_folder(model_id) is not None:
+        return
+    if Path(model_id).suffix in _WEIGHT_SUFFIXES:
         raise UsageError(
             f"{model_id} is a file of weights without an architecture: give "
             f"both, as in timm:ARCHITECTURE@{model_id}"
         )
-    if entry is None and not addressed and _REPOSITORY.fullmatch(model_id) is None:
+    if _REPOSITORY.fullmatch(model_id) is None:
         raise UnknownModelError(
             f"unknown model {model_id!r}: expected a name from the catalogue, a local folder, "
             "organisation/name on Hugging Face, timm:NAME or torchhub:NAME (with @CHECKPOINT for a "
@@ -94,13 +107,11 @@ def check_model_id(model_id: str) -> None:
 
 def check_weights(model_id: str) -> None:
     """Raise an error for weights that can be neither read nor fetched; loads none, nor torch."""
-    library, _, name = model_id.partition(":")
-    if library in LIBRARIES and LIBRARIES[library].takes_file:
-        checkpoint = name.partition("@")[2]
-        if checkpoint and not Path(checkpoint).expanduser().is_file():
-            raise UsageError(
-                f"{checkpoint} is not a file: give the path of a checkpoint (.pth, .safetensors)"
-            )
+    library, _, checkpoint = parse_id(model_id)
+    if checkpoint is not None and not checkpoint.is_file():
+        raise UsageError(
+            f"{checkpoint} is not a file: give the path of a checkpoint (.pth, .safetensors)"
+        )
     if has_weights(model_id):
         return
     from vitscope.weights.hub import check_reachable  # here, because importing it is slow
@@ -108,7 +119,7 @@ def check_weights(model_id: str) -> None:
     entry = CATALOGUE.get(model_id)
     if entry is not None:
         check_reachable(entry.repository, entry.library)
-    elif not name:
+    elif not library:
         check_reachable(model_id, "timm" if model_id.startswith("timm/") else "transformers")
 
 
@@ -119,9 +130,7 @@ def has_weights(model_id: str) -> bool:
         from vitscope.weights.hub import find_weights  # here, because importing it is slow
 
         return find_weights(entry) != "not cached"
-    library, _, name = model_id.partition(":")
-    has_file = library in LIBRARIES and LIBRARIES[library].takes_file and "@" in name
-    return has_file or find_folder(model_id) is not None
+    return parse_id(model_id).checkpoint is not None or find_folder(model_id) is not None
 
 
 def describe_near(model_id: str) -> str:

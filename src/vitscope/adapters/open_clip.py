@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Literal, get_args
 
 import open_clip
@@ -15,29 +14,24 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.timm_model import TimmModel
 from open_clip.transform import PreprocessCfg
 from open_clip.transformer import LayerScale, ResidualAttentionBlock, VisionTransformer
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vitscope.adapters.timm import is_clip_tower, make_timm_adapter
-from vitscope.errors import ModelUnreachableError, UnknownModelError, UsageError, first_line
+from vitscope.errors import UnknownModelError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import make_packed_block, require, require_class
+from vitscope.models.parts import lay_out, make_packed_block, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
+from vitscope.weights.checkpoints import plain_faults_of
 from vitscope.weights.hub import find_snapshot
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
-_BLOCK_PARTS = {"ln_1", "attn", "ls_1", "ln_2", "mlp", "ls_2"}
 
 
 def make_open_clip_adapter(
-    module: nn.Module,
-    *,
-    preprocessing: Preprocessing | None = None,
-    model_id: str | None = None,
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt an open_clip model."""
     tower: Any = getattr(module, "visual", module)
@@ -61,7 +55,13 @@ def make_open_clip_adapter(
         ),
         preprocessing=preprocessing or _read_preprocessing(tower, name),
         blocks=blocks,
-        make_layout=partial(_make_layout, tower),
+        make_layout=partial(
+            lay_out,
+            {"cls": 1, "patches": 0},
+            tower.patch_size,
+            native=tuple(tower.image_size),
+            otherwise="build it with open_clip.create_model(..., force_image_size=...)",
+        ),
         run=partial(_run, tower),
         embed_row=partial(_embed_row, tower),
     )
@@ -87,8 +87,7 @@ def load_open_clip(name: str) -> ViTAdapter:
         _build(architecture, _find_weights(name, settings), settings, name),
         model_id=f"open_clip:{name}",
     )
-    info = replace(adapter.info, source=f"open_clip {name}", notes=(*adapter.info.notes, *notes))
-    return replace(adapter, info=info)
+    return replace(adapter, info=adapter.info.noted(*notes, source=f"open_clip {name}"))
 
 
 def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
@@ -102,7 +101,8 @@ def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
 
 def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: str) -> nn.Module:
     preprocess_keys = PreprocessCfg.__dataclass_fields__.keys() - {"size"}
-    try:
+    advice = "they are damaged, or a file that the text tower needs is unavailable"
+    with plain_faults_of(f"the weights of {name}", advice):
         model: nn.Module = open_clip.create_model(
             architecture,
             pretrained=str(weights),
@@ -110,16 +110,6 @@ def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: 
             force_quick_gelu=bool(settings.get("quick_gelu", False)),
             force_preprocess_cfg={k: v for k, v in settings.items() if k in preprocess_keys},
         )
-    except UnpicklingError:
-        raise ModelUnreachableError(
-            f"the weights of {name} hold more than tensors, and code is never "
-            "executed: give a safetensors file"
-        ) from None
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ModelUnreachableError(
-            f"open_clip cannot build {name} ({first_line(error)}): the weights are damaged, or a "
-            "file that its text tower needs is unavailable"
-        ) from None
     return model
 
 
@@ -131,13 +121,8 @@ def _find_weights(name: str, settings: Mapping[str, Any]) -> Path:
             names = [Path(file).with_suffix(".safetensors").name, file]
         folder = find_snapshot(repo_id, [], names)
         return next(folder / each for each in names if (folder / each).is_file())
-    try:
+    with plain_faults_of(f"the weights of {name}", "connect to the network and run again"):
         return Path(open_clip.download_pretrained(settings))
-    except (OSError, RuntimeError) as error:
-        raise ModelUnreachableError(
-            f"the weights of {name} are not cached and cannot be fetched ({error}): connect to the "
-            "network and run again"
-        ) from None
 
 
 def _check_tower(tower: Any, name: str) -> None:
@@ -158,9 +143,7 @@ def _make_block(block: Any, name: str) -> BlockParts:
         f"blocks of class {type(block).__name__} (qk_norm, scale_attn, scale_heads and the like)",
     )
     require_class(block.ls_1, {LayerScale, nn.Identity}, name, "a scale")
-    return make_packed_block(
-        block, block.attn, name, parts=_BLOCK_PARTS, branch=block.ls_1, mlp_scale=block.ls_2
-    )
+    return make_packed_block(block, "attn", name)
 
 
 def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None) -> ViTAdapter:
@@ -182,11 +165,10 @@ def _adapt_timm_tower(tower: Any, name: str, preprocessing: Preprocessing | None
     return replace(
         adapter,
         module=tower.eval(),
-        info=replace(
-            adapter.info,
+        info=adapter.info.noted(
+            *_make_notes(tower, preprocessing),
             family=f"open_clip/{adapter.info.family}",
             num_params=count_parameters(tower),
-            notes=(*adapter.info.notes, *_make_notes(tower, preprocessing)),
         ),
         preprocessing=preprocessing or _read_preprocessing(tower, name),
         run=partial(_apply_head, head, adapter.run),
@@ -200,17 +182,6 @@ def _apply_head(
 ) -> Float[Tensor, "batch out"]:
     feature: Tensor = head(function(given))
     return feature
-
-
-def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:
-    native = tuple(tower.image_size)
-    if (height, width) != native:
-        raise UsageError(
-            f"an input of {height} x {width} px was given to an open_clip tower, whose positions "
-            f"fit {native[0]} x {native[1]} px alone: give it that size, or build it with "
-            "open_clip.create_model(..., force_image_size=...)"
-        )
-    return make_layout({"cls": 1, "patches": 0}, make_grid(height, width, tower.patch_size))
 
 
 def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch out"]:

@@ -17,7 +17,7 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.info import count_parameters
-from vitscope.models.parts import lay_out, require
+from vitscope.models.parts import check_parts, lay_out, require
 from vitscope.weights.catalogue import CATALOGUE
 from vitscope.weights.checkpoints import load_weights, read_checkpoint
 
@@ -44,17 +44,13 @@ def make_ph_reg_adapter(
         raise _make_clip_error(name)
     require(kind == "RegDINOv2Base", name, f"the architecture {kind}")
     given: Any = module.eval()
-    parts = dict(given.named_children())
-    known = {"model", *_ALIASES}
-    require(parts.keys() == known, name, f"parts other than {', '.join(sorted(known))}")
+    check_parts(given, name, {"model", "registers", *_ALIASES})
     vit = _check_base(
         make_transformers_adapter(given.model, preprocessing=preprocessing, model_id=name)
     )
     tower = vit.module
-    same = all(parts[alias] is tower.get_submodule(part) for alias, part in _ALIASES.items())
+    same = all(getattr(given, a) is tower.get_submodule(part) for a, part in _ALIASES.items())
     require(same, name, "parts that are not those of its model")
-    bare = [key for key, _ in given.named_parameters(recurse=False)]
-    require(bare == ["registers"], name, f"the parameters {', '.join(bare)}, not registers alone")
     hooked = given._forward_pre_hooks or given._forward_hooks  # its forward is not called
     require(not hooked, name, "forward hooks of its own")
     return _add_registers(vit, StudentDINOv2(tower, given.registers))
@@ -87,8 +83,8 @@ def load_ph_reg(base: str, checkpoint: Path | None = None) -> ViTAdapter:
     notes = read.notes
     if left := whole.keys() - weights.keys():
         notes = (*notes, f"{len(left)} of {len(whole)} weights are {base}'s, not in the file")
-    info = replace(adapter.info, notes=(*adapter.info.notes, *notes))
-    return replace(adapter, info=info).named(f"ph-reg:{base}@{checkpoint}", str(checkpoint))
+    source, model_id = str(checkpoint), f"ph-reg:{base}@{checkpoint}"
+    return replace(adapter, info=adapter.info.noted(*notes, id=model_id, source=source))
 
 
 def _name(weight: str) -> str:

@@ -5,17 +5,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import EntryPoint
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from torch import nn
 
 from vitscope.adapters.model_ids import (
     GROUP,
     LIBRARIES,
-    PREFIXES,
+    Address,
     check_model_id,
     describe_near,
+    parse_id,
 )
 from vitscope.adapters.unwrapping import unwrap
 from vitscope.config import check_kind
@@ -40,28 +40,8 @@ _OWN = ("transformers", "timm", "open_clip", "torchvision", "torch", "builtins")
 _OWN_METHOD = "vitscope_adapter"
 """Method of a module that makes its own adapter."""
 
-_PUBLISHED = {
-    "DinoVisionTransformer": "torchhub",
-    "RegDINOv2Base": "ph-reg",
-    "StudentCLIP": "ph-reg",
-}
-"""Classes of published code that is no package: copies of it keep their names."""
-
 _TIMM_ORGANISATION = "timm/"
 """Organisation on the Hugging Face hub whose repositories are named after timm models."""
-
-
-@runtime_checkable
-class Library(Protocol):
-    """Interface of an entry point's class, which is constructed without arguments."""
-
-    def load(self, name: str) -> ViTAdapter:
-        """Load the model whose id is LIBRARY:NAME."""
-        ...
-
-    def wrap(self, module: nn.Module) -> ViTAdapter:
-        """Adapt a module of the library."""
-        ...
 
 
 def load_model(model_id: str) -> ViTAdapter:
@@ -116,10 +96,7 @@ def open_model(
 
 
 def wrap_model(
-    module: nn.Module,
-    *,
-    preprocessing: Any = None,
-    model_id: str | None = None,
+    module: nn.Module, *, preprocessing: Any = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt a model that is already loaded.
 
@@ -149,11 +126,16 @@ def wrap_model(
     )
     wanted = _read_given(preprocessing)
     module, notes = unwrap(module, lambda inner: _find_maker(inner) is not None)
-    module.eval()
-    adapter = _adapt(module, wanted, model_id)
-    for note in notes:
-        adapter = _add_note(adapter, note)
-    return adapter
+    make = _find_maker(module)
+    if make is None:
+        raise UnsupportedModelError(
+            f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope "
+            "knows: expected a Vision Transformer of transformers, timm, open_clip, torchvision or "
+            "the torch.hub code of DINOv2 and DINOv3; if it is a part of your module, give that "
+            "part"
+        )
+    adapter = make(module.eval(), preprocessing=wanted, model_id=model_id)
+    return replace(adapter, info=adapter.info.noted(*notes))
 
 
 def _read_given(preprocessing: Any) -> Preprocessing | None:
@@ -179,38 +161,32 @@ def _load_entry(name: str, entry: CatalogueEntry) -> ViTAdapter:
         if name != EMBEDDED_NAME:
             raise
         adapter = _load_embedded(error)
-    return _add_note(adapter, entry.note) if entry.note else adapter
-
-
-def _add_note(adapter: ViTAdapter, note: str) -> ViTAdapter:
-    if note in adapter.info.notes:  # the adapter may have noted it already, from the weights
-        return adapter
-    return replace(adapter, info=replace(adapter.info, notes=(*adapter.info.notes, note)))
+    # The adapter may have noted it already, from the weights.
+    return replace(adapter, info=adapter.info.noted(entry.note)) if entry.note else adapter
 
 
 def _load_by_address(model_id: str) -> ViTAdapter:
-    library, _, name = model_id.partition(":")
-    if library in PREFIXES:
-        return _load_from(library, name)
-    if name and (point := find_plugin(GROUP, library)) is not None:
-        return _ask_package(point, lambda theirs: theirs.load(name))
+    address = parse_id(model_id)
+    if address.library:
+        return _load_from(address)
     if model_id.startswith(_TIMM_ORGANISATION) and find_folder(model_id) is None:
-        return _load_from("timm", model_id.removeprefix(_TIMM_ORGANISATION))
+        return _load_from(parse_id(f"timm:{model_id.removeprefix(_TIMM_ORGANISATION)}"))
     try:
-        return _load_from("transformers", model_id)
+        return _load_from(Address("transformers", model_id))
     except UnknownModelError as error:
         raise UnknownModelError(f"{error}{describe_near(model_id)}") from None
 
 
-def _load_from(library: str, name: str) -> ViTAdapter:
+def _load_from(address: Address) -> ViTAdapter:
+    library, name, checkpoint = address
+    if (own := LIBRARIES.get(library)) is None:
+        point = find_plugin(GROUP, library)
+        assert point is not None, "parse_id has found it"
+        return _ask_package(point, "load", name)
     if library == "open_clip":
         require_package("open_clip", "open-clip", needed_by=f"open_clip:{name}")
-    own = LIBRARIES[library]
-    words: list[str | Path | None] = [name]
-    if own.takes_file:
-        architecture, _, checkpoint = name.partition("@")
-        words = [architecture, Path(checkpoint).expanduser() if checkpoint else None]
-    adapter: ViTAdapter = own.find(own.load)(*words)
+    words = [name, checkpoint] if own.takes_file else [name]
+    adapter: ViTAdapter = own.find("load_{}")(*words)
     return adapter
 
 
@@ -232,27 +208,13 @@ def _load_embedded(error: ModelUnreachableError) -> ViTAdapter:
         f"weights from the package {EMBEDDED_PACKAGE}, a DINOv2-small backbone that may have been "
         f"trained further, because {_shorten_reason(error)}"
     )
-    return _add_note(adapter.named(adapter.info.id, EMBEDDED_SOURCE), note)
+    return replace(adapter, info=adapter.info.noted(note, source=EMBEDDED_SOURCE))
 
 
 def _shorten_reason(error: ModelUnreachableError) -> str:
     # Drop the advice after the last colon: it has been followed.
     reason = str(error).rpartition(": ")[0] or str(error)
     return reason if len(reason) <= 90 else re.sub(r" \(.*\)", "", reason)
-
-
-def _adapt(
-    module: nn.Module, preprocessing: Preprocessing | None, model_id: str | None
-) -> ViTAdapter:
-    make = _find_maker(module)
-    if make is None:
-        raise UnsupportedModelError(
-            f"{type(module).__module__}.{type(module).__name__} is not a model that vitscope "
-            "knows: expected a Vision Transformer of transformers, timm, open_clip, torchvision or "
-            "the torch.hub code of DINOv2 and DINOv3; if it is a part of your module, give that "
-            "part"
-        )
-    return make(module, preprocessing=preprocessing, model_id=model_id)
 
 
 def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
@@ -264,12 +226,13 @@ def _find_maker(module: nn.Module) -> Callable[..., ViTAdapter] | None:
         return partial(_adapt_by, _ask_module)
     for library in libraries:  # a subclass goes to the adapter of its own library first
         if library not in _OWN and (point := find_plugin(GROUP, library)) is not None:
-            return partial(_adapt_by, partial(_wrap_by, point))
-    names = [ancestor.__name__ for ancestor in ancestry]
-    libraries |= {_PUBLISHED[name]: None for name in names if name in _PUBLISHED}
-    makers = {name: library for name, library in LIBRARIES.items() if library.make}
-    own = next((library for name, library in makers.items() if name in libraries), None)
-    return None if own is None else own.find(own.make)
+            return partial(_adapt_by, partial(_ask_package, point, "wrap"))
+    names = {ancestor.__name__ for ancestor in ancestry}
+    for name, own in LIBRARIES.items():
+        if own.wraps and (name in libraries or names.intersection(own.classes)):
+            make: Callable[..., ViTAdapter] = own.find("make_{}_adapter")
+            return make
+    return None
 
 
 def _adapt_by(
@@ -284,26 +247,21 @@ def _adapt_by(
     return adapter.named(model_id, adapter.info.source) if model_id else adapter
 
 
-def _wrap_by(point: EntryPoint, module: nn.Module) -> ViTAdapter:
-    return _ask_package(point, lambda theirs: theirs.wrap(module))
-
-
-def _ask_package(point: EntryPoint, ask: Callable[[Library], object]) -> ViTAdapter:
+def _ask_package(point: EntryPoint, method: str, given: str | nn.Module) -> ViTAdapter:
     with plain_faults(point):
         library = point.load()()
-        given = f"{point.value} of the package {name_package(point)}"
-        if not isinstance(library, Library):
+        giver = f"{point.value} of the package {name_package(point)}"
+        if not (hasattr(library, "load") and hasattr(library, "wrap")):
             raise UsageError(
-                f"{given} is no adapter: expected a class with the methods load(name) and "
+                f"{giver} is no adapter: expected a class with the methods load(name) and "
                 "wrap(module)"
             )
-        return _check_adapter(ask(library), given)
+        return _check_adapter(getattr(library, method)(given), giver)
 
 
 def _ask_module(module: nn.Module) -> ViTAdapter:
-    return _check_adapter(
-        getattr(module, _OWN_METHOD)(), f"{_OWN_METHOD} of {type(module).__name__}"
-    )
+    made = getattr(module, _OWN_METHOD)()
+    return _check_adapter(made, f"{_OWN_METHOD} of {type(module).__name__}")
 
 
 def _check_adapter(adapter: object, giver: str) -> ViTAdapter:

@@ -19,22 +19,17 @@ from timm.models.deit import VisionTransformerDistilled
 from torch import Tensor, nn
 
 from vitscope.adapters.timm_blocks import check_block, make_block_parts, make_pool_parts
-from vitscope.adapters.timm_weights import (
-    HEADS,
-    convert_weights,
-    count_classes,
-    lacks_layer_scale,
-)
+from vitscope.adapters.timm_weights import HEADS, convert_weights, count_classes, lacks_layer_scale
 from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Interpolation, Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
+from vitscope.layout import TokenLayout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import require, require_class
+from vitscope.models.parts import lay_out, require, require_class
 from vitscope.weights.catalogue import describe_near_matches
-from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.checkpoints import load_weights, read_checkpoint
 from vitscope.weights.hub import find_snapshot
 
 _FAMILIES = {
@@ -57,7 +52,7 @@ def make_timm_adapter(
 ) -> ViTAdapter:
     """Adapt a timm model."""
     adapter = _adapt(module, model_id or type(module).__name__)
-    info = replace(adapter.info, notes=(*adapter.info.notes, *_make_weight_notes(module)))
+    info = adapter.info.noted(*_make_weight_notes(module))
     return replace(adapter, info=info, preprocessing=preprocessing or adapter.preprocessing)
 
 
@@ -75,14 +70,16 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
     require_class(tower.patch_embed, {PatchEmbed, HybridEmbed}, name, "the patch embedding")
     preprocessing = _read_preprocessing(tower, name)
     blocks = _make_blocks(tower, name)
-    run, embed_row = _make_feature_functions(tower)
+    project = tower.head if is_clip_tower(tower) else nn.Identity()
+    norms = [tower.fc_norm] if tower.attn_pool is not None else [tower.norm, tower.fc_norm]
+    heads = _list_heads(tower)
     analysed: Any = tower.blocks[-1].attn if tower.attn_pool is None else tower.attn_pool
     return ViTAdapter(
         module=module,
         info=ModelInfo(
             id=name,
             family=_FAMILIES[type(module)],
-            num_params=_count_tower_parameters(tower),
+            num_params=count_parameters(tower) - sum(map(count_parameters, heads)),
             depth=len(tower.blocks),
             embed_dim=tower.embed_dim,
             num_heads=analysed.num_heads,
@@ -94,18 +91,17 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         ),
         preprocessing=preprocessing,
         blocks=blocks,
-        make_layout=partial(_lay_out, tower),
-        run=run,
-        embed_row=embed_row,
+        make_layout=_make_layout(tower),
+        run=partial(_run, tower, project),
+        embed_row=nn.Sequential(*norms, project),
         encoder=tuple(tower.blocks),
-        classifier=_find_classifier(tower),
+        classifier=_find_classifier(tower, heads),
     )
 
 
-def _find_classifier(tower: Any) -> Classifier | None:
-    if is_clip_tower(tower) or isinstance(tower.head, nn.Identity) or not tower.global_pool:
+def _find_classifier(tower: Any, heads: list[nn.Module]) -> Classifier | None:
+    if not heads or isinstance(tower.head, nn.Identity) or not tower.global_pool:
         return None
-    heads = _list_heads(tower)
     # The head is on what timm pools, which is the feature but for a pooling beside a [CLS] token.
     return Classifier(
         module=tower,
@@ -116,6 +112,8 @@ def _find_classifier(tower: Any) -> Classifier | None:
 
 
 def _list_heads(tower: Any) -> list[nn.Module]:
+    if is_clip_tower(tower):
+        return []
     # The second one is on the distillation token.
     return [tower.head, tower.head_dist] if hasattr(tower, "head_dist") else [tower.head]
 
@@ -194,55 +192,43 @@ def _find_quick_gelu_name(tower: Any) -> str | None:
     return native if trained_with_it and type(tower.blocks[0].mlp.act) is not QuickGELU else None
 
 
-def _make_feature_functions(
-    tower: Any,
-) -> tuple[Callable[[Pixels], Tensor], Callable[[Tensor], Tensor]]:
-    project = tower.head if is_clip_tower(tower) else nn.Identity()
-    if tower.attn_pool is not None:
-        return partial(_pool, tower, project), nn.Sequential(tower.fc_norm, project)
-    run = _pool if tower.cls_token is None else _run
-    return partial(run, tower, project), nn.Sequential(tower.norm, tower.fc_norm, project)
-
-
-def _pool(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
-    feature: Tensor = project(tower.forward_head(tower.forward_features(pixels), pre_logits=True))
-    return feature
-
-
 def _run(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
-    feature: Tensor = project(tower.fc_norm(tower.forward_features(pixels)[:, 0]))
+    tokens = tower.forward_features(pixels)
+    if _name_feature(tower) == "cls":
+        pooled = tower.fc_norm(tokens[:, 0])
+    else:
+        pooled = tower.forward_head(tokens, pre_logits=True)
+    feature: Tensor = project(pooled)
     return feature
 
 
-def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
-    built_for = tower.patch_embed.img_size
-    if tower.dynamic_img_size:
-        grid = make_grid(height, width, _read_patch_size(tower))
-    elif (height, width) == tuple(built_for):
+def _make_layout(tower: Any) -> Callable[[int, int], TokenLayout]:
+    averaged = "all" if getattr(tower, "pool_include_prefix", False) else "patches"
+    embed, fixed = tower.patch_embed, not tower.dynamic_img_size
+    return partial(
+        lay_out,
+        _count_tokens(tower),
+        _read_patch_size(tower),
+        native=tuple(embed.img_size) if fixed else None,
+        otherwise="build it with timm.create_model(..., dynamic_img_size=True)",
         # timm crops pixels beyond the last whole patch, so the size need not fit the grid.
-        grid = tuple(tower.patch_embed.grid_size)
-    else:
-        raise UsageError(
-            f"an input of {height} x {width} px was given to a model built for "
-            f"{built_for[0]} x {built_for[1]} px alone: give it that size, or build it with "
-            "timm.create_model(..., dynamic_img_size=True)"
-        )
-    if _name_feature(tower) == "average":
-        everything = getattr(tower, "pool_include_prefix", False)
-        return make_layout(_count_tokens(tower), grid, averaged="all" if everything else "patches")
-    return make_layout(_count_tokens(tower), grid, pooling_query=tower.attn_pool is not None)
+        grid=tuple(embed.grid_size) if fixed else None,
+        pooling_query=tower.attn_pool is not None,
+        averaged=averaged if _name_feature(tower) == "average" else None,
+    )
 
 
 def _count_tokens(tower: Any) -> dict[str, int]:
     # In sequence order; the patch count comes from the grid.
-    patches = {"patches": 0}
     # Eva pools over all tokens; VisionTransformer over the patches unless configured otherwise.
     if tower.attn_pool is not None and not getattr(tower, "pool_include_prefix", True):
-        return patches
-    cls = 0 if tower.cls_token is None else 1
-    distillation = 1 if hasattr(tower, "dist_token") else 0
-    prefix = {"cls": cls, "distillation": distillation, "registers": _count_registers(tower)}
-    return prefix | patches
+        return {"patches": 0}
+    return {
+        "cls": int(tower.cls_token is not None),
+        "distillation": int(hasattr(tower, "dist_token")),
+        "registers": _count_registers(tower),
+        "patches": 0,
+    }
 
 
 def _count_registers(tower: Any) -> int:
@@ -275,17 +261,9 @@ def _read_preprocessing(tower: Any, name: str) -> Preprocessing:
 
 
 def _choose_size(tower: Any) -> tuple[int, int]:
-    rows, columns = tower.patch_embed.grid_size
-    height, width = tower.patch_embed.img_size
-    if tower.dynamic_img_size:
-        patch_height, patch_width = _read_patch_size(tower)
-        return rows * patch_height, columns * patch_width
-    return height, width
-
-
-def _count_tower_parameters(tower: Any) -> int:
-    heads = [] if is_clip_tower(tower) else _list_heads(tower)
-    return count_parameters(tower) - sum(count_parameters(head) for head in heads)
+    (rows, columns), (height, width) = tower.patch_embed.grid_size, _read_patch_size(tower)
+    native: tuple[int, int] = tuple(tower.patch_embed.img_size)
+    return (rows * height, columns * width) if tower.dynamic_img_size else native
 
 
 def _tell_own_output(tower: Any) -> str:
@@ -359,7 +337,6 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
             "its own, which weights from a file would miss; leave the file out"
         )
     read = read_checkpoint(checkpoint)
-    check_colour(read.weights, checkpoint)
     module: Any = _create(name)
     if scaled := lacks_layer_scale(module, read.weights):
         module = _create(name, init_values=1.0)  # The values are overwritten by the file's.
@@ -372,13 +349,12 @@ def _load_from_file(name: str, checkpoint: Path) -> ViTAdapter:
     optional = HEADS if classes == 0 else ()
     load_weights(module, weights, checkpoint, optional=optional)
     adapter = _adapt(module, model_id)
-    notes = [
-        *adapter.info.notes,
+    info = adapter.info.noted(
         *read.notes,
         *(["built with the layer scale that the file holds"] if scaled else []),
         *resampled,
         f"the weights come from a file; images are preprocessed as timm does for {name} (mean "
         f"{adapter.preprocessing.mean}): check that the weights were trained that way",
-    ]
-    info = replace(adapter.info, source=str(checkpoint), notes=tuple(notes))
+        source=str(checkpoint),
+    )
     return replace(adapter, info=info)

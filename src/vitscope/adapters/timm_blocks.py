@@ -45,8 +45,12 @@ def make_block_parts(block: Any, model: str) -> BlockParts:
     taps = {"query": attention.q_norm, "keys": attention.k_norm}
     if getattr(attention, "q_bias", None) is None:
         taps["values"] = attention.v_proj if attention.qkv is None else attention.qkv
-    make_heads, project_heads = partial(_make_heads, attention), partial(_project_heads, attention)
-    return make_prenorm_parts(block, taps=taps, make_heads=make_heads, project_heads=project_heads)
+    return make_prenorm_parts(
+        block,
+        taps=taps,
+        make_heads=partial(_make_heads, attention),
+        scales=("ls1", "ls2") if type(block) is Block else ("gamma_1", "gamma_2"),
+    )
 
 
 def make_pool_parts(pool: Any, model: str) -> BlockParts:
@@ -95,15 +99,25 @@ def _make_pool_heads(num_heads: int, call: AttentionCall, row: int) -> Heads:
 
 
 def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
-    query = call.taps["query"][:, :, row]
-    return _finish_heads(attention, call, query, call.taps["keys"], _take_values(attention, call))
-
-
-def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
-    queries, keys, values = _project(attention, call.tokens, row)
-    query = attention.q_norm(split_heads(queries, attention.num_heads))[:, :, 0]
-    keys = attention.k_norm(split_heads(keys, _count_key_heads(attention)))
-    return _finish_heads(attention, call, query, keys, values)
+    key_heads = getattr(attention, "num_kv_heads", attention.num_heads)
+    if "query" in call.taps:
+        query, keys = call.taps["query"][:, :, row], call.taps["keys"]
+        values = _take_values(attention, call)
+    else:
+        queries, keys, values = _project(attention, call.tokens, row)
+        query = attention.q_norm(split_heads(queries, attention.num_heads))[:, :, 0]
+        keys = attention.k_norm(split_heads(keys, key_heads))
+    if (rope := call.kwargs.get("rope")) is not None:
+        # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
+        prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
+        patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
+        keys = cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)
+    split = split_heads(values, key_heads)
+    # Grouped-query attention: head h reads key-value head h // group.
+    group = attention.num_heads // key_heads
+    if group > 1:
+        keys, split = (x.repeat_interleave(group, dim=1) for x in (keys, split))
+    return Heads(query, keys, split)
 
 
 def _project(
@@ -118,27 +132,6 @@ def _project(
     return multiply_fused(attention.qkv.weight, bias, tokens, row)
 
 
-def _finish_heads(
-    attention: Any,
-    call: AttentionCall,
-    query: Float[Tensor, "batch head head_dim"],
-    keys: Float[Tensor, "batch key_head token head_dim"],
-    values: Float[Tensor, "batch token value_dim"],
-) -> Heads:
-    # [CLS] is a prefix token, and those have no rotary position: only keys are rotated.
-    keys = _rotate(attention, keys, call.kwargs.get("rope"))
-    split = split_heads(values, _count_key_heads(attention))
-    # Grouped-query attention: head h reads key-value head h // group.
-    group = attention.num_heads // split.shape[1]
-    if group > 1:
-        keys, split = (x.repeat_interleave(group, dim=1) for x in (keys, split))
-    return Heads(query, keys, split)
-
-
-def _count_key_heads(attention: Any) -> int:
-    return int(getattr(attention, "num_kv_heads", attention.num_heads))
-
-
 def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch token value_dim"]:
     if "values" in call.taps:
         # A fused projection concatenates queries, keys and values.
@@ -146,14 +139,3 @@ def _take_values(attention: Any, call: AttentionCall) -> Float[Tensor, "batch to
         return fused if attention.qkv is None else fused.chunk(3, dim=-1)[2]
     # With bare bias parameters timm applies the weights as a function and calls no module.
     return linear(call.tokens, attention.qkv.weight.chunk(3)[2], attention.v_bias)
-
-
-def _rotate(
-    attention: Any, keys: Float[Tensor, "batch head token head_dim"], rope: Tensor | None
-) -> Float[Tensor, "batch head token head_dim"]:
-    if rope is None:
-        return keys
-    prefix = attention.num_prefix_tokens
-    half = getattr(attention, "rotate_half", False)
-    patches = apply_rot_embed_cat(keys[:, :, prefix:], rope, half=half)
-    return cat([keys[:, :, :prefix], patches], dim=2).to(keys.dtype)

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Mapping
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,12 +45,9 @@ def convert_weights(
     tower: Any = module
     kernel, own = weights.get(_KERNEL), tower.patch_embed.proj.weight
     if kernel is not None and kernel.ndim == own.ndim and kernel.shape[2:] != own.shape[2:]:
-        _refuse(
-            checkpoint,
-            module,
-            f"its patches are of {_describe_sides(kernel)} px, the architecture's of "
-            f"{_describe_sides(own)} px",
-        )
+        its, theirs = (" x ".join(map(str, each.shape[2:])) for each in (kernel, own))
+        reason = f"its patches are of {its} px, the architecture's of {theirs} px"
+        _refuse(checkpoint, module, reason)
     converted = _convert(module, weights, checkpoint)
     before, after = _count_positions(weights), _count_positions(converted)
     # Positions of [CLS] and registers may have been added to the tokens themselves.
@@ -62,15 +60,13 @@ def convert_weights(
 
 
 def _convert(module: nn.Module, weights: dict[str, Tensor], checkpoint: Path) -> dict[str, Tensor]:
-    given = dict(weights)  # The converters remove the keys they rename.
+    convert = eva.checkpoint_filter_fn
+    if not isinstance(module, eva.Eva):
+        convert = partial(vision_transformer.checkpoint_filter_fn, adapt_layer_scale=True)
     try:
-        # The converter for Eva prints what it drops.
+        # The converters remove the keys they rename; the one for Eva prints what it drops.
         with redirect_stdout(io.StringIO()):
-            if isinstance(module, eva.Eva):
-                return dict(eva.checkpoint_filter_fn(given, module))
-            return dict(
-                vision_transformer.checkpoint_filter_fn(given, module, adapt_layer_scale=True)
-            )
+            return dict(convert(dict(weights), module))
     except (RuntimeError, ValueError) as error:
         entries = _count_positions(weights)
         if _OF_SHAPES.search(str(error)) and entries:
@@ -86,10 +82,6 @@ def _refuse(checkpoint: Path, module: nn.Module, reason: str) -> NoReturn:
         f"{checkpoint} does not fit {type(module).__name__}: {reason}; choose the architecture "
         "that the checkpoint was trained with"
     ) from None
-
-
-def _describe_sides(kernel: Tensor) -> str:
-    return " x ".join(str(side) for side in kernel.shape[2:])
 
 
 def _count_positions(weights: Mapping[str, Tensor]) -> int:

@@ -7,12 +7,11 @@ code of the two publishers is run, and only for the models listed here.
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -20,19 +19,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.adapters.transformers_families import FAMILIES
-from vitscope.errors import (
-    ModelUnreachableError,
-    UnknownModelError,
-    UnsupportedModelError,
-    UsageError,
-    VitscopeError,
-)
-from vitscope.extras import find_failed_import
+from vitscope.errors import UnknownModelError, UnsupportedModelError, UsageError, VitscopeError
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.info import ModelInfo, count_parameters
 from vitscope.models.parts import (
+    check_parts,
     lay_out,
     make_prenorm_parts,
     multiply_fused,
@@ -44,7 +37,7 @@ from vitscope.models.parts import (
 )
 from vitscope.models.running import undisturbed
 from vitscope.weights.catalogue import describe_near_matches
-from vitscope.weights.checkpoints import check_colour, load_weights, read_checkpoint
+from vitscope.weights.checkpoints import load_weights, plain_faults_of, read_checkpoint
 
 _DINOV2 = "facebookresearch/dinov2"
 _DINOV3 = "facebookresearch/dinov3"
@@ -64,7 +57,7 @@ _SATELLITE_TAG = "sat493m"
 """Part of the names of DINOv3 checkpoints for satellite images, which use another mean and std."""
 
 
-def make_hub_adapter(
+def make_torch_hub_adapter(
     module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt a model built by the code of facebookresearch/dinov2 or facebookresearch/dinov3."""
@@ -137,7 +130,7 @@ def _find_order(tower: Any, registers: int, name: str) -> dict[str, int]:
     return orders[first]
 
 
-def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
+def load_torch_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
     """Build a model with its publisher's code and load its weights."""
     if name not in _REPOSITORIES:
         near = describe_near_matches(name, _REPOSITORIES)
@@ -152,19 +145,26 @@ def load_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
                 f"DINOv3's weights are handed out on request: download those of {name} from its "
                 f"publisher and give the file, {model_id}@checkpoint.pth"
             )
-        adapter = make_hub_adapter(_build(repository, name, pretrained=True), model_id=model_id)
+        adapter = make_torch_hub_adapter(
+            _build(repository, name, pretrained=True), model_id=model_id
+        )
         return adapter.named(model_id, f"torch.hub, {repository}")
     read = read_checkpoint(checkpoint)
-    check_colour(read.weights, checkpoint)
     module = _build(repository, name, pretrained=False)
     # A norm for local crops in training: some checkpoints have it, evaluation never uses it.
     load_weights(module, read.weights, checkpoint, optional=("local_cls_norm.",))
-    return _adapt_filled(module, model_id, checkpoint, read.notes)
+    adapter = make_torch_hub_adapter(module, model_id=f"{model_id}@{checkpoint}")
+    preprocessing = adapter.preprocessing
+    if _SATELLITE_TAG in checkpoint.name:
+        preprocessing = replace(preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
+    info = adapter.info.noted(*read.notes, source=str(checkpoint))
+    return replace(adapter, info=info, preprocessing=preprocessing)
 
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
-    try:
-        with _quiet(), _weights_only():
+    advice = "connect to the network once, or take the same model from another library"
+    with plain_faults_of(f"code and weights of torchhub:{name}", advice), _tamed():
+        try:
             load: Callable[..., nn.Module] = torch.hub.load
             # The ref is the repository's own default branch, so it cannot point to a fork.
             return load(
@@ -175,59 +175,32 @@ def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
                 skip_validation=True,
                 pretrained=pretrained,
             )
-    except ModuleNotFoundError as error:
-        raise VitscopeError(
-            f"the code of {repository} needs the package {error.name}, which is not installed: "
-            f"pip install {error.name}"
-        ) from None
-    except UnpicklingError:
-        raise ModelUnreachableError(
-            f"the weights of torchhub:{name} hold more than tensors, and code is never executed"
-        ) from None
-    except (OSError, RuntimeError) as error:
-        if find_failed_import(error):
-            raise
-        reason = str(error).partition("\n")[0]
-        raise ModelUnreachableError(
-            f"torchhub:{name} is not cached and cannot be fetched ({reason}): connect to the "
-            "network once, or take the same model from another library"
-        ) from None
+        except ModuleNotFoundError as error:
+            raise VitscopeError(
+                f"the code of {repository} needs the package {error.name}, which is not installed: "
+                f"pip install {error.name}"
+            ) from None
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch.hub's messages off standard output, and silence warnings about slower kernels."""
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="xFormers is")
-        yield
+def _tamed() -> Iterator[None]:
+    """Make every `torch.load` refuse code, even if the publisher's code asks for it.
 
-
-@contextmanager
-def _weights_only() -> Iterator[None]:
-    """Make every `torch.load` refuse code, even if the publisher's code asks for it."""
+    torch.hub's messages are kept off standard output, and warnings about slower kernels silent.
+    """
     # torch.hub unpickles downloaded weights by default. torch.load reads these variables at each
     # call: the first overrides its argument, and setting both is an error.
     wanted = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "0"}
     before = {name: os.environ[name] for name in wanted if name in os.environ}
     os.environ.update(wanted)
     try:
-        yield
+        with redirect_stdout(sys.stderr), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="xFormers is")
+            yield
     finally:
         for name in wanted:
             del os.environ[name]
         os.environ.update(before)
-
-
-def _adapt_filled(
-    module: nn.Module, model_id: str, checkpoint: Path, notes: tuple[str, ...]
-) -> ViTAdapter:
-    model_id = f"{model_id}@{checkpoint}"
-    adapter = make_hub_adapter(module, model_id=model_id)
-    info = replace(adapter.info, source=str(checkpoint), notes=(*adapter.info.notes, *notes))
-    preprocessing = adapter.preprocessing
-    if _SATELLITE_TAG in checkpoint.name:
-        preprocessing = replace(preprocessing, mean=_SATELLITE_MEAN, std=_SATELLITE_STD)
-    return replace(adapter, info=info, preprocessing=preprocessing)
 
 
 def _list_blocks(tower: Any) -> list[Any]:
@@ -237,35 +210,33 @@ def _list_blocks(tower: Any) -> list[Any]:
 
 
 def _make_block_parts(block: Any, model: str) -> BlockParts:
-    _check_module(block, _BLOCKS, _BLOCK_PARTS, model)
-    _check_module(block.attn, _ATTENTIONS, _ATTENTION_PARTS, model)
-    _check_module(block.ls1, {"LayerScale", "Identity"}, set(), model)
+    for part, classes, parts in (
+        (block, _BLOCKS, _BLOCK_PARTS),
+        (block.attn, _ATTENTIONS, _ATTENTION_PARTS),
+        (block.ls1, {"LayerScale", "Identity"}, {"gamma"}),
+    ):
+        kind = type(part).__name__
+        require(kind in classes, model, f"a {kind} in its blocks")
+        check_parts(part, model, (), optional=parts)
     require(type(block.mlp).__name__ in _MLPS, model, f"an MLP {type(block.mlp).__name__}")
     require_class(block.attn.proj, {nn.Linear}, model, "an attention projection")
     return make_prenorm_parts(
-        block,
-        taps={"qkv": block.attn.qkv},
-        make_heads=partial(_make_heads, block.attn),
-        project_heads=partial(_project_heads, block.attn),
+        block, taps={"qkv": block.attn.qkv}, make_heads=partial(_make_heads, block.attn)
     )
 
 
 def _make_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
-    queries, keys, values = call.taps["qkv"].chunk(3, dim=-1)
-    return _finish_heads(attention, call, queries[:, row : row + 1], keys, values)
-
-
-def _project_heads(attention: Any, call: AttentionCall, row: int) -> Heads:
     qkv = attention.qkv
-    if type(qkv).__name__ != "LinearKMaskedBias":
-        return _finish_heads(attention, call, *project_fused(qkv, call.tokens, row))
-    # Without a bias there is no mask either.
-    bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
-    return _finish_heads(attention, call, *multiply_fused(qkv.weight, bias, call.tokens, row))
-
-
-def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> Heads:
-    # `queries` holds a single row.
+    projected: Sequence[Tensor]
+    if "qkv" in call.taps:
+        queries, *others = call.taps["qkv"].chunk(3, dim=-1)
+        projected = (queries[:, row : row + 1], *others)
+    elif type(qkv).__name__ == "LinearKMaskedBias":
+        # Without a bias there is no mask either.
+        bias = None if qkv.bias is None else qkv.bias * qkv.bias_mask.to(qkv.bias.dtype)
+        projected = multiply_fused(qkv.weight, bias, call.tokens, row)
+    else:
+        projected = project_fused(qkv, call.tokens, row)
     queries, keys, values = (split_heads(part, attention.num_heads) for part in projected)
     query = queries[:, :, 0]
     if (rope := call.kwargs.get("rope")) is not None:
@@ -275,13 +246,6 @@ def _finish_heads(attention: Any, call: AttentionCall, *projected: Tensor) -> He
         # As in DINOv3, in the precision of the sines.
         keys = rotate_patches(keys.to(sin.dtype), cos, sin).to(keys.dtype)
     return Heads(query, keys, values)
-
-
-def _check_module(module: nn.Module, classes: set[str], parts: set[str], model: str) -> None:
-    kind = type(module).__name__
-    require(kind in classes, model, f"a {kind} in its blocks")
-    for part, _ in module.named_children():
-        require(part in parts, model, f"a part {part!r} in its {kind}")
 
 
 def _embed_row(tower: Any, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:

@@ -5,28 +5,25 @@
 - The model takes images of one size, that of its position table.
 """
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, cat, nn
-from torchvision.models.vision_transformer import (
-    Encoder,
-    EncoderBlock,
-    MLPBlock,
-    VisionTransformer,
-)
+from torchvision.models.vision_transformer import Encoder, EncoderBlock, MLPBlock, VisionTransformer
 
-from vitscope.errors import UsageError
+from vitscope.adapters.transformers_families import FAMILIES
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
-from vitscope.models.parts import make_packed_block, require_class
+from vitscope.models.parts import lay_out, make_packed_block, require_class
 
-_BLOCK_PARTS = {"ln_1", "self_attention", "dropout", "ln_2", "mlp"}
+_RESAMPLED = (
+    "resample its weights with torchvision.models.vision_transformer.interpolate_embeddings"
+)
 
 
 def make_torchvision_adapter(
@@ -38,6 +35,10 @@ def make_torchvision_adapter(
     tower: Any = module.eval()
     require_class(tower.encoder, {Encoder}, name, "an encoder")
     blocks = {i: _make_block(block, name) for i, block in enumerate(tower.encoder.layers)}
+    size, patch_size = (tower.image_size,) * 2, (tower.patch_size,) * 2
+    customary = replace(
+        FAMILIES["dinov2"].preprocessing, interpolation="bilinear", pipeline="torchvision"
+    )
     notes = ["the embedding is the normed [CLS] token, before the classifier"]
     if preprocessing is None:
         notes.append("no preprocessing came with the model: torchvision's for ImageNet is used")
@@ -50,13 +51,15 @@ def make_torchvision_adapter(
             depth=len(blocks),
             embed_dim=tower.hidden_dim,
             num_heads=tower.encoder.layers[0].num_heads,
-            patch_size=(tower.patch_size, tower.patch_size),
+            patch_size=patch_size,
             num_registers=0,
             notes=tuple(notes),
         ),
-        preprocessing=preprocessing or _choose_preprocessing(tower.image_size),
+        preprocessing=preprocessing or customary.with_size(size),
         blocks=blocks,
-        make_layout=partial(_make_layout, tower),
+        make_layout=partial(
+            lay_out, {"cls": 1, "patches": 0}, patch_size, native=size, otherwise=_RESAMPLED
+        ),
         run=partial(_run, tower),
         embed_row=tower.encoder.ln,
         classifier=Classifier(module=module, run=module, head=tower.heads, reads_feature=True),
@@ -66,22 +69,7 @@ def make_torchvision_adapter(
 def _make_block(block: Any, name: str) -> BlockParts:
     require_class(block, {EncoderBlock}, name, "blocks")
     require_class(block.mlp, {MLPBlock}, name, "an MLP")
-    attention = block.self_attention
-    return make_packed_block(
-        block, attention, name, parts=_BLOCK_PARTS, branch=attention, mlp_scale=None
-    )
-
-
-def _make_layout(tower: Any, height: int, width: int) -> TokenLayout:
-    side = tower.image_size
-    if (height, width) != (side, side):
-        raise UsageError(
-            f"an input of {height} x {width} px was given to a torchvision model, whose positions "
-            f"fit {side} x {side} px alone: give it that size, or resample its weights with "
-            "torchvision.models.vision_transformer.interpolate_embeddings"
-        )
-    grid = make_grid(height, width, (tower.patch_size, tower.patch_size))
-    return make_layout({"cls": 1, "patches": 0}, grid)
+    return make_packed_block(block, "self_attention", name)
 
 
 def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch dim"]:
@@ -90,14 +78,3 @@ def _run(tower: Any, pixels: Pixels) -> Float[Tensor, "batch dim"]:
     cls = tower.class_token.expand(len(patches), -1, -1)
     feature: Tensor = tower.encoder(cat([cls, patches], dim=1))[:, 0]
     return feature
-
-
-def _choose_preprocessing(side: int) -> Preprocessing:
-    return Preprocessing(
-        size=(side, side),
-        crop_fraction=224 / 256,
-        interpolation="bilinear",
-        mean=(0.485, 0.456, 0.406),
-        std=(0.229, 0.224, 0.225),
-        pipeline="torchvision",
-    )

@@ -3,6 +3,7 @@
 All classes, modules and parameters must be known, so that a new version is refused, not misread.
 """
 
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,19 +13,14 @@ from torch import Tensor, nn
 
 from vitscope.adapters.transformers_blocks import is_class, make_blocks
 from vitscope.adapters.transformers_families import FAMILIES, Family
-from vitscope.adapters.transformers_loading import (
-    CONFIG_FILE,
-    check_model_type,
-    describe_families,
-    load_tower,
-)
+from vitscope.adapters.transformers_loading import CONFIG_FILE, check_model_type, load_tower
 from vitscope.adapters.transformers_preprocessing import PROCESSOR_FILES, read_preprocessing
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.layout import TokenLayout, make_grid, make_layout
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.classifier import Classifier
 from vitscope.models.info import ModelInfo, count_parameters
+from vitscope.models.parts import lay_out, require
 from vitscope.weights.folders import check_readable, find_folder
 from vitscope.weights.hub import find_snapshot
 
@@ -37,10 +33,7 @@ _WRAPPERS = {wrapper: family for family in FAMILIES.values() for wrapper in fami
 
 
 def make_transformers_adapter(
-    module: nn.Module,
-    *,
-    preprocessing: Preprocessing | None = None,
-    model_id: str | None = None,
+    module: nn.Module, *, preprocessing: Preprocessing | None = None, model_id: str | None = None
 ) -> ViTAdapter:
     """Adapt a transformers model."""
     tower, family = _find_tower(module)
@@ -51,7 +44,9 @@ def make_transformers_adapter(
         projection = module.get_submodule(family.projection)
         analysed = nn.ModuleDict({family.holder: tower, family.projection: projection})
     feature = _name_feature(tower, family)
-    notes = _make_notes(type(module).__name__, family.name, feature, preprocessing)
+    runner = _Runner(tower, family, feature, projection)
+    layers = tower.get_submodule(family.layers)
+    size, patch_size = _make_pair(config.image_size), _make_pair(config.patch_size)
     bias = f"{family.prefix}RelativePositionBias"
     return ViTAdapter(
         module=analysed.eval(),
@@ -59,22 +54,30 @@ def make_transformers_adapter(
             id=model_id or type(module).__name__,
             family=f"transformers/{family.name}",
             num_params=count_parameters(analysed),
-            depth=len(tower.get_submodule(family.layers)),
+            depth=len(layers),
             embed_dim=config.hidden_size,
             num_heads=config.num_attention_heads,
-            patch_size=_make_pair(config.patch_size),
+            patch_size=patch_size,
             num_registers=family.count_registers(config),
             global_feature=feature,
-            notes=notes,
+            notes=_make_notes(type(module).__name__, family.name, feature, preprocessing),
         ),
-        preprocessing=preprocessing or family.choose_preprocessing(_make_pair(config.image_size)),
+        preprocessing=preprocessing or family.choose_preprocessing(size),
         blocks=make_blocks(tower, family, feature),
-        make_layout=partial(_make_layout, family, config, feature),
-        run=partial(_run, tower, projection, family),
-        embed_row=partial(_embed_row, tower, projection, family),
-        encoder=tuple(tower.get_submodule(family.layers).children()),
+        make_layout=partial(
+            lay_out,
+            family.order_tokens(config),
+            patch_size,
+            native=None if _is_resizable(family, config) else size,
+            otherwise="choose a model whose position table transformers resamples",
+            pooling_query=feature == "attention pooling",
+            averaged="patches" if feature == "average" else None,
+        ),
+        run=runner.run,
+        embed_row=runner.embed_row,
+        encoder=tuple(layers.children()),
         position_biases=tuple(part for part in tower.modules() if is_class(part, bias)),
-        classifier=_find_classifier(module, tower, family),
+        classifier=_find_classifier(module, runner),
     )
 
 
@@ -91,7 +94,7 @@ def load_transformers(repo_or_folder: str) -> ViTAdapter:
     return adapter.named(repo_or_folder, source)
 
 
-def _find_classifier(module: Any, tower: Any, family: Family) -> Classifier | None:
+def _find_classifier(module: Any, runner: "_Runner") -> Classifier | None:
     found = [getattr(module, name) for name in _HEADS if hasattr(module, name)]
     heads = [head for head in found if not isinstance(head, nn.Identity)]  # without labels
     if not heads:
@@ -99,9 +102,9 @@ def _find_classifier(module: Any, tower: Any, family: Family) -> Classifier | No
     names = {int(index): str(name) for index, name in (module.config.id2label or {}).items()}
     return Classifier(
         module=module,
-        run=partial(_classify, module, tower, family),
+        run=partial(runner.classify, module),
         head=heads[0] if len(heads) == 1 else nn.ModuleList(heads),
-        reads_feature=len(heads) == 1 and not family.head_reads_patches,
+        reads_feature=len(heads) == 1 and not runner.family.head_reads_patches,
         # transformers' own, where a model has none.
         names={index: name for index, name in names.items() if name != f"LABEL_{index}"},
     )
@@ -118,17 +121,14 @@ def _find_tower(module: nn.Module) -> tuple[Any, Family]:
     if tower_name not in _TOWERS or not is_class(tower, tower_name):
         raise UnsupportedModelError(
             f"{type(tower).__module__}.{tower_name} is not a class that vitscope has an exact "
-            f"account of: from transformers it knows {describe_families()}"
+            f"account of: from transformers it knows {', '.join(sorted(FAMILIES))}"
         )
     return tower, _TOWERS[tower_name]
 
 
 def _check_config(family: Family, config: Any) -> None:
-    if config.num_channels != 3:
-        raise UnsupportedModelError(
-            f"this {family.model} takes images of {config.num_channels} channels (num_channels): "
-            "expected 3 (red, green, blue)"
-        )
+    channels = config.num_channels
+    require(channels == 3, family.model, f"images of {channels} channels (num_channels)")
     if family.positions in {"learned", "native"} and not _is_square(config):
         raise UnsupportedModelError(
             f"{family.model} resamples its position table as a square, but image_size is "
@@ -157,89 +157,71 @@ def _make_notes(
     return tuple(notes)
 
 
-def _make_layout(family: Family, config: Any, feature: str, height: int, width: int) -> TokenLayout:
-    native = _make_pair(config.image_size)
-    resizable = {
-        "optional": _is_square(config) and isinstance(config.patch_size, int),
-        "fixed": getattr(config, "is_native", False),  # AIMv2's positions for any size
-    }.get(family.positions, True)
-    if not resizable and (height, width) != native:
+@dataclass(frozen=True, eq=False)
+class _Runner:
+    """How a tower is run, alone and in a model with a classifier; to be pickled."""
+
+    tower: Any
+    family: Family
+    feature: str  # which the tower's global feature is, as in `ModelInfo`
+    projection: nn.Module | None  # of the feature
+
+    def run(self, pixels: Pixels) -> Float[Tensor, "batch out"]:
+        feature = self._take_feature(self._call(self.tower, pixels))
+        return feature if self.projection is None else self.projection(feature)
+
+    def classify(self, module: nn.Module, pixels: Pixels) -> Float[Tensor, "batch class"]:
+        logits: Tensor = self._call(module, pixels).logits
+        return logits
+
+    def embed_row(self, rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch out"]:
+        feature = rows
+        if self.feature != "attention pooling":
+            feature = self.tower.get_submodule(self.family.final_norm)(rows)
+            pooler_norm = getattr(getattr(self.tower, "pooler", None), "layernorm", None)
+            feature = feature if pooler_norm is None else pooler_norm(feature)
+        return feature if self.projection is None else self.projection(feature)
+
+    def _call(self, module: nn.Module, pixels: Pixels) -> Any:
+        self._check_precision()
+        resized = tuple(pixels.shape[-2:]) != _make_pair(self.tower.config.image_size)
+        resampled = self.family.positions == "optional" and resized
+        options = {"interpolate_pos_encoding": True} if resampled else {}
+        # Named outputs even if the configuration asks for tuples.
+        return module(pixels, return_dict=True, **options)
+
+    def _take_feature(self, outputs: Any) -> Float[Tensor, "batch dim"]:
+        family = self.family
+        if self.feature == "average":
+            pooled: Tensor | None = outputs.get("pooler_output")
+            if family.cls and pooled is not None:  # BEiT's mean with its norm
+                return pooled
+            tokens: Tensor = outputs["last_hidden_state"]
+            return tokens[:, int(family.cls) :].mean(dim=1)
+        row: Tensor = outputs[family.output]
+        return row[:, 0] if family.output == "last_hidden_state" else row
+
+    def _check_precision(self) -> None:
+        config = self.tower.config
+        if self.tower.dtype != torch.float64:
+            return
+        if getattr(config, "norm_type", None) == "rms_norm" and self.feature == "cls":
+            part, advice = "RMS norm", "use float32"
+        elif self.family.float32_softmax and config._attn_implementation == "eager":
+            part, advice = "eager softmax", "call set_attn_implementation('sdpa') on it first"
+        else:
+            return
         raise UsageError(
-            f"an input of {height} x {width} px was given to a model built for {native[0]} x "
-            f"{native[1]} px alone: transformers does not resample its position table"
-        )
-    grid = make_grid(height, width, _make_pair(config.patch_size))
-    return make_layout(
-        family.order_tokens(config),
-        grid,
-        pooling_query=feature == "attention pooling",
-        averaged="patches" if feature == "average" else None,
-    )
-
-
-def _run(
-    tower: Any, projection: nn.Module | None, family: Family, pixels: Pixels
-) -> Float[Tensor, "batch out"]:
-    outputs = tower(pixels, **_choose_options(tower, family, pixels))
-    feature = _take_feature(tower, family, outputs)
-    return feature if projection is None else projection(feature)
-
-
-def _classify(
-    module: nn.Module, tower: Any, family: Family, pixels: Pixels
-) -> Float[Tensor, "batch class"]:
-    logits: Tensor = module(pixels, **_choose_options(tower, family, pixels)).logits
-    return logits
-
-
-def _choose_options(tower: Any, family: Family, pixels: Pixels) -> dict[str, bool]:
-    _check_precision(tower, family)
-    resample = family.positions == "optional" and tuple(pixels.shape[-2:]) != _make_pair(
-        tower.config.image_size
-    )
-    # Named outputs even if the configuration asks for tuples.
-    return {"return_dict": True} | ({"interpolate_pos_encoding": True} if resample else {})
-
-
-def _take_feature(tower: Any, family: Family, outputs: Any) -> Float[Tensor, "batch dim"]:
-    if _name_feature(tower, family) == "average":
-        pooled: Tensor | None = outputs.get("pooler_output")
-        if family.cls and pooled is not None:  # BEiT's mean with its norm
-            return pooled
-        tokens: Tensor = outputs["last_hidden_state"]
-        return tokens[:, int(family.cls) :].mean(dim=1)
-    row: Tensor = outputs[family.output]
-    return row[:, 0] if family.output == "last_hidden_state" else row
-
-
-def _check_precision(tower: Any, family: Family) -> None:
-    rounded = getattr(tower.config, "norm_type", None) == "rms_norm"
-    if rounded and _name_feature(tower, family) == "cls" and tower.dtype == torch.float64:
-        raise UsageError(
-            f"transformers' RMS norm of {family.name} computes in float32 even in a float64 model, "
-            "which cannot balance to float64: use float32"
-        )
-    kernel = tower.config._attn_implementation
-    if family.float32_softmax and kernel == "eager" and tower.dtype == torch.float64:
-        raise UsageError(
-            f"transformers' eager attention of {family.name} computes its softmax in float32 even "
-            "in a float64 model, which cannot balance to float64: call set_attn_implementation("
-            "'sdpa') on it first"
+            f"transformers' {part} of {self.family.name} computes in float32 even in a float64 "
+            f"model, which cannot balance to float64: {advice}"
         )
 
 
-def _embed_row(
-    tower: Any,
-    projection: nn.Module | None,
-    family: Family,
-    rows: Float[Tensor, "batch dim"],
-) -> Float[Tensor, "batch out"]:
-    feature = rows
-    if _name_feature(tower, family) != "attention pooling":
-        feature = tower.get_submodule(family.final_norm)(rows)
-        pooler_norm = getattr(getattr(tower, "pooler", None), "layernorm", None)
-        feature = feature if pooler_norm is None else pooler_norm(feature)
-    return feature if projection is None else projection(feature)
+def _is_resizable(family: Family, config: Any) -> bool:
+    if family.positions == "optional":
+        return _is_square(config) and isinstance(config.patch_size, int)
+    # AIMv2's positions fit any size if they are native.
+    return family.positions != "fixed" or getattr(config, "is_native", False)
 
 
 def _is_square(config: Any) -> bool:

@@ -1,22 +1,20 @@
 """Parts of transformers' layers and pooling heads, all of whose modules must be known."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.adapters.transformers_families import Family, LayerNames
-from vitscope.errors import UnsupportedModelError
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads
 from vitscope.models.parts import (
     check_packed_attention,
-    finish_prenorm,
+    check_parts,
     make_packed_pooling,
-    return_rows,
+    make_prenorm_parts,
+    require,
     rotate_patches,
     split_heads,
 )
@@ -31,32 +29,11 @@ def is_class(module: nn.Module, name: str) -> bool:
     return kind.__name__ == name and kind.__module__.startswith("transformers.models.")
 
 
-def _check_parts(
-    module: nn.Module, known: Collection[str], *, optional: Collection[str] = ()
-) -> None:
-    parts = {
-        name
-        for name, _ in chain(
-            module.named_children(),
-            module.named_parameters(recurse=False),
-            module.named_buffers(recurse=False),
-        )
-    }
-    for problem, names in (
-        ("an unknown part", parts - set(known) - set(optional)),
-        ("no part", set(known) - parts),
-    ):
-        if names:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} has {problem} {min(names)!r}: this version of the "
-                "library computes something that vitscope has no exact account of"
-            )
-
-
 def make_blocks(tower: Any, family: Family, feature: str) -> dict[int, BlockParts]:
     """Find the analysable blocks of a tower by layer index."""
     head = [] if family.pooling_head is None else [family.pooling_head]
-    _check_parts(tower, family.parts, optional=[*family.optional, *head])
+    known = {"embeddings", family.layers.partition(".")[0], family.final_norm, *family.others}
+    check_parts(tower, family.model, known, optional=[*family.optional, *head])
     layers = list(tower.get_submodule(family.layers).children())
     if feature == "attention pooling":
         make = _make_aim_pooling if family.name == "aimv2" else _make_pooling_block
@@ -67,59 +44,34 @@ def make_blocks(tower: Any, family: Family, feature: str) -> dict[int, BlockPart
 
 
 def _make_block(layer: nn.Module, family: Family, config: Any) -> BlockParts:
-    names = family.names
-    scales, gammas = names.layer_scales or (), names.gammas or ()
-    _check_class(layer, family.prefix + names.layer)
-    _check_parts(
-        layer,
-        {names.attention, *names.norms, *names.mlp, *scales, *names.idle},
-        optional={*gammas, *names.optional},
-    )
+    names, num_heads = family.names, config.num_attention_heads
+    _check_class(layer, family, family.prefix + names.layer)
+    known = {names.attention, *names.norms, *names.mlp, *names.scales, *names.idle}
+    check_parts(layer, family.model, known, optional=names.optional)
     attention = layer.get_submodule(names.attention)
-    _check_class(attention, f"{family.prefix}Attention")
-    output = _check_attention(attention, names)
-    num_heads = config.num_attention_heads
+    _check_class(attention, family, f"{family.prefix}Attention")
+    _check_attention(attention, family)
     projections, taps = _list_projections(attention, names)
-    finish_heads = partial(
-        _finish_heads,
-        num_heads,
-        family.positions == "rotary",
-        partial(_find_bias, attention, names.own_bias, config.patch_size),
+    find_bias = partial(_find_bias, attention, names.own_bias, config.patch_size)
+    make_heads = partial(
+        _make_heads, num_heads, family.positions == "rotary", find_bias, projections
     )
-    if names.scaling is None:
-        scaling = (output.in_features / num_heads) ** -0.5
-    else:
-        scaling = float(getattr(attention, names.scaling))
-    branch_scale, mlp_gamma = (_find_parameter(layer, name) for name in gammas or ("", ""))
-    scale: Any = layer.get_submodule(scales[0]) if scales else None
-    mlp_scale: Any = layer.get_submodule(scales[1]) if scales else None
-    if mlp_gamma is not None:
-        mlp_scale = partial(torch.mul, mlp_gamma)
-    mlp_norm = layer.get_submodule(names.norms[1])
-    mlp = [layer.get_submodule(name) for name in names.mlp]
-    return BlockParts(
-        block=layer,
-        attention=attention,
+    scaling = names.scaling and float(getattr(attention, names.scaling))
+    return make_prenorm_parts(
+        layer,
         taps=taps,
-        make_heads=partial(_make_heads, finish_heads),
-        project_heads=partial(_project_heads, projections, finish_heads),
-        scale=scaling,
-        tail=AttentionTail(
-            weight=output.weight,
-            bias=output.bias,
-            scale=branch_scale if scale is None else scale.lambda1,
-        ),
-        branch=attention if scale is None else scale,
-        branch_scale=branch_scale,
-        attention_norm=layer.get_submodule(names.norms[0]),
-        mlp_norm=mlp_norm,
-        finish=partial(
-            finish_prenorm, mlp_norm, mlp[0] if len(mlp) == 1 else nn.Sequential(*mlp), mlp_scale
-        ),
+        make_heads=make_heads,
+        attention=names.attention,
+        output=names.output,
+        norms=names.norms,
+        mlp=names.mlp,
+        scales=names.scales,
+        scaling=scaling or (config.hidden_size / num_heads) ** -0.5,
     )
 
 
-def _check_attention(attention: nn.Module, names: LayerNames) -> nn.Linear:
+def _check_attention(attention: nn.Module, family: Family) -> None:
+    names = family.names
     parts = [*names.projections, *names.qk_norms, names.output, *names.attention_idle]
     optional = set() if names.own_bias is None else {names.own_bias}
     # Parts are named by paths: the attention of data2vec consists of two modules.
@@ -130,9 +82,9 @@ def _check_attention(attention: nn.Module, names: LayerNames) -> nn.Linear:
             for paths in (parts, optional)
         )
         part = attention.get_submodule(parent)
-        _check_class(part, type(part).__name__)
-        _check_parts(part, known, optional=maybe)
-    return _take_linear(attention, names.output)
+        _check_class(part, family, type(part).__name__)
+        check_parts(part, family.model, known, optional=maybe)
+    _take_linear(attention, family, names.output)
 
 
 def _list_projections(
@@ -147,26 +99,19 @@ def _list_projections(
     return projections, dict(zip(_TAPS, last, strict=True))
 
 
-def _find_parameter(module: nn.Module, name: str) -> nn.Parameter | None:
-    # A layer of BEiT without scale has the number 1 in its place.
-    found = getattr(module, name, None)
-    return found if isinstance(found, nn.Parameter) else None
-
-
 def _make_pooling_block(head: nn.Module, family: Family) -> BlockParts:
-    _check_class(head, f"{family.prefix}MultiheadAttentionPoolingHead")
-    _check_parts(head, {"probe", "attention", "layernorm", "mlp"})
+    _check_class(head, family, f"{family.prefix}MultiheadAttentionPoolingHead")
+    check_parts(head, family.model, {"probe", "attention", "layernorm", "mlp"})
     attention = check_packed_attention(head.get_submodule("attention"), type(head).__name__)
-    norm = head.get_submodule("layernorm")
-    finish = partial(finish_prenorm, norm, head.get_submodule("mlp"), None)
-    return make_packed_pooling(head, attention, mlp_norm=norm, finish=finish)
+    norm, mlp = head.get_submodule("layernorm"), head.get_submodule("mlp")
+    return make_packed_pooling(head, attention, norm=norm, mlp=mlp)
 
 
 def _make_aim_pooling(head: nn.Module, family: Family) -> BlockParts:
-    _check_class(head, f"{family.prefix}AttentionPoolingHead")
-    _check_parts(head, {"cls_token", "k_proj", "v_proj", "output_proj"})
+    _check_class(head, family, f"{family.prefix}AttentionPoolingHead")
+    check_parts(head, family.model, {"cls_token", "k_proj", "v_proj", "output_proj"})
     pooling: Any = head
-    output = _take_linear(head, "output_proj")
+    output = _take_linear(head, family, "output_proj")
     return BlockParts(
         block=head,
         attention=head,
@@ -175,8 +120,6 @@ def _make_aim_pooling(head: nn.Module, family: Family) -> BlockParts:
         scale=float(pooling.hidden_size // pooling.num_heads) ** -0.5,
         tail=AttentionTail(weight=output.weight, bias=output.bias, scale=None),
         branch=output,
-        mlp_norm=None,
-        finish=return_rows,
     )
 
 
@@ -186,28 +129,20 @@ def _make_aim_heads(head: Any, call: AttentionCall, row: int) -> Heads:
     return Heads(query=query.expand(len(keys), -1, -1), keys=keys, values=values)
 
 
-def _make_heads(finish: Callable[..., Heads], call: AttentionCall, row: int) -> Heads:
-    queries, keys, values = (call.taps[name] for name in _TAPS)
-    return finish(call, row, queries[:, row : row + 1], keys, values)
-
-
-def _project_heads(
-    projections: Sequence[nn.Module], finish: Callable[..., Heads], call: AttentionCall, row: int
-) -> Heads:
-    given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
-    projected = (project(tokens) for project, tokens in zip(projections, given, strict=True))
-    return finish(call, row, *projected)
-
-
-def _finish_heads(
+def _make_heads(
     num_heads: int,
     rotary: bool,
     find_bias: Callable[[AttentionCall], Tensor | None],
+    projections: Sequence[nn.Module],
     call: AttentionCall,
     row: int,
-    *projected: Tensor,
 ) -> Heads:
-    # The first of `projected` holds the queries of a single row.
+    if call.taps:
+        projected = [call.taps[name] for name in _TAPS]
+        projected[0] = projected[0][:, row : row + 1]
+    else:
+        given = (call.tokens[:, row : row + 1], call.tokens, call.tokens)
+        projected = [project(tokens) for project, tokens in zip(projections, given, strict=True)]
     queries, keys, values = (split_heads(part, num_heads) for part in projected)
     if rotary:
         # Only patches have rotary positions: the query of [CLS] is unchanged.
@@ -231,19 +166,15 @@ def _find_bias(
     return made if given is None else made + given
 
 
-def _check_class(module: nn.Module, name: str) -> None:
-    if not is_class(module, name):
-        raise UnsupportedModelError(
-            f"expected a {name} of transformers, found a {type(module).__module__}."
-            f"{type(module).__name__}: vitscope has no exact account of it"
-        )
+def _check_class(module: nn.Module, family: Family, name: str) -> None:
+    kind = type(module)
+    found = f"a {kind.__module__}.{kind.__name__} in place of a {name} of transformers"
+    require(is_class(module, name), family.model, found)
 
 
-def _take_linear(attention: nn.Module, name: str) -> nn.Linear:
-    module = attention.get_submodule(name)
-    if type(module) is not nn.Linear:
-        raise UnsupportedModelError(
-            f"{name} of {type(attention).__name__} is a {type(module).__name__}, expected a plain "
-            "Linear: merge adapters and undo quantisation first"
-        )
-    return module
+def _take_linear(attention: nn.Module, family: Family, name: str) -> nn.Linear:
+    linear: Any = attention.get_submodule(name)
+    found = f"a {name} that is a {type(linear).__name__}, not a plain Linear"
+    require(type(linear) is nn.Linear, family.model, found)
+    checked: nn.Linear = linear
+    return checked

@@ -21,8 +21,8 @@ class LayerNames:
     scaling: str | None = "scaling"  # the factor on the query-key products; None for d_head^-½
     norms: tuple[str, str]  # the norms before attention and before the MLP
     mlp: tuple[str, ...] = ("mlp",)  # the modules of the MLP, in order
-    layer_scales: tuple[str, str] | None = None  # after attention and after the MLP
-    gammas: tuple[str, str] | None = None  # the same as parameters, which a layer may lack
+    # layer scales after attention and after the MLP, modules or parameters; empty if it has none
+    scales: tuple[str, ...] = ()
     idle: tuple[str, ...] = ()  # modules that do nothing in evaluation mode
     attention_idle: tuple[str, ...] = ()  # the same in the attention
     optional: tuple[str, ...] = ()  # parts that a layer may have
@@ -31,15 +31,15 @@ class LayerNames:
 
 _DINO_LAYER = LayerNames(
     norms=("norm1", "norm2"),
-    layer_scales=("layer_scale1", "layer_scale2"),
+    scales=("layer_scale1", "layer_scale2"),
     idle=("drop_path",),
 )
 _VIT_LAYER = LayerNames(norms=("layernorm_before", "layernorm_after"), idle=("dropout",))
 _BEIT_LAYER = LayerNames(
     norms=("layernorm_before", "layernorm_after"),
-    gammas=("lambda_1", "lambda_2"),
+    scales=("lambda_1", "lambda_2"),
     idle=("dropout", "drop_path"),
-    optional=("relative_position_bias",),
+    optional=("lambda_1", "lambda_2", "relative_position_bias"),
 )
 _CLIP_LAYER = LayerNames(
     layer="EncoderLayer",
@@ -56,9 +56,8 @@ _IMAGENET = Preprocessing(
     std=(0.229, 0.224, 0.225),
     pipeline="transformers",
 )
-_HALF = replace(
-    _IMAGENET, resize="stretch", crop_fraction=1.0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-)
+_WHOLE = replace(_IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear")
+_HALF = replace(_WHOLE, interpolation="bicubic", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +72,10 @@ class Family:
     head_reads_patches: bool = False  # whether the classifier also reads the mean of the patches
     projection: str | None = None  # attribute that holds the feature's projection
     loaded: str | None = None  # the wrapper that is loaded instead of the bare tower
-    averaged: tuple[str, ...] = ()  # classes that classify the mean of the patches: refused
-    layers: str  # path from the tower to its list of layers
+    layers: str = "encoder.layer"  # path from the tower to its list of layers
     names: LayerNames  # names of the parts of its layers
     final_norm: str = "layernorm"  # name of the tower's last norm
-    others: tuple[str, ...] = ()  # further parts of the tower
+    others: tuple[str, ...] = ()  # parts of the tower besides `embeddings`, layers and norm
     optional: tuple[str, ...] = ()  # parts that the tower may have
     # Output with the global feature; in `last_hidden_state` it is the first row.
     output: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
@@ -89,7 +87,7 @@ class Family:
     # "learned" and "native" tables are always resampled to the input, "optional" ones only on
     # request, "fixed" ones never; "rotary" positions fit any input. The size in a configuration is
     # that of the usual input, but for "learned" ones.
-    positions: Literal["learned", "native", "optional", "fixed", "rotary"]
+    positions: Literal["learned", "native", "optional", "fixed", "rotary"] = "optional"
     float32_softmax: bool = False  # whether its eager attention computes the softmax in float32
     processor: str  # class of its image processor
     preprocessing: Preprocessing  # default for a model without a processor file
@@ -103,12 +101,6 @@ class Family:
     def holder(self) -> str:
         """Attribute of the wrappers that holds the tower."""
         return self.attribute or self.name
-
-    @property
-    def parts(self) -> set[str]:
-        """Names of the parts that the tower must have."""
-        layers, _, _ = self.layers.partition(".")
-        return {"embeddings", layers, self.final_norm, *self.others}
 
     def count_registers(self, config: Any) -> int:
         """Number of register tokens."""
@@ -126,11 +118,8 @@ class Family:
     def choose_preprocessing(self, size: tuple[int, int]) -> Preprocessing:
         """The default preprocessing for the image size in a configuration."""
         # For "learned" positions that size is the table's, not that of the usual input.
-        return (
-            self.preprocessing
-            if self.positions == "learned"
-            else self.preprocessing.with_size(size)
-        )
+        usual = self.preprocessing
+        return usual if self.positions == "learned" else usual.with_size(size)
 
 
 _DINOV2 = Family(
@@ -138,7 +127,6 @@ _DINOV2 = Family(
     model="Dinov2Model",
     wrappers=("Dinov2ForImageClassification",),
     head_reads_patches=True,
-    layers="encoder.layer",
     names=_DINO_LAYER,
     positions="learned",
     processor="BitImageProcessor",
@@ -152,7 +140,6 @@ _VIT = Family(
     names=_VIT_LAYER,
     optional=("pooler",),
     output="last_hidden_state",
-    positions="optional",
     float32_softmax=True,
     processor="ViTImageProcessor",
     preprocessing=replace(_HALF, interpolation="bilinear"),
@@ -167,7 +154,7 @@ _BEIT = replace(
     mean_pooling=True,
     positions="native",
     processor="BeitImageProcessor",
-    preprocessing=replace(_HALF, interpolation="bicubic"),
+    preprocessing=_HALF,
 )
 _CLIP = Family(
     name="clip",
@@ -176,12 +163,10 @@ _CLIP = Family(
     attribute="vision_model",
     projection="visual_projection",
     loaded="CLIPVisionModelWithProjection",
-    averaged=("CLIPForImageClassification",),
     layers="encoder.layers",
     names=_CLIP_LAYER,
     final_norm="post_layernorm",
     others=("pre_layrnorm",),
-    positions="optional",
     float32_softmax=True,
     processor="CLIPImageProcessor",
     preprocessing=replace(
@@ -213,13 +198,7 @@ FAMILIES: dict[str, Family] = {
             registers=True,
             positions="rotary",
             processor="DINOv3ViTImageProcessor",
-            preprocessing=replace(
-                _IMAGENET,
-                resize="stretch",
-                crop_fraction=1.0,
-                interpolation="bilinear",
-                pipeline="transformers-float",
-            ),
+            preprocessing=replace(_WHOLE, pipeline="transformers-float"),
         ),
         _VIT,
         replace(
@@ -242,9 +221,7 @@ FAMILIES: dict[str, Family] = {
             wrappers=("ViTMSNForImageClassification",),
             attribute="vit",
             optional=(),
-            preprocessing=replace(
-                _IMAGENET, resize="stretch", crop_fraction=1.0, interpolation="bilinear"
-            ),
+            preprocessing=_WHOLE,
         ),
         replace(
             _VIT,
@@ -270,7 +247,7 @@ FAMILIES: dict[str, Family] = {
                 mlp=("intermediate", "output"),
                 idle=("drop_path",),
                 attention_idle=("attention.dropout", "output.dropout"),
-                optional=(),
+                optional=("lambda_1", "lambda_2"),
                 own_bias="attention.relative_position_bias",
             ),
             optional=("pooler",),
@@ -290,7 +267,7 @@ FAMILIES: dict[str, Family] = {
                 scaling="scale",
                 idle=("dropout",),
                 attention_idle=("projection_dropout",),
-                optional=(),
+                optional=("lambda_1", "lambda_2"),
             ),
             optional=(),
             float32_softmax=False,
@@ -304,7 +281,6 @@ FAMILIES: dict[str, Family] = {
             model="MetaClip2VisionModel",
             wrappers=("MetaClip2Model", "MetaClip2VisionModelWithProjection"),
             loaded="MetaClip2VisionModelWithProjection",
-            averaged=("MetaClip2ForImageClassification",),
         ),
         replace(
             _CLIP,
@@ -312,7 +288,6 @@ FAMILIES: dict[str, Family] = {
             model="Aimv2VisionModel",
             wrappers=("Aimv2Model",),
             loaded="Aimv2Model",
-            averaged=(),
             names=LayerNames(
                 layer="EncoderLayer",
                 output="out_proj",
@@ -333,7 +308,6 @@ FAMILIES: dict[str, Family] = {
             wrappers=("SiglipModel",),
             projection=None,
             loaded=None,
-            averaged=("SiglipForImageClassification",),
             others=(),
             cls=False,
             pooling_head="head",

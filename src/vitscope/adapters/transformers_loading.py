@@ -4,13 +4,11 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from torch import nn
 from transformers.utils import logging
 
@@ -22,20 +20,15 @@ from vitscope.errors import (
     first_line,
 )
 from vitscope.files.printable import name_some
+from vitscope.weights.checkpoints import plain_faults_of
 from vitscope.weights.folders import read_json_object
 
 CONFIG_FILE = "config.json"
 _ADAPTER_FILE = "adapter_config.json"
 
-_MAX_LAYERS = 1000
-"""More layers than any Vision Transformer has, yet few enough to build."""
-
-_MODEL_TYPES = FAMILIES | {
-    f"{name}_vision_model": family  # the tower alone, without the text tower
-    for name, family in FAMILIES.items()
-    if family.attribute == "vision_model"
-}
-_AVERAGED = {name for family in FAMILIES.values() for name in family.averaged}
+_WITH_TEXT = [family for family in FAMILIES.values() if family.attribute == "vision_model"]
+_MODEL_TYPES = FAMILIES | {f"{family.name}_vision_model": family for family in _WITH_TEXT}
+_AVERAGED = {f"{family.prefix}ForImageClassification" for family in _WITH_TEXT}
 
 _REFUSED: Mapping[str, str] = {
     "internvl": (
@@ -56,21 +49,21 @@ _CONFIG_ERRORS = (
     AttributeError,
     LookupError,
     MemoryError,
-    RecursionError,
     TypeError,
     ValueError,
 )
 """Errors that transformers raises for an invalid configuration."""
 
-_SIZES = (
-    "hidden_size",
-    "image_size",
-    "intermediate_size",
-    "num_attention_heads",
-    "num_channels",
-    "patch_size",
-)
-"""Settings of a tower that must be positive."""
+_LARGEST = {
+    "hidden_size": 10**6,
+    "image_size": 10**6,
+    "intermediate_size": 10**6,
+    "num_attention_heads": 10**6,
+    "num_channels": 10**6,
+    "num_hidden_layers": 1000,
+    "patch_size": 10**6,
+}
+"""Settings of a tower that must be positive, with numbers beyond any Vision Transformer's."""
 
 _LEFT_OUT = re.compile(
     r"(text_model|text_projection|visual_projection|decoder|head|lm_head|(\w+_)?classifier)\."
@@ -79,11 +72,6 @@ _LEFT_OUT = re.compile(
 )
 """Names of weights that a vision tower does not use in evaluation: text towers, classifiers,
 decoders, unused projections, poolers, and parts for pre-training only."""
-
-
-def describe_families() -> str:
-    """List the supported model types."""
-    return ", ".join(sorted(FAMILIES))
 
 
 def check_model_type(model_type: str, architecture: str) -> None:
@@ -109,17 +97,21 @@ def load_tower(folder: Path, name: str) -> nn.Module:
             return _finish(module, report, architecture, name)
     class_name = family.model if architecture == family.model else family.loaded or family.model
     module, report = _build(folder, name, class_name, _choose_options(config, family, class_name))
+    unset = report["missing_keys"]
+    if unset and all(key.startswith("pooler.") for key in unset):
+        module.pooler = None  # BEiT's, which comes with fine-tuning
+        report["missing_keys"] = set()
     return _finish(module, report, class_name, name)
 
 
 def _build(
     folder: Path, name: str, class_name: str, extra: Mapping[str, Any]
-) -> tuple[nn.Module, dict[str, Any]]:
-    with _quiet_library():
-        try:
-            built: tuple[nn.Module, dict[str, Any]] = getattr(
-                transformers, class_name
-            ).from_pretrained(
+) -> tuple[Any, dict[str, Any]]:
+    kind: Any = getattr(transformers, class_name)
+    advice = "expected model.safetensors or pytorch_model.bin that fits config.json"
+    try:
+        with _quiet_library(), plain_faults_of(f"the weights of {name}", advice):
+            built: tuple[Any, dict[str, Any]] = kind.from_pretrained(
                 folder,
                 local_files_only=True,
                 weights_only=True,
@@ -131,35 +123,15 @@ def _build(
                 ignore_mismatched_sizes=True,
                 **extra,
             )
-        except UnpicklingError:
-            raise ModelUnreachableError(
-                f"the weights of {name} hold more than tensors, and code is never executed; save "
-                "them as safetensors"
-            ) from None
-        except (OSError, RuntimeError, SafetensorError) as error:
-            raise ModelUnreachableError(
-                f"the weights of {name} cannot be read ({first_line(error)}): expected "
-                "model.safetensors or pytorch_model.bin that fits config.json"
-            ) from None
-        except (*_CONFIG_ERRORS, StrictDataclassError) as error:
-            raise UnsupportedModelError(
-                f"transformers cannot build {name} from its config.json "
-                f"({type(error).__name__}: {first_line(error)})"
-            ) from None
+    except (*_CONFIG_ERRORS, StrictDataclassError) as error:
+        raise UnsupportedModelError(
+            f"transformers cannot build {name} from its config.json "
+            f"({type(error).__name__}: {first_line(error)})"
+        ) from None
     return built
 
 
-def _finish(module: Any, report: dict[str, Any], class_name: str, name: str) -> nn.Module:
-    unset = report["missing_keys"]
-    if unset and all(key.startswith("pooler.") for key in unset):
-        module.pooler = None  # BEiT's, which comes with fine-tuning
-        report["missing_keys"] = set()
-    _check_fit(report, class_name, name)
-    tower: nn.Module = module.eval()
-    return tower
-
-
-def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
+def _finish(module: Any, report: Mapping[str, Any], class_name: str, name: str) -> nn.Module:
     if mismatched := sorted(report["mismatched_keys"]):
         key, found, expected = mismatched[0]
         raise ModelUnreachableError(
@@ -178,6 +150,8 @@ def _check_fit(report: Mapping[str, Any], class_name: str, name: str) -> None:
             f"{class_name} has no place for {len(unused)} tensors among the weights of {name} "
             f"({name_some(unused)}): they belong to another architecture"
         )
+    tower: nn.Module = module.eval()
+    return tower
 
 
 def _read_config(folder: Path, name: str) -> dict[str, Any]:
@@ -215,19 +189,13 @@ def _check_sizes(config: Mapping[str, Any], name: str) -> None:
     # With impossible sizes transformers may divide by zero or build for ever.
     vision = config.get("vision_config")
     sizes = vision if isinstance(vision, Mapping) else config
-    layers = sizes.get("num_hidden_layers")
-    for key in (*_SIZES, "num_hidden_layers"):
+    for key, largest in _LARGEST.items():
         value = sizes.get(key, 1)
         pair = value if isinstance(value, (list, tuple)) and value else [value]
-        if not all(isinstance(side, int) and side >= 1 for side in pair):
+        if not all(isinstance(side, int) and 1 <= side <= largest for side in pair):
             raise UnsupportedModelError(
-                f"{CONFIG_FILE} of {name} says {key}={value!r}: expected 1 or more"
+                f"{CONFIG_FILE} of {name} says {key}={value!r}: expected 1 to {largest}"
             )
-    if isinstance(layers, int) and layers > _MAX_LAYERS:
-        raise UnsupportedModelError(
-            f"{CONFIG_FILE} of {name} says num_hidden_layers={layers}: expected {_MAX_LAYERS} or "
-            "less"
-        )
 
 
 def _choose_family(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
@@ -247,7 +215,7 @@ def _choose_family(config: Mapping[str, Any], name: str) -> tuple[Family, str]:
     check_model_type(model_type, architecture)
     if model_type not in _MODEL_TYPES:
         raise UnsupportedModelError(
-            f"{name} has the model type {model_type}, expected one of {describe_families()}"
+            f"{name} has the model type {model_type}, expected one of {', '.join(sorted(FAMILIES))}"
         )
     if "quantization_config" in config:
         raise UnsupportedModelError(f"{name} is quantised: choose its full-precision weights")

@@ -31,9 +31,7 @@ def read_preprocessing(folder: Path) -> Preprocessing | None:
     given = settings.get("image_processor_type") or settings.get("feature_extractor_type")
     name = str(given).replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
     if given is not None and name.removesuffix("Pil") not in _PIPELINES:
-        raise _make_unknown(
-            str(given), ": load the model yourself and give wrap_model its preprocessing"
-        )
+        raise _make_unknown(str(given))
     try:
         if given is None:  # Then the model type decides.
             processor = transformers.AutoImageProcessor.from_pretrained(
@@ -152,6 +150,9 @@ def _refuse(name: str, key: str, value: object, expected: str) -> NoReturn:
     )
 
 
-def _make_unknown(name: str, advice: str = "") -> UnsupportedModelError:
+def _make_unknown(name: str) -> UnsupportedModelError:
     known = ", ".join(sorted(_PIPELINES))
-    return UnsupportedModelError(f"the image processor {name} is not one of {known}{advice}")
+    return UnsupportedModelError(
+        f"the image processor {name} is not one of {known}: load the model yourself and give "
+        "wrap_model a preprocessing"
+    )

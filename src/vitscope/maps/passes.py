@@ -1,6 +1,6 @@
 """Running a model's blocks on given tokens, with gradients where they are asked for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,8 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.running import HALF_PRECISIONS, OwnHook, one_forward
+from vitscope.models.blocks import make_changed
+from vitscope.models.running import HALF_PRECISIONS, Hooks, one_forward
 from vitscope.models.stream import replace_input, take_input, take_stream
 
 Tokens = Float[Tensor, "batch token dim"]
@@ -125,19 +126,6 @@ def gradients_set(vit: ViTAdapter, enabled: bool) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-class Hooks(ExitStack):
-    """Our own hooks on modules, which are gone when the context ends."""
-
-    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        """Call a function with the module and its arguments, before its forward."""
-        handle = module.register_forward_pre_hook(OwnHook(function), with_kwargs=True)
-        self.callback(handle.remove)
-
-    def after(self, module: nn.Module, function: Callable[..., Any]) -> None:
-        """Call a function with the module, its arguments and its output."""
-        self.callback(module.register_forward_hook(OwnHook(function)).remove)
-
-
 class _PassRecorder:
     """Replaces the tokens at depth 0 and records the stream at every depth."""
 
@@ -177,10 +165,8 @@ class _PassRecorder:
         """What was recorded."""
         row_was_read = self._normed is not None or not self._vit.blocks
         if len(self._streams) != len(self._blocks) + 1 or not row_was_read:
-            raise UnsupportedModelError(
-                f"not all of the {len(self._blocks)} blocks of {self._vit.info.id} were run once: "
-                "they were replaced or repeated after it was wrapped; wrap the model as it is now"
-            )
+            words = f"not all of the {len(self._blocks)} blocks of {self._vit.info.id}"
+            raise make_changed(f"{words} were run once")
         return Pass(feature, tuple(self._streams), self._normed)
 
     def _enter(

@@ -14,11 +14,12 @@ from torch.nn import functional
 from vitscope.layout import TokenLayout
 from vitscope.maps.attention_calls import AttentionCalls
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Hooks, Pass, run_blocks
+from vitscope.maps.passes import Pass, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
 from vitscope.models.parts import split_heads
+from vitscope.models.running import Hooks
 from vitscope.models.stream import compute_norms, take_input, take_stream
 from vitscope.trace import ClsTrace
 
@@ -99,22 +100,13 @@ class _Watch(AttentionCalls):
             for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
                 hooks.before(packed, self._keep_packed)
             if self._layer is not None:
-                hooks.enter_context(self._make_recorder(self._layer).attached())
+                keep = partial(setattr, self, "row")
+                BlockRecorder(vit, self._layer, self._layout, keep).attach(hooks)
             # torch runs packed attention by another kernel while a mode is on.
             packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
             if self._keeps_attentions and not packed_blocks:
                 hooks.enter_context(self)
             yield
-
-    def _make_recorder(self, layer: int) -> BlockRecorder:
-        return BlockRecorder(
-            layer,
-            self._vit.blocks[layer],
-            self._layout,
-            partial(setattr, self, "row"),
-            last=layer == self._vit.last_layer,
-            autocast=self._vit.autocast.half is not None,
-        )
 
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -1,7 +1,7 @@
 """The adapter: one interface to any library's ViT, which hands over attention rows as it runs."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from operator import index
 from typing import Literal
@@ -15,12 +15,19 @@ from vitscope.images.addresses import Images
 from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
-from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward
+from vitscope.models.blocks import BlockParts, BlockRecorder, StopForward, make_changed
 from vitscope.models.classifier import Classifier
 from vitscope.models.edits import Edit
 from vitscope.models.identity import Behaviour, describe_behaviour, hash_weights
 from vitscope.models.info import ModelInfo
-from vitscope.models.running import HALF_PRECISIONS, Autocast, moved, one_forward, undisturbed
+from vitscope.models.running import (
+    HALF_PRECISIONS,
+    Autocast,
+    Hooks,
+    moved,
+    one_forward,
+    undisturbed,
+)
 from vitscope.models.stream import StreamRecorder
 from vitscope.trace import ClsTrace, StreamTrace
 
@@ -289,31 +296,30 @@ class ViTAdapter:
             The model's own global feature; None if the forward stopped before it.
         """
         layout = self.make_layout(pixels.shape[-2], pixels.shape[-1])
-        with ExitStack() as stack:
-            stack.enter_context(self.undisturbed())
-            stack.enter_context(self._without_gradients())
-            stack.enter_context(one_forward())
+        # transformers keeps the index of relative positions for later forwards; one that was made
+        # in inference mode could not be trained with.
+        plain = torch.no_grad() if self.position_biases else self.autocast.without_gradients()
+        output = None
+        with self.undisturbed(), plain, one_forward(), Hooks() as hooks:
             recorders = {
-                layer: BlockRecorder(
-                    layer,
-                    self.blocks[layer],
-                    layout,
-                    on_trace,
-                    last=layer == self.last_layer,
-                    leave=not verified,
-                    autocast=self.autocast.half is not None,
-                )
+                layer: BlockRecorder(self, layer, layout, on_trace, leave=not verified)
                 for layer in layers
             }
             for recorder in recorders.values():
-                stack.enter_context(recorder.attached())
+                recorder.attach(hooks)
             stream = StreamRecorder(self.encoder_blocks, layout)
             if on_stream is not None:
-                stack.enter_context(stream.attached())
-            output = self._run_until_left(pixels)
-            self._check_run_once({k: recorder.times_run for k, recorder in recorders.items()})
+                stream.attach(hooks)
+            with suppress(StopForward), self.autocast.applied(pixels.device):
+                output = self.run(pixels.to(self.parameter.dtype))
+            for layer, recorder in recorders.items():
+                if recorder.times_run != 1:
+                    words = f"layer {layer} of {self.info.id} was run {recorder.times_run} times"
+                    raise make_changed(f"{words} in one forward, expected once")
             if on_stream is not None:
-                self._check_passed(stream.num_passed + (output is None))
+                depth, num_run = len(self.encoder_blocks), stream.num_passed - (output is not None)
+                if num_run != depth:
+                    raise make_changed(f"{num_run} of {depth} blocks of {self.info.id} were run")
                 on_stream(stream.finish())
             return output
 
@@ -321,35 +327,6 @@ class ViTAdapter:
     def encoder_blocks(self) -> Sequence[nn.Module]:
         """All encoder blocks in order."""
         return self.encoder or [parts.block for parts in self.blocks.values()]
-
-    def _without_gradients(self) -> AbstractContextManager[object]:
-        # transformers keeps the index of relative positions for later forwards; one that was made
-        # in inference mode could not be trained with.
-        return torch.no_grad() if self.position_biases else self.autocast.without_gradients()
-
-    def _check_run_once(self, times_run: Mapping[int, int]) -> None:
-        for layer, times in times_run.items():
-            if times != 1:
-                raise UnsupportedModelError(
-                    f"layer {layer} of {self.info.id} was run {times} times in one forward, "
-                    "expected once: blocks were replaced or repeated after it was wrapped; wrap "
-                    "the model as it is now"
-                )
-
-    def _check_passed(self, num_passed: int) -> None:
-        if num_passed != len(self.encoder_blocks) + 1:
-            raise UnsupportedModelError(
-                f"{num_passed - 1} of {len(self.encoder_blocks)} blocks of {self.info.id} were "
-                "run: blocks were replaced or repeated after it was wrapped; wrap the model as it "
-                "is now"
-            )
-
-    def _run_until_left(self, pixels: Pixels) -> Float[Tensor, "batch out"] | None:
-        try:
-            with self.autocast.applied(pixels.device):
-                return self.run(pixels.to(self.parameter.dtype))
-        except StopForward:
-            return None
 
     def finish_block(
         self, layer: int, rows: Float[Tensor, "batch dim"]

@@ -1,21 +1,22 @@
 """One block of any library's ViT: its parts, and how a trace is recorded from them."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from vitscope.errors import UnsupportedModelError
 from vitscope.layout import TokenLayout
-from vitscope.models.running import OwnHook
+from vitscope.models.running import Hooks
 from vitscope.models.stream import TokenPicker, take_input, take_stream
 from vitscope.trace import AttentionTail, ClsTrace
+
+if TYPE_CHECKING:
+    from vitscope.models.base import ViTAdapter
 
 
 class StopForward(Exception):  # noqa: N818 - it ends a forward as StopIteration ends a loop
@@ -50,6 +51,11 @@ class AttentionCall:
         return tokens
 
 
+def return_rows(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+    """Second half of a block that has none, to be pickled."""
+    return rows
+
+
 HeadsFunction = Callable[[AttentionCall, int], Heads]
 """From a recorded call and the query's position to the query, keys and values."""
 
@@ -61,7 +67,8 @@ class BlockParts:
     # the block; its first argument is the residual stream, its output the next one
     block: nn.Module
     attention: nn.Module  # the attention module; its arguments are recorded
-    taps: Mapping[str, nn.Module]  # modules whose outputs `make_heads` needs, by name
+    # modules whose outputs `make_heads` needs, by name
+    taps: Mapping[str, nn.Module] = field(default_factory=dict)
     # takes query, keys and values from the taps, exactly as the module computed them
     make_heads: HeadsFunction
     # computes the same from the attention's arguments, before it has run, for the one query row
@@ -77,12 +84,12 @@ class BlockParts:
     attention_norm: nn.Module | None = None
     # module whose input is the residual stream after the attention branch; None for a pooling head
     # whose output is that branch
-    mlp_norm: nn.Module | None
+    mlp_norm: nn.Module | None = None
     # what the attention branch is added to on the row, made of the row of the block's input; None
     # if it is that row itself. An edit that sets it changes the model's own row accordingly
     skip: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] | None = None
-    # the block's MLP half, applied to rows of that stream
-    finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
+    # the block's MLP half, applied to rows of that stream; by default there is none
+    finish: Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]] = return_rows
 
 
 class BlockRecorder:
@@ -94,62 +101,46 @@ class BlockRecorder:
 
     def __init__(
         self,
+        vit: "ViTAdapter",
         layer: int,
-        parts: BlockParts,
         layout: TokenLayout,
         on_trace: Callable[[ClsTrace], None],
         *,
-        last: bool = False,
         leave: bool = False,
-        autocast: bool = False,
     ) -> None:
-        """In the `last` block only the row is needed; with `leave` the forward then stops."""
+        """In the last block only the row is needed; with `leave` the forward then stops."""
         self.times_run = 0  # once per forward unless blocks were replaced after wrapping
         self._layer = layer
-        self._parts = parts
+        self._parts = parts = vit.blocks[layer]
         self._layout = layout
         self._on_trace = on_trace
-        self._project_heads = parts.project_heads if last else None
+        self._project_heads = parts.project_heads if layer == vit.last_layer else None
         self._leave = leave
-        self._autocast = autocast
+        self._autocast = vit.autocast
         self._heads: Heads | None = None
         self._row = 0 if layout.query is None else layout.query
         self._call = AttentionCall()
         self._rows: dict[str, Tensor] = {}
         self._picker = None if layout.query is None else TokenPicker(layout)
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the block for the duration of the context."""
+    def attach(self, hooks: Hooks) -> None:
+        """Hook into the block."""
         parts = self._parts
-        enter_block, enter_attention = OwnHook(self._enter_block), OwnHook(self._enter_attention)
-        handles: list[RemovableHandle] = [
-            parts.block.register_forward_pre_hook(enter_block, with_kwargs=True),
-            parts.attention.register_forward_pre_hook(enter_attention, with_kwargs=True),
-            # An edited skip connection is put into the branch's output; t is what it was before.
-            parts.branch.register_forward_hook(
-                OwnHook(self._keep_branch), prepend=parts.skip is not None
-            ),
-            parts.block.register_forward_hook(OwnHook(self._leave_block)),
-        ]
+        hooks.before(parts.block, self._enter_block)
+        hooks.before(parts.attention, self._enter_attention)
+        # An edited skip connection is put into the branch's output; t is what it was before.
+        hooks.after(parts.branch, self._keep_branch, first=parts.skip is not None)
+        hooks.after(parts.block, self._leave_block)
         if parts.mlp_norm is not None:
-            keep_residual = OwnHook(self._keep_residual)
-            handles.append(parts.mlp_norm.register_forward_pre_hook(keep_residual))
-        if self._picker is not None and parts.attention_norm is not None:
-            keep_normed = OwnHook(self._keep_normed)
-            handles.append(parts.attention_norm.register_forward_hook(keep_normed))
-        handles += [
-            module.register_forward_hook(OwnHook(partial(self._tap, name)))
-            for name, module in parts.taps.items()
-        ]
-        with ExitStack() as stack:
-            for handle in handles:
-                stack.enter_context(handle)
-            yield
+            hooks.before(parts.mlp_norm, self._keep_residual)
+        if (picker := self._picker) is not None and parts.attention_norm is not None:
+            hooks.after(parts.attention_norm, lambda _, __, output: picker.keep("normed", output))
+        for name, module in parts.taps.items():
+            hooks.after(module, partial(self._tap, name))
 
     def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = take_stream(take_input(args, kwargs))
-        if torch.is_autocast_enabled(stream.device.type) and not self._autocast:
+        if torch.is_autocast_enabled(stream.device.type) and self._autocast.half is None:
             raise UnsupportedModelError(
                 "the model's own forward switches autocast on, so it does not compute in the "
                 "precision of its weights: take the wrapper off, or give dtype='bfloat16'"
@@ -170,10 +161,6 @@ class BlockRecorder:
                 self._emit(self._heads)
                 raise StopForward
 
-    def _keep_normed(self, _: nn.Module, __: object, output: Tensor) -> None:
-        assert self._picker is not None
-        self._picker.keep("normed", output)
-
     def _tap(self, name: str, _: nn.Module, __: object, output: Tensor) -> None:
         self._call.taps[name] = output
 
@@ -184,15 +171,12 @@ class BlockRecorder:
         if self._parts.mlp_norm is None:
             self._rows["residual"] = self._rows["branch"]
 
-    def _keep_residual(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self._rows["residual"] = _take_row(args[0], self._row).clone()
+    def _keep_residual(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._rows["residual"] = _take_row(take_input(args, kwargs), self._row).clone()
 
     def _leave_block(self, _: nn.Module, __: object, output: object) -> None:
         if {"branch", "residual"} - self._rows.keys() or self._parts.taps.keys() - self._call.taps:
-            raise UnsupportedModelError(
-                f"parts of layer {self._layer} were not run: they were replaced after the model "
-                "was wrapped; wrap it again"
-            )
+            raise make_changed(f"parts of layer {self._layer} were not run")
         self._emit(
             self._heads or self._parts.make_heads(self._call, self._row),
             branch=self._rows["branch"],
@@ -228,6 +212,14 @@ class BlockRecorder:
             tokens=None if self._picker is None else self._picker.finish(),
             **own,
         )
+
+
+def make_changed(what: str) -> UnsupportedModelError:
+    """The error of a model that does not run as it was wrapped."""
+    return UnsupportedModelError(
+        f"{what}: modules were replaced or repeated after the model was wrapped; wrap it as it is "
+        "now"
+    )
 
 
 def _take_row(value: object, row: int) -> Tensor:

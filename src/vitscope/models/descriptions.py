@@ -92,25 +92,21 @@ def describe_code(
         _hash_code(code.__code__),
         describe_value((code.__defaults__, code.__kwdefaults__)),
     ]
-    if not reads:
-        words += _describe_numbers(code)
-    elif code.__code__ not in known:
-        words += _describe_globals(code, known | {code.__code__})
+    if code.__code__ not in known:
+        words += _describe_globals(code, known | {code.__code__}, reads)
     return " ".join(words)
 
 
-def _describe_numbers(function: FunctionType) -> Iterable[str]:
-    # Not booleans, which may say what a machine has.
+def _describe_globals(
+    function: FunctionType, known: frozenset[CodeType], reads: bool
+) -> Iterable[str]:
     for name in sorted(_list_names(function.__code__) & function.__globals__.keys()):
         value = function.__globals__[name]
-        if isinstance(value, int | float | complex | Tensor) and not isinstance(value, bool):
-            yield f"{name}={describe_value(value)}"
-
-
-def _describe_globals(function: FunctionType, known: frozenset[CodeType]) -> Iterable[str]:
-    for name in sorted(_list_names(function.__code__) & function.__globals__.keys()):
-        value = function.__globals__[name]
-        if isinstance(value, ModuleType):
+        if not reads:
+            # Not booleans, which may say what a machine has.
+            if isinstance(value, int | float | complex | Tensor) and not isinstance(value, bool):
+                yield f"{name}={describe_value(value)}"
+        elif isinstance(value, ModuleType):
             yield f"{name}={value.__name__}"
         elif isinstance(value, FunctionType):
             yield f"{name}={describe_code(value, known=known)}"

@@ -103,26 +103,35 @@ class _Description:
             if not (records or isinstance(hook, OwnHook)):
                 self._add(name, f"forward {kind}", partial(_describe_hook, hook))
 
-    def _add_attributes(self, name: str, module: nn.Module) -> None:
+    def _add_attributes(self, place: str, module: nn.Module) -> None:
         known = is_library(type(module).__module__)
-        computed = {n for n, _ in list_computed(module)} if _is_computed(module) else set()
+        own_hooks = any(map(_is_of_torch, module._forward_pre_hooks.values()))
+        computed = {name for name, _ in list_computed(module)} if own_hooks else set()
         for attribute, value in sorted(vars(module).items()):
             if attribute in _HANDLED | _INERT | _PLACING | computed or isinstance(value, nn.Module):
                 continue
-            code = isinstance(value, FunctionType | MethodType)
-            if code or not known or _replaces_method(module, attribute):
-                self._add(name, attribute, partial(describe_value, value))
+            # Also a callable object or a partial in place of a method such as `forward_features`.
+            of_class = getattr(type(module), attribute, None)
+            code = isinstance(value, FunctionType | MethodType) or isinstance(
+                of_class, FunctionType
+            )
+            if code or not known:
+                self._add(place, attribute, partial(describe_value, value))
             elif not (attribute.startswith("_") or "drop" in attribute):
-                self._add(name, attribute, partial(describe_value, value), optional=True)
+                self._add(place, attribute, partial(describe_value, value), optional=True)
 
     def _add_forward(self, name: str, module: nn.Module) -> None:
         of_class: Any = type(module).forward
         for method, code in _list_replaced_methods(type(module)):
             self._add(name, f"class's {method}", partial(describe_code, code))
-        for hook in _list_placing_hooks(module):
-            if type(hook).__name__ not in _DEVICE_HOOKS:
+        placing = vars(module).get("_hf_hook")
+        for hook in getattr(placing, "hooks", [placing]):
+            if hook is not None and type(hook).__name__ not in _DEVICE_HOOKS:
                 self._add(name, "hook", partial(_describe_hook, hook))
-        forward = _peel(module)
+        own = vars(module)
+        forward = find_plain_forward(module) or own.get("_old_forward", own.get("forward"))
+        if type(module).__name__ == "OptimizedModule":  # the compiled module is a part of its own
+            return
         if isinstance(forward, MethodType) and forward.__self__ is module:
             forward = forward.__func__
         if forward not in {None, of_class}:
@@ -154,11 +163,6 @@ def _describe_hook(hook: Any) -> str:
     return describe_code(hook)
 
 
-def _replaces_method(module: nn.Module, attribute: str) -> bool:
-    # For example a callable object or a partial in place of `forward_features`.
-    return isinstance(getattr(type(module), attribute, None), FunctionType)
-
-
 def _list_replaced_methods(kind: type) -> list[tuple[str, FunctionType]]:
     # Library methods that were replaced for a whole class.
     return [
@@ -181,19 +185,3 @@ def _is_foreign(method: FunctionType) -> bool:
 def _is_of_torch(hook: Any) -> bool:
     # Pruning and the older weight normalisations: their tensors are in the state dict.
     return type(hook).__module__.startswith("torch.nn.utils.")
-
-
-def _is_computed(module: nn.Module) -> bool:
-    return any(map(_is_of_torch, module._forward_pre_hooks.values()))
-
-
-def _list_placing_hooks(module: nn.Module) -> list[Any]:
-    hook = vars(module).get("_hf_hook")
-    return [] if hook is None else list(getattr(hook, "hooks", [hook]))
-
-
-def _peel(module: nn.Module) -> Any:
-    own = vars(module)
-    if type(module).__name__ == "OptimizedModule":  # the compiled module is a part of its own
-        return None
-    return find_plain_forward(module) or own.get("_old_forward", own.get("forward"))

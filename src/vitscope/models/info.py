@@ -1,6 +1,7 @@
 """What results say of a model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -24,6 +25,11 @@ class ModelInfo:
     # its training recipe, shared by models that differ only in size; empty if unknown
     recipe: str = ""
     size: str | None = None  # label of its size within the recipe; None if unknown
+
+    def noted(self, *notes: str, **changes: Any) -> "ModelInfo":
+        """Add notes that are new, and change other fields."""
+        added = (note for note in notes if note not in self.notes)
+        return replace(self, notes=(*self.notes, *added), **changes)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -38,8 +38,11 @@ def check_memory(
     """Raise an error for an input (height, width) that does not fit in memory."""
     needed = decoded * _PIXEL_COPIES * 3 * size[0] * size[1] * _FLOAT_BYTES
     if device.type == "cpu":
-        held = passed + kept * len(vit.encoder_blocks)
-        needed += held * _count_token_bytes(vit, vit.make_layout(*size).num_tokens)
+        tokens = vit.make_layout(*size).num_tokens
+        numbers = _WIDTHS_PER_TOKEN * tokens * vit.info.embed_dim
+        if _keeps_attention(vit.module):
+            numbers += tokens * tokens * vit.info.num_heads
+        needed += (passed + kept * len(vit.encoder_blocks)) * numbers * _FLOAT_BYTES
     available = find_available_memory()
     if available is not None and needed > available:
         count = max(decoded, passed, kept)
@@ -67,13 +70,6 @@ def find_available_memory() -> int | None:
         return min(available, int(_MEMORY_LIMIT.read_text()))
     except (OSError, ValueError):
         return available
-
-
-def _count_token_bytes(vit: ViTAdapter, tokens: int) -> int:
-    kept = _WIDTHS_PER_TOKEN * tokens * vit.info.embed_dim
-    if _keeps_attention(vit.module):
-        kept += tokens * tokens * vit.info.num_heads
-    return kept * _FLOAT_BYTES
 
 
 def _keeps_attention(module: torch.nn.Module) -> bool:

@@ -1,8 +1,8 @@
 """Shared parts of adapters: refusals by name, heads, fused and packed projections, blocks."""
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
-from vitscope.errors import UnsupportedModelError
+from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout, make_grid, make_layout
-from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction, return_rows
 from vitscope.trace import AttentionTail
 
 
@@ -24,6 +24,20 @@ def require(condition: bool, model: str, setting: str) -> None:
             f"{model} has {setting}, which vitscope does not model: a decomposition of its "
             "attention would look right and be wrong; choose a model without it"
         )
+
+
+def check_parts(
+    module: nn.Module, owner: str, known: Collection[str], *, optional: Collection[str] = ()
+) -> None:
+    """Refuse a module with another part, be it a module or a tensor, or without a known one."""
+    tensors = (module.named_parameters(recurse=False), module.named_buffers(recurse=False))
+    parts = {name for name, _ in chain(module.named_children(), *tensors)}
+    kind = type(module).__name__
+    for what, names in (
+        ("a", parts.difference(known, optional)),
+        ("no", set(known).difference(parts, optional)),
+    ):
+        require(not names, owner, f"{what} part {min(names, default='')!r} in its {kind}")
 
 
 def require_class(part: object, kinds: Collection[type], model: str, what: str) -> None:
@@ -52,10 +66,27 @@ def rotate_patches(
 
 
 def lay_out(
-    order: Mapping[str, int], patch_size: tuple[int, int], height: int, width: int
+    order: Mapping[str, int],
+    patch_size: tuple[int, int],
+    height: int,
+    width: int,
+    *,
+    native: tuple[int, int] | None = None,
+    otherwise: str = "",
+    grid: tuple[int, int] | None = None,
+    **kind: Any,
 ) -> TokenLayout:
-    """Lay out the tokens of an input of any size, to be pickled."""
-    return make_layout(order, make_grid(height, width, patch_size))
+    """Lay out the tokens of an input, to be pickled.
+
+    A model with positions for its `native` size alone refuses others. Its grid may be given;
+    `kind` is passed to `make_layout`.
+    """
+    if native not in {None, (height, width)}:
+        raise UsageError(
+            f"an input of {height} x {width} px was given to a model built for {native[0]} x "
+            f"{native[1]} px alone: give it that size, or {otherwise}"
+        )
+    return make_layout(order, grid or make_grid(height, width, patch_size), **kind)
 
 
 def project_fused(
@@ -85,11 +116,6 @@ def multiply_fused(
     return query, keys, values
 
 
-def return_rows(rows: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    """Second half of a block that has none, to be pickled."""
-    return rows
-
-
 def finish_prenorm(
     norm: nn.Module,
     mlp: nn.Module,
@@ -102,39 +128,59 @@ def finish_prenorm(
 
 
 def make_prenorm_parts(
-    block: Any,
+    block: nn.Module,
     *,
     taps: Mapping[str, nn.Module],
     make_heads: HeadsFunction,
-    project_heads: HeadsFunction,
+    project_heads: HeadsFunction | None = None,
+    attention: str = "attn",
+    output: str = "proj",
+    norms: Sequence[str] = ("norm1", "norm2"),
+    mlp: Sequence[str] = ("mlp",),
+    scales: Sequence[str] = ("ls1", "ls2"),
+    scaling: float | None = None,
 ) -> BlockParts:
-    """Find the parts of a block that computes r = x + ls1(attn(norm1(x))), r + ls2(mlp(norm2(r))).
+    """Find the parts of a block that computes r = x + γ₁ attention(norm₁(x)), r + γ₂ mlp(norm₂(r)).
 
-    The parts must have these names; `ls1` and `ls2` are layer scales with a `gamma`, or identities.
-    EVA's scales are bare parameters or None, called `gamma_1` and `gamma_2`.
+    The parts have the names given: `output`, the projection W_O, within the attention; the modules
+    of the MLP in order; layer scales, which a block may lack, as modules or parameters. `scaling`
+    is the factor on the query-key products; by default that of the attention, `scale`. `make_heads`
+    also projects, if nothing is recorded, unless there is a function `project_heads` for that.
     """
-    attention = block.attn
-    bare = not hasattr(block, "ls1")
-    if bare:
-        gamma, mlp_scale = block.gamma_1, None
-        if block.gamma_2 is not None:
-            mlp_scale = partial(torch.mul, block.gamma_2)
-    else:
-        gamma, mlp_scale = getattr(block.ls1, "gamma", None), block.ls2
+    heads: Any = block.get_submodule(attention)
+    projection: Any = heads.get_submodule(output)
+    first, second = scales or ("", "")
+    branch, gamma = _find_scale(block, first)
+    mlp_scale, mlp_gamma = _find_scale(block, second)
+    norm, *others = (block.get_submodule(name) for name in (norms[1], *mlp))
     return BlockParts(
         block=block,
-        attention=attention,
+        attention=heads,
         taps=taps,
         make_heads=make_heads,
-        project_heads=project_heads,
-        scale=attention.scale,
-        tail=AttentionTail(weight=attention.proj.weight, bias=attention.proj.bias, scale=gamma),
-        branch=attention if bare else block.ls1,
-        branch_scale=gamma if bare else None,
-        attention_norm=block.norm1,
-        mlp_norm=block.norm2,
-        finish=partial(finish_prenorm, block.norm2, block.mlp, mlp_scale),
+        project_heads=project_heads or make_heads,
+        scale=heads.scale if scaling is None else scaling,
+        tail=AttentionTail(weight=projection.weight, bias=projection.bias, scale=gamma),
+        branch=heads if branch is None else branch,
+        branch_scale=gamma if branch is None else None,
+        attention_norm=block.get_submodule(norms[0]),
+        mlp_norm=norm,
+        finish=partial(
+            finish_prenorm,
+            norm,
+            others[0] if len(others) == 1 else nn.Sequential(*others),
+            mlp_scale if mlp_gamma is None or mlp_scale else partial(torch.mul, mlp_gamma),
+        ),
     )
+
+
+def _find_scale(block: nn.Module, name: str) -> tuple[nn.Module | None, Tensor | None]:
+    # The module of a layer scale, if it is one, and γ.
+    found = getattr(block, name, None)
+    if isinstance(found, nn.Module):
+        return found, getattr(found, "gamma", getattr(found, "lambda1", None))
+    # A layer of BEiT without scale has the number 1 in its place.
+    return None, found if isinstance(found, Tensor) else None
 
 
 def check_packed_attention(attention: nn.Module, owner: str) -> nn.MultiheadAttention:
@@ -173,44 +219,38 @@ def make_packed_pooling(
     head: nn.Module,
     attention: nn.MultiheadAttention,
     *,
-    mlp_norm: nn.Module | None = None,
-    finish: Callable[[Tensor], Tensor] = return_rows,
+    norm: nn.Module | None = None,
+    mlp: nn.Module | None = None,
 ) -> BlockParts:
     """Pooling head around `nn.MultiheadAttention`, whose query is learned."""
+    finish = (
+        return_rows if norm is None or mlp is None else partial(finish_prenorm, norm, mlp, None)
+    )
     return BlockParts(
         block=head,
         attention=attention,
-        taps={},
         make_heads=partial(make_packed_heads, attention),
         scale=float(attention.head_dim) ** -0.5,
         tail=AttentionTail(
             weight=attention.out_proj.weight, bias=attention.out_proj.bias, scale=None
         ),
         branch=attention,
-        mlp_norm=mlp_norm,
+        mlp_norm=norm,
         finish=finish,
     )
 
 
-def make_packed_block(
-    block: Any,
-    attention: nn.Module,
-    owner: str,
-    *,
-    parts: Collection[str],  # those that a block may have
-    branch: nn.Module,  # what its attention adds
-    mlp_scale: Any,
-) -> BlockParts:
-    """Pre-norm block around `nn.MultiheadAttention`."""
-    unknown = {name for name, _ in block.named_children()}.difference(parts)
-    require(not unknown, owner, f"blocks with {', '.join(sorted(unknown))}")
-    packed = check_packed_attention(attention, owner)
-    finish = partial(finish_prenorm, block.ln_2, block.mlp, mlp_scale)
-    found = make_packed_pooling(block, packed, mlp_norm=block.ln_2, finish=finish)
-    return replace(
-        found,
-        project_heads=found.make_heads,  # packed heads are always computed from the call
-        tail=replace(found.tail, scale=getattr(branch, "gamma", None)),
-        branch=branch,
-        attention_norm=block.ln_1,
+def make_packed_block(block: nn.Module, name: str, owner: str) -> BlockParts:
+    """Pre-norm block around `nn.MultiheadAttention`, which has this name."""
+    check_parts(block, owner, {name, "ln_1", "ln_2", "mlp"}, optional={"ls_1", "ls_2", "dropout"})
+    attention = check_packed_attention(block.get_submodule(name), owner)
+    return make_prenorm_parts(
+        block,
+        taps={},
+        make_heads=partial(make_packed_heads, attention),
+        attention=name,
+        output="out_proj",
+        norms=("ln_1", "ln_2"),
+        scales=("ls_1", "ls_2"),
+        scaling=float(attention.head_dim) ** -0.5,
     )

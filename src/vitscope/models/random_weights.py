@@ -11,12 +11,7 @@ spread by about its square, so that attention is not uniform."""
 
 
 def draw_weight(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Draw a parameter that keeps activations near 1, whatever it is.
-
-    Matrices and convolutions are normal with standard deviation 1.4 / √fan_in, tokens and position
-    embeddings are unit normal, biases are normal with standard deviation 0.3 around 0, and all
-    other vectors (norm weights, layer scales) around 1.
-    """
+    """Draw a parameter that keeps activations near 1, whatever it is (`testing.randomize`)."""
     noise = torch.randn(shape, generator=generator)
     if noise.ndim in {2, 4}:
         return noise * (_GAIN / math.sqrt(noise[0].numel()))

@@ -30,7 +30,8 @@ def undisturbed(module: nn.Module, edits: tuple[Edit, ...] = ()) -> Iterator[Non
     `edits` are those that the caller knows to be applied.
     """
     modules = list(module.modules())
-    weights = [tensor for part in modules for tensor in list_tensors(part)]
+    tensors = (t for part in modules for t in (*part._parameters.values(), *part._buffers.values()))
+    weights = [tensor for tensor in tensors if tensor is not None]
     with _held([*modules, *weights]), ExitStack() as stack:
         check_whole(module)
         check_edits(modules, edits)
@@ -48,19 +49,21 @@ def undisturbed(module: nn.Module, edits: tuple[Edit, ...] = ()) -> Iterator[Non
 def modes_kept(module: nn.Module) -> Iterator[None]:
     """Hold a model exclusively, and restore the training mode of every part afterwards."""
     parts = list(module.modules())
-    with _held(parts):
-        modes = [part.training for part in parts]
-        try:
-            yield
-        finally:
-            for part, training in zip(parts, modes, strict=True):
-                part.training = training
+    # A compiler's wrapper has the mode of the module inside.
+    owns = [vars(part) for part in parts if "training" in vars(part)]
+    with _held(parts), _kept([(own, "training") for own in owns]):
+        yield
 
 
-def list_tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers of a module itself, without those of its children."""
-    own = [*module._parameters.values(), *module._buffers.values()]
-    return [tensor for tensor in own if tensor is not None]
+@contextmanager
+def _kept(places: Sequence[tuple[dict[str, Any], str]]) -> Iterator[None]:
+    # Restore entries of dictionaries, such as attributes, when the context ends.
+    before = [(own, name, own[name]) for own, name in places]
+    try:
+        yield
+    finally:
+        for own, name, value in before:
+            own[name] = value
 
 
 def list_computed(module: nn.Module) -> list[tuple[str, Tensor]]:
@@ -73,48 +76,45 @@ def moved(module: nn.Module, device: torch.device | str, dtype: torch.dtype) -> 
     """Move and cast a model temporarily."""
     parts = list(module.modules())
     parameters = [(p, p.data, p.grad) for p in module.parameters()]
-    buffers = [(part._buffers, name, b) for part in parts for name, b in part._buffers.items()]
-    computed = [(vars(part), name, t) for part in parts for name, t in list_computed(part)]
-    try:
-        for parameter, _, _ in parameters:
-            parameter.grad = None  # otherwise cast and moved too
-        module.to(device=device, dtype=dtype)
-        for own, name, tensor in computed:
-            # Pruning and the older weight normalisations compute these from parameters; torch
-            # neither moves nor casts them.
-            floating = tensor.is_floating_point()
-            own[name] = tensor.to(device=device, dtype=dtype if floating else tensor.dtype)
-        yield
-    finally:
-        for parameter, data, gradient in parameters:
-            parameter.data, parameter.grad = data, gradient
-        for own, name, kept in [*buffers, *computed]:
-            own[name] = kept
+    buffers = [(part._buffers, name) for part in parts for name in part._buffers]
+    computed = [(vars(part), name) for part in parts for name, _ in list_computed(part)]
+    with _kept([*buffers, *computed]):
+        try:
+            for parameter, _, _ in parameters:
+                parameter.grad = None  # otherwise cast and moved too
+            module.to(device=device, dtype=dtype)
+            for own, name in computed:
+                # Pruning and the older weight normalisations compute these from parameters; torch
+                # neither moves nor casts them.
+                floating = own[name].is_floating_point()
+                own[name] = own[name].to(device, dtype if floating else own[name].dtype)
+            yield
+        finally:
+            for parameter, data, gradient in parameters:
+                parameter.data, parameter.grad = data, gradient
 
 
 def check_whole(module: nn.Module) -> None:
     """Refuse a model whose weights are not all in this process's memory."""
     for name, parameter in module.named_parameters():
         if parameter.is_meta:
-            raise UsageError(
-                f"parameter {name} is not in memory (offloaded by accelerate, or on the meta "
-                "device): load the whole model onto one device, without offloading"
-            )
+            place = "not in memory (offloaded by accelerate, or on the meta device)"
         # A DTensor (FSDP 2, tensor parallel) has a mesh; DeepSpeed's stage 3 leaves empty tensors.
-        if hasattr(parameter, "device_mesh") or parameter.numel() == 0:
-            raise UsageError(
-                f"parameter {name} is sharded across processes: expected the whole Vision "
-                "Transformer in each, as in DDP; audit its checkpoints instead"
-            )
+        elif hasattr(parameter, "device_mesh") or parameter.numel() == 0:
+            place = "sharded across processes"
+        else:
+            continue
+        raise UsageError(
+            f"parameter {name} is {place}: expected the whole Vision Transformer in each process, "
+            "as in DDP; load it whole onto one device, or audit its checkpoints"
+        )
 
 
 def find_plain_forward(module: nn.Module) -> Callable[..., Any] | None:
     """Find the original forward under a compiler or Accelerate's mixed precision."""
     own = vars(module)
-    if "_original_forward" in own:  # set by accelerate
-        plain: Callable[..., Any] = own["_original_forward"]
-        return plain
-    return getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
+    compiled = getattr(own.get("forward"), "_torchdynamo_orig_callable", None)
+    return own.get("_original_forward", compiled)  # the former is set by accelerate
 
 
 @contextmanager
@@ -130,14 +130,10 @@ def _as_written(modules: Sequence[nn.Module]) -> Iterator[None]:
             changes.append((own, "_compiled_call_impl", None))
         if (plain := find_plain_forward(module)) is not None:
             changes.append((own, "forward", plain))
-    before = [(own, name, own[name]) for own, name, _ in changes]
-    try:
+    with _kept([(own, name) for own, name, _ in changes]):
         for own, name, value in changes:
             own[name] = value
         yield
-    finally:
-        for own, name, value in before:
-            own[name] = value
 
 
 @contextmanager
@@ -146,8 +142,8 @@ def _held(parts: Sequence[object]) -> Iterator[None]:
     with _changed:
         _waiting[me] = wanted
         try:
-            while _find_holders(me):
-                if me in _find_all_holders(me):
+            while holders := _find_holders(me):
+                if me in holders:
                     raise UsageError(
                         "two threads wait for each other's models: use one model in each thread, "
                         "or do not use another one during a run, as in on_progress"
@@ -167,17 +163,17 @@ def _held(parts: Sequence[object]) -> Iterator[None]:
 
 
 def _find_holders(thread: int) -> set[int]:
-    wanted = _waiting.get(thread, set())
-    return {_owners[part] for part in wanted & _owners.keys()} - {thread}
-
-
-def _find_all_holders(thread: int) -> set[int]:
     # The threads that it waits for, those that these wait for, and so on.
     found: set[int] = set()
-    new = _find_holders(thread)
+    new = {thread}
     while new:
+        new = {
+            _owners[part]
+            for waiting in new
+            for part in _waiting.get(waiting, set()) & _owners.keys()
+            if _owners[part] != waiting
+        } - found
         found |= new
-        new = set().union(*map(_find_holders, new)) - found
     return found
 
 
@@ -192,11 +188,26 @@ def one_forward() -> Iterator[None]:
         _recorded.forward = outer
 
 
+class Hooks(ExitStack):
+    """Our own hooks on modules, which are gone when the context ends."""
+
+    def before(self, module: nn.Module, function: Callable[..., Any]) -> None:
+        """Call a function with the module and its arguments, before its forward."""
+        handle = module.register_forward_pre_hook(OwnHook(function), with_kwargs=True)
+        self.callback(handle.remove)
+
+    def after(
+        self, module: nn.Module, function: Callable[..., Any], *, first: bool = False
+    ) -> None:
+        """Call a function with the module, its arguments and its output."""
+        handle = module.register_forward_hook(OwnHook(function), prepend=first)
+        self.callback(handle.remove)
+
+
 class OwnHook:
     """A hook of vitscope that acts only in the forward being recorded when it was made."""
 
     def __init__(self, hook: Callable[..., Any]) -> None:
-        """Tie a hook to the current forward."""
         self._hook = hook
         self._forward = _current()
 
@@ -217,18 +228,12 @@ class Autocast:
     """
 
     def __init__(self) -> None:
-        """Start without autocast: the model computes in the precision of its weights."""
-        self._half: torch.dtype | None = None
-
-    @property
-    def half(self) -> torch.dtype | None:
-        """The half precision of autocast; None if autocast is off."""
-        return self._half
+        self.half: torch.dtype | None = None  # its precision; None if it is off
 
     @contextmanager
     def switched(self, device: torch.device | str, dtype: torch.dtype) -> Iterator[None]:
         """Set the precision that `applied` uses in this context."""
-        before, self._half = self._half, dtype if dtype in HALF_PRECISIONS else None
+        before, self.half = self.half, dtype if dtype in HALF_PRECISIONS else None
         try:
             # Disable the caller's autocast. The cast weights are cached until the outermost
             # autocast context ends, so this one serves all batches. The cache is cleared before and
@@ -239,15 +244,15 @@ class Autocast:
                 yield
         finally:
             torch.clear_autocast_cache()
-            self._half = before
+            self.half = before
 
     def without_gradients(self) -> AbstractContextManager[object]:
         """Disable gradients."""
-        return torch.inference_mode() if self._half is None else torch.no_grad()
+        return torch.inference_mode() if self.half is None else torch.no_grad()
 
     def applied(self, device: torch.device) -> AbstractContextManager[object]:
         """Run the model's own code under autocast, if it is on."""
-        return nullcontext() if self._half is None else torch.autocast(device.type, self._half)
+        return nullcontext() if self.half is None else torch.autocast(device.type, self.half)
 
 
 def has_native_bfloat16(device: torch.device) -> bool:

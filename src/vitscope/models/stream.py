@@ -1,8 +1,7 @@
 """Recording of the [CLS] row and patch norms at every depth during the model's own forward."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.layout import TokenLayout
-from vitscope.models.running import OwnHook
+from vitscope.models.running import Hooks
 from vitscope.trace import StreamTrace, TokenStates
 
 HIGHEST_PATCH = "highest_patch"
@@ -64,27 +63,16 @@ class StreamRecorder:
         self._rows: Tensor | None = None
         self._patch_norms: Tensor | None = None
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the blocks for the duration of the context."""
-        with ExitStack() as stack:
-            for block in self._blocks:
-                enter = OwnHook(self._enter_block)
-                stack.enter_context(block.register_forward_pre_hook(enter, with_kwargs=True))
-            leave = OwnHook(self._leave_last)
-            stack.enter_context(self._blocks[-1].register_forward_hook(leave))
-            yield
+    def attach(self, hooks: Hooks) -> None:
+        """Hook into the blocks."""
+        for block in self._blocks:
+            hooks.before(block, lambda _, args, kwargs: self._keep(take_input(args, kwargs)))
+        hooks.after(self._blocks[-1], lambda _, __, output: self._keep(output))
 
     def finish(self) -> StreamTrace:
         """Return the recorded stream after the forward."""
         assert self._patch_norms is not None
         return StreamTrace(rows=self._rows, patch_norms=self._patch_norms)
-
-    def _enter_block(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._keep(take_input(args, kwargs))
-
-    def _leave_last(self, _: nn.Module, __: object, output: object) -> None:
-        self._keep(output)
 
     def _keep(self, value: object) -> None:
         depth, self.num_passed = self.num_passed, self.num_passed + 1
@@ -92,8 +80,7 @@ class StreamRecorder:
             return
         stream = take_stream(value)
         if self._patch_norms is None:
-            self._allocate(stream)
-        assert self._patch_norms is not None
+            self._rows, self._patch_norms = self._allocate(stream)
         if self._rows is not None:
             self._rows[:, depth] = stream[:, self._layout.query]
         # A pooling head's layout may omit leading tokens that it does not pool over.
@@ -102,25 +89,20 @@ class StreamRecorder:
         of_patches = stream[:, left_out + patches.start : left_out + patches.stop]
         self._patch_norms[:, depth] = compute_norms(of_patches)
 
-    def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> None:
+    def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> tuple[Tensor | None, Tensor]:
         batch, _, dim = stream.shape
         depths, patches = len(self._blocks) + 1, len(self._layout.groups["patches"])
         dtype = torch.promote_types(stream.dtype, torch.float32)
-        make = partial(torch.full, fill_value=math.nan, dtype=dtype, device=stream.device)
-        self._patch_norms = make((batch, depths, patches))
-        if self._layout.query is not None:
-            self._rows = make((batch, depths, dim))
+        make = partial(stream.new_full, fill_value=math.nan, dtype=dtype)
+        rows = None if self._layout.query is None else make((batch, depths, dim))
+        return rows, make((batch, depths, patches))
 
 
 def name_tokens(layout: TokenLayout) -> tuple[str, ...]:
     """Names of the tokens whose states are recorded."""
-    names: list[str] = []
-    for group, positions in layout.groups.items():
-        if group == "registers":
-            names += [f"register_{i}" for i in range(len(positions))]
-        elif group != "patches":
-            names.append(group)
-    return (*names, HIGHEST_PATCH)
+    groups = ((group, range(len(at))) for group, at in layout.groups.items() if group != "patches")
+    named = (f"register_{i}" if group == "registers" else group for group, at in groups for i in at)
+    return (*named, HIGHEST_PATCH)
 
 
 class TokenPicker:
@@ -130,9 +112,6 @@ class TokenPicker:
         self._layout = layout
         self._fixed = [i for g, p in layout.groups.items() if g != "patches" for i in p]
         self._states: dict[str, Tensor] = {}
-        self._positions: Tensor
-        self._norms: Tensor
-        self._mean_patch_norm: Tensor
 
     def pick(self, stream: Float[Tensor, "batch token dim"]) -> None:
         """Choose the tokens by the block's input stream."""
@@ -165,8 +144,7 @@ class TokenPicker:
         )
 
     def _take(self, tokens: Tensor) -> Tensor:
-        index = self._positions.unsqueeze(-1)
+        images = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
         if tokens.ndim == 3:
-            return tokens.gather(1, index.expand(-1, -1, tokens.shape[-1]))
-        index = index.unsqueeze(1).expand(-1, tokens.shape[1], -1, tokens.shape[-1])
-        return tokens.gather(2, index).transpose(1, 2).flatten(2)
+            return tokens[images, self._positions]
+        return tokens[images, :, self._positions].flatten(2)

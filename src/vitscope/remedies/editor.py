@@ -19,9 +19,8 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction, return_rows
 from vitscope.models.edits import Edit, EditHook, make_ended
-from vitscope.models.parts import return_rows
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
 from vitscope.remedies.attention import HiddenTokens, Hiding
 from vitscope.remedies.new_tokens import find_prenorm, lay_out_more, prefix_raised

@@ -20,8 +20,9 @@ from torch.nn.functional import pad
 from vitscope.errors import UnsupportedModelError
 from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Hooks, run_blocks
+from vitscope.maps.passes import run_blocks
 from vitscope.models.base import ViTAdapter
+from vitscope.models.running import Hooks
 from vitscope.models.stream import replace_input, take_input, take_stream
 from vitscope.remedies.editor import find_neurons
 

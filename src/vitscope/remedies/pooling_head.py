@@ -9,10 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.layout import TokenLayout, make_layout
-from vitscope.maps.passes import Hooks, take_patches
+from vitscope.maps.passes import take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.info import count_parameters
 from vitscope.models.parts import make_packed_pooling
+from vitscope.models.running import Hooks
 from vitscope.models.stream import take_stream
 
 Rows = Float[Tensor, "batch dim"]

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.maps.passes import Hooks, run_blocks
+from vitscope.maps.passes import run_blocks
 from vitscope.models.base import ViTAdapter
+from vitscope.models.running import Hooks
 from vitscope.models.stream import take_input
 from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neurons
 from vitscope.remedies.remedy import ReadImages, Remedy

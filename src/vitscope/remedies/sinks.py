@@ -17,9 +17,10 @@ from vitscope.errors import UsageError
 from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Hooks, find_patches, run_blocks
+from vitscope.maps.passes import find_patches, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import ViTAdapter
+from vitscope.models.running import Hooks
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor, Running, Tokens

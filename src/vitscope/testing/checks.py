@@ -30,34 +30,25 @@ def check_adapter(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
     Raises:
         ImbalanceError: If a check fails; names layer, error and likely cause.
     """
-    if not vit.blocks:
-        return {"trace_gap": _check_trace(vit, pixels)}
-    layers = vit.select_layers("all")
     device = vit.parameter.device
     worst: dict[str, float] = {}
     for dtype in (torch.float32, torch.float64):
         with vit.placed(device, dtype):
-            rows = decompose_layers(
-                vit,
-                pixels.to(device),
-                layers,
-                renormalize=False,
-                tolerance=balance_tolerance(dtype),
-            )
-        for name in ERRORS:
-            errors = [row.scalars[name,] for row in rows.values() if (name,) in row.scalars]
-            worst[name] = max(float(error.max()) for error in errors)
+            worst = _find_errors(vit, pixels.to(device, dtype))
     return worst
 
 
-def _check_trace(vit: ViTAdapter, pixels: Pixels) -> float:
-    device = vit.parameter.device
-    for dtype in (torch.float32, torch.float64):
-        with vit.placed(device, dtype):
-            given = pixels.to(device, dtype)
-            references = make_references(vit, [given.flip(-1)])
-            explained = MapInput(
-                vit=vit, pixels=given, choice=explain_cosine, references=references
-            )
-            worst = float(trace_output(explained).gap.max())
-    return worst
+def _find_errors(vit: ViTAdapter, pixels: Pixels) -> dict[str, float]:
+    if not vit.blocks:
+        references = make_references(vit, [pixels.flip(-1)])
+        explained = MapInput(vit=vit, pixels=pixels, choice=explain_cosine, references=references)
+        return {"trace_gap": float(trace_output(explained).gap.max())}
+    tolerance = balance_tolerance(vit.dtype)
+    rows = decompose_layers(
+        vit, pixels, vit.select_layers("all"), renormalize=False, tolerance=tolerance
+    )
+    numbers = [row.scalars for row in rows.values()]
+    return {
+        name: max(float(found[name,].max()) for found in numbers if (name,) in found)
+        for name in ERRORS
+    }

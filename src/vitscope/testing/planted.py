@@ -1,6 +1,5 @@
 """Tiny models whose [CLS] output has a known source."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,29 +13,21 @@ _MARK = 24  # dimension that marks registers
 _CONSTANT = slice(25, 32)
 _LARGE = 30.0  # so much larger than image-dependent values that layer norms are nearly linear
 
-
-@dataclass(frozen=True)
-class Recipe:
-    """Source of a planted model's output."""
-
-    written: float  # gain of the last block's attention; the skip connection has gain 1
-    to_registers: float = 0.0  # added to the logits of registers
-
-
 RECIPES = {
-    "patches": Recipe(written=50.0),
-    "half_and_half": Recipe(written=0.8),
-    "skip_copy": Recipe(written=0.005),
-    "registers_copy": Recipe(written=50.0, to_registers=4.0),
+    "patches": (50.0, 0.0),
+    "half_and_half": (0.8, 0.0),
+    "skip_copy": (0.005, 0.0),
+    "registers_copy": (50.0, 4.0),
 }
-"""The first block writes the mean of the patches to every token. In `skip_copy` the last block adds
-almost nothing to it; in `registers_copy` it reads the mean from the registers. So the output
-differs between images as the patches do, whichever source writes it."""
+"""Gain of the last block's attention, whose skip connection has gain 1, and what it adds to the
+logits of registers. The first block writes the mean of the patches to every token. In `skip_copy`
+the last block adds almost nothing to it; in `registers_copy` it reads the mean from the registers.
+So the output differs between images as the patches do, whichever source writes it."""
 
 
 def plant(name: str) -> nn.Module:
     """Make a model whose output has a known source."""
-    recipe = RECIPES[name]
+    gain, mark = RECIPES[name]
     model: Any = VisionTransformer(
         img_size=_SIZE,
         patch_size=_PATCH,
@@ -59,7 +50,7 @@ def plant(name: str) -> nn.Module:
         kept = filters.weight[_KEPT]
         kept.copy_(torch.randn(kept.shape, generator=generator) / _PATCH)
         _write_attention(model.blocks[0], gain=_LARGE)
-        _write_attention(model.blocks[1], gain=_LARGE * recipe.written, mark=recipe.to_registers)
+        _write_attention(model.blocks[1], gain=_LARGE * gain, mark=mark)
     planted: nn.Module = model.eval()
     return planted
 

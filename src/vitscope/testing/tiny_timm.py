@@ -41,22 +41,14 @@ _MIXED: dict[str, Any] = {
 }
 
 
-def _make(build: Callable[..., nn.Module], **settings: Any) -> nn.Module:
-    return randomize(build(**{**_SIZE, "num_classes": 0, **settings}))
+_CLIP = {"architecture": "vit_tiny_patch8_clip_32", "tag": "openai", "num_classes": 12}
 
 
-def _make_clip() -> nn.Module:
-    module: Any = _make(
-        VisionTransformer, num_classes=12, pre_norm=True, act_layer=QuickGELU, dynamic_img_size=True
-    )
-    # As set by timm.create_model; it shows that the head of a CLIP tower is a projection.
-    module.pretrained_cfg = {
-        "architecture": "vit_tiny_patch8_clip_32",
-        "tag": "openai",
-        "num_classes": 12,
-    }
-    built: nn.Module = module
-    return built
+def _make(build: Callable[..., Any], published: Any = None, **settings: Any) -> nn.Module:
+    module = build(**{**_SIZE, "num_classes": 0, **settings})
+    if published:  # by timm.create_model; shows that the head of a CLIP tower is a projection
+        module.pretrained_cfg = published
+    return randomize(module)
 
 
 TINY_TIMM: dict[str, Callable[[], nn.Module]] = {
@@ -77,7 +69,15 @@ TINY_TIMM: dict[str, Callable[[], nn.Module]] = {
     ),
     "deit3": partial(_make, VisionTransformer, init_values=1e-6, no_embed_class=True),
     "deit_distilled": partial(_make, VisionTransformerDistilled),
-    "clip": _make_clip,
+    "clip": partial(
+        _make,
+        VisionTransformer,
+        _CLIP,
+        num_classes=12,
+        pre_norm=True,
+        act_layer=QuickGELU,
+        dynamic_img_size=True,
+    ),
     "siglip": partial(
         _make, VisionTransformer, class_token=False, global_pool="map", dynamic_img_size=True
     ),

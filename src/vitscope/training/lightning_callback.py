@@ -3,8 +3,7 @@
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from vitscope.training.schedule import AuditSchedule, OnError
-from vitscope.training.training_audit import TrainingAudit
+from vitscope.training.training_audit import AuditSchedule, OnError, TrainingAudit
 
 # The same library under two names; a trainer of either accepts callbacks of the other.
 if TYPE_CHECKING or find_spec("lightning") is not None:

@@ -4,8 +4,7 @@ from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from vitscope.training.schedule import AuditSchedule, OnError
-from vitscope.training.training_audit import TrainingAudit
+from vitscope.training.training_audit import AuditSchedule, OnError, TrainingAudit
 
 
 class AuditCallback(TrainerCallback):  # type: ignore[misc]

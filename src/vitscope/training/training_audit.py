@@ -1,14 +1,15 @@
 """Audits of a model in training, with the numbers of `vitscope.audit` and without side effects."""
 
+import warnings
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import AuditConfig, combine
-from vitscope.errors import UsageError
+from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.storage import scratch_folder
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageBatch, ImageSet
@@ -18,6 +19,9 @@ from vitscope.models.running import check_whole
 from vitscope.results.audit_result import AuditResult
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import ModelRun, make_image_set
+from vitscope.training.curves import list_numbers
+
+OnError = Literal["raise", "warn"]
 
 
 class TrainingAudit:
@@ -85,7 +89,9 @@ class TrainingAudit:
         # The user's hooks may draw random numbers.
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             vit = open_model(tower, self._preprocessing)
-            config = self._place(vit)
+            config = self._config
+            if config.device == "auto":
+                config = replace(config, device=str(vit.parameter.device))
             images, batches = self._decode(vit, config)
             with scratch_folder() as folder:
                 AuditRun(vit, images, config).execute(folder, batches)
@@ -103,13 +109,40 @@ class TrainingAudit:
         check_whole(tower)
         return tower
 
-    def _place(self, vit: ViTAdapter) -> AuditConfig:
-        if self._config.device != "auto":
-            return self._config
-        return replace(self._config, device=str(vit.parameter.device))
-
     def _decode(self, vit: ViTAdapter, config: AuditConfig) -> tuple[ImageSet, list[ImageBatch]]:
         if self._decoded is None:
             images = make_image_set(vit, self._images, config).without_copies()
             self._decoded = images, list(ModelRun(vit, images, config).read_batches())
         return self._decoded
+
+
+class AuditWarning(UserWarning):
+    """Warns of a failed audit; training continues without its numbers."""
+
+
+class AuditSchedule:
+    """Schedules an audit before the first step, and then at regular intervals."""
+
+    def __init__(self, audit: TrainingAudit, every: int, on_error: OnError) -> None:
+        if every < 1:
+            raise UsageError(f"every {every} steps: expected 1 or more")
+        if on_error not in get_args(OnError):
+            raise UsageError(f"on_error {on_error!r}: expected raise or warn")
+        self._audit = audit
+        self._every = every
+        self._on_error = on_error
+        self._last_step: int | None = None
+
+    def measure(self, model: nn.Module, step: int) -> dict[str, float]:
+        """Audit the model if it is due."""
+        # With gradient accumulation a trainer may call this more than once per step.
+        if step % self._every or step == self._last_step:
+            return {}
+        self._last_step = step
+        try:
+            return list_numbers(self._audit.run(model).summary)
+        except VitscopeError as error:
+            if self._on_error == "raise":
+                raise
+            warnings.warn(f"the audit at step {step} failed: {error}", AuditWarning, stacklevel=2)
+            return {}

@@ -2,7 +2,8 @@
 
 import argparse
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -14,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vitscope.errors import UnsupportedModelError, UsageError, first_line
+from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError, first_line
+from vitscope.extras import find_failed_import
 
 _WRAPPERS = (
     "teacher",
@@ -92,8 +94,27 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{', '.join(_WRAPPERS)}"
         )
     weights, prefixes = _strip(found, path)
+    _check_colour(weights, path)
     notes = (_note_choice(path, place), _note_choice(path, prefixes))
     return Checkpoint(_join_chunks(weights), tuple(note for note in notes if note))
+
+
+@contextmanager
+def plain_faults_of(weights: str, advice: str) -> Iterator[None]:
+    """Tell in one line why a library cannot load weights as data."""
+    try:
+        yield
+    except UnpicklingError:
+        raise ModelUnreachableError(
+            f"{weights} hold more than tensors, and code is never executed: save them as "
+            "safetensors"
+        ) from None
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if find_failed_import(error):
+            raise
+        raise ModelUnreachableError(
+            f"{weights} cannot be read or fetched ({first_line(error)}): {advice}"
+        ) from None
 
 
 def load_weights(
@@ -122,8 +143,7 @@ def load_weights(
     module.load_state_dict(given, strict=False)
 
 
-def check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse weights for images that do not have three channels."""
+def _check_colour(weights: Mapping[str, Tensor], path: Path) -> None:
     kernel = weights.get(_PATCH_KERNEL)
     if kernel is not None and kernel.ndim == 4 and kernel.shape[1] != 3:
         raise UnsupportedModelError(
