@@ -29,7 +29,7 @@ from vitscope.images.covariates import (
     measure_range,
 )
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
-from vitscope.images.given_pixels import check_normalised, find_pixel_size
+from vitscope.images.in_memory import settle_given
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.images.search import find_images
@@ -105,9 +105,7 @@ class ImageSet:
             raise UsageError(f"seed {seed}: expected 0 or more")
         addresses = find_images(sources, preprocessed=preprocessed)
         if preprocessed:
-            check_normalised(addresses, preprocessing)
-            size = find_pixel_size(addresses) or preprocessing.size
-            preprocessing = replace(preprocessing, size=size, pipeline="given")
+            preprocessing = settle_given(addresses, preprocessing)
         matched = () if masks is None else find_masks(masks, addresses)
         name = name_set(addresses)
         everything = cls(addresses, preprocessing, matched, notes=addresses.notes, name=name)
