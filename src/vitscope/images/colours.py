@@ -1,20 +1,16 @@
 """Conversion of stored samples to 8-bit RGB."""
 
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms
 
 from vitscope.errors import ImageReadError
 
 _WHITE_IS_ZERO = 0
 """A photometric interpretation of TIFF that Pillow respects at 8 bits but ignores above."""
-
-_SAMPLE_FORMAT = 339
-_SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
-_UNKNOWN_SAMPLES = "unknown pixel mode"
-"""Pillow's internal error message for a TIFF with unsupported samples."""
 
 
 def widen_png_key(image: Image.Image, depth: int) -> None:
@@ -42,27 +38,6 @@ def narrow_grey(image: Image.Image) -> Image.Image:
     return _to_8_bit(image) if deep else image
 
 
-def describe_unread_tiff(data: bytes) -> str | None:
-    """Describe a TIFF that is intact but has unsupported samples; None for a damaged file."""
-    try:
-        TiffImagePlugin.TiffImageFile(BytesIO(data))
-    except SyntaxError as error:  # Pillow ends in this error whatever the problem
-        if str(error) != _UNKNOWN_SAMPLES:
-            return None
-    else:
-        return None
-    file = BytesIO(data)
-    header = file.read(8)
-    big = header[2:4] in (b"\x2b\0", b"\0\x2b")
-    tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 if big else 0))
-    file.seek(tags.next)
-    tags.load(file)
-    bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
-    told = next(iter(tags.get(_SAMPLE_FORMAT, (1,))), None)
-    kind = _SAMPLE_FORMATS.get(told or 0, "numbers of another kind")
-    return f"{len(bits)} x {next(iter(bits), 0)!r}-bit {kind} a pixel"
-
-
 def _lay_on(background: int, image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", image.size, (background,) * 3)
     if image.mode == "La":  # Premultiplied grey, which Pillow converts only to LA.
@@ -75,17 +50,15 @@ def _lay_on(background: int, image: Image.Image) -> Image.Image:
 def _ink_to_rgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if profile:
-        try:
+        with suppress(ImageCms.PyCMSError, OSError):  # broken or not for CMYK
             translated = ImageCms.profileToProfile(
                 image,
                 ImageCms.ImageCmsProfile(BytesIO(profile)),
                 ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
                 outputMode="RGB",
             )
-        except (ImageCms.PyCMSError, OSError):
-            translated = None  # The profile is broken or not for CMYK.
-        if translated is not None:
-            return translated
+            if translated is not None:
+                return translated
     return image.convert("RGB")
 
 

@@ -13,12 +13,12 @@ from io import BytesIO
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.Image import Transpose
 from torch import Tensor
 
 from vitscope.errors import ImageReadError
-from vitscope.images.colours import convert_to_rgb, describe_unread_tiff, widen_png_key
+from vitscope.images.colours import convert_to_rgb, widen_png_key
 from vitscope.images.folders import FORMATS
 from vitscope.images.pillow_switches import set_for_decoding
 from vitscope.images.preprocessing import Preprocessing
@@ -41,14 +41,7 @@ _TURNS = {
 }
 """The transformation that undoes each EXIF orientation."""
 
-_METADATA_ERRORS = (
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
+_METADATA_ERRORS = (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 """Errors that Pillow's EXIF reader raises for malformed metadata."""
 
 _PIXELS = "preprocessed pixels"
@@ -145,10 +138,10 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
-        if "TIFF" in formats and (samples := describe_unread_tiff(data)):
+        if "TIFF" in formats and data.startswith(tuple(TiffImagePlugin.PREFIXES)):
             raise ImageReadError(
-                f"a TIFF of {samples}, which is not read: save it as 8-bit RGB, or "
-                "as grey in 8 or 16 bits"
+                "not an image that is read: a TIFF that is damaged at its beginning or has other "
+                "samples; save it as JPEG, or as TIFF in 8-bit RGB, or in grey of 8 or 16 bits"
             ) from error
         raise ImageReadError(
             f"not an image, or damaged at its beginning: expected {', '.join(formats)}"
@@ -179,36 +172,25 @@ def prepare_image(
     """
     if preprocessing.pipeline == "given":
         return image, image.info[_PIXELS]
-    if preprocessing.pipeline == "transformers-float":
-        levels = resample_levels(image, preprocessing)
-        return show_levels(levels), (levels - _column(preprocessing.mean)) / _column(
-            preprocessing.std
-        )
-    cropped = resize_and_crop(image, preprocessing)
-    return cropped, normalize_pixels(cropped, preprocessing)
-
-
-def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize and crop an image to a model's input."""
-    if preprocessing.pipeline == "given":
-        return image
     if preprocessing.pipeline in PILLOW_PIPELINES:
-        return resample_with_pillow(image, preprocessing)
-    return show_levels(resample_levels(image, preprocessing))
-
-
-def normalize_pixels(
-    cropped: Image.Image, preprocessing: Preprocessing
-) -> Float[Tensor, "channel height width"]:
-    """Scale an image's levels to [0, 1] and normalise them."""
-    levels = np.asarray(cropped).transpose(2, 0, 1)
-    mean, std = _column(preprocessing.mean), _column(preprocessing.std)
+        shown = resample_with_pillow(image, preprocessing)
+    else:
+        levels = resample_levels(image, preprocessing)
+        shown = show_levels(levels)
+        if preprocessing.pipeline == "transformers-float":
+            return shown, _normalize(levels, preprocessing)
+    levels = torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).astype(np.float32, order="C"))
+    # Processors of transformers multiply mean and std by 255 instead of dividing the levels.
     if preprocessing.pipeline == "transformers":
-        # Its processors multiply mean and std by 255 instead of dividing the levels.
-        pixels = torch.from_numpy(levels.astype(np.float32, order="C"))
-        return pixels.sub_(mean * 255).div_(std * 255)
-    pixels = torch.from_numpy(np.divide(levels, np.float32(255), dtype=np.float32, order="C"))
-    return pixels.sub_(mean).div_(std)
+        return shown, _normalize(levels, preprocessing, white=255)
+    return shown, _normalize(levels.div_(255), preprocessing)
+
+
+def _normalize(
+    levels: Float[Tensor, "channel height width"], preprocessing: Preprocessing, white: int = 1
+) -> Float[Tensor, "channel height width"]:
+    mean, std = _column(preprocessing.mean) * white, _column(preprocessing.std) * white
+    return levels.sub_(mean).div_(std)
 
 
 def _column(channels: Sequence[float]) -> Float[Tensor, "channel 1 1"]:
