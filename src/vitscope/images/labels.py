@@ -1,6 +1,5 @@
 """Labelled images: a folder with one subfolder per class, a dataset, or a list of labels."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -56,16 +55,17 @@ def find_classes(
     images: Images, labels: Iterable[object] | None = None, *, preprocessed: bool = False
 ) -> LabelledImages:
     """Group images by class; the classes of a folder are its subfolders."""
-    found = find_images(images, preprocessed=preprocessed)
+    folder = Path(images) if labels is None and isinstance(images, (str, Path)) else None
+    found = find_images(images if folder is None else folder, preprocessed=preprocessed)
     named = found.named or found
     told: Sequence[object]
     source, by_class = "the labels", dict[str, list[ImageAddress]]()
     if labels is not None:
         check_kind("labels", labels, Iterable, "a list of text or whole numbers, one an image")
         told = list(labels)
-    elif isinstance(images, (str, Path)):
-        source = show_name(os.fspath(images))
-        told, by_class = _read_folders(Path(images), source, found)
+    elif folder is not None:
+        source = show_name(str(folder))
+        told, by_class = _read_folders(folder, source, found)
     else:
         told = _read_labels(images, found)
     if len(told) != len(named):

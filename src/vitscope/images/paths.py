@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from glob import glob, has_magic
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,19 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
 _MAX_RANGE = 10**6
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse the first name that is neither a URL nor there, or is a folder without images."""
-    for name in names:
-        for each in expand(name):
-            if not is_url(each):
-                with suppress(OSError):  # the search says why
-                    check_exists(each)
-                    if Path(each).is_dir():
-                        check_folder(Path(each), show_name(each))
-
-
 def check_given(*given: Any) -> None:
-    """Refuse names that are not there, among images of all kinds or the first of a list of such."""
+    """Refuse the first name that is neither a URL nor there, or is a folder without images."""
     for images in given:
         # A long list takes long: the search checks all of it. What it has found (a kind of tuple)
         # may hold files of a list that are not there, which a run reports.
         sources = images[:100] if type(images) in (list, tuple) else [images]
-        check_names(os.fspath(source) for source in sources if isinstance(source, str | Path))
+        names = [os.fspath(source) for source in sources if isinstance(source, str | Path)]
+        for name in chain.from_iterable(map(expand, names)):
+            if not is_url(name):
+                with suppress(OSError):  # the search says why
+                    check_exists(name)
+                    if Path(name).is_dir():
+                        check_folder(Path(name), show_name(name))
 
 
 def expand(source: Any) -> Iterator[Any]:
