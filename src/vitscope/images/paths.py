@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from glob import glob, has_magic
-from itertools import chain, takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ def expand(source: Any) -> Iterator[Any]:
     A name that a file has stands for that file.
     """
     if not isinstance(source, (str, Path)) or os.path.lexists(name := os.fspath(source)):
-        return iter([source])
-    if _RANGE.search(name):
-        return _expand_ranges(name)
-    if has_magic(name) and not resembles_url(name):
-        matches: list[Any] = sorted(glob(name, recursive=True))  # noqa: PTH207 - names as given
-        return iter(matches or [source])
-    return iter([source])
+        yield source
+    elif _RANGE.search(name):
+        yield from _expand_ranges(name)
+    elif has_magic(name) and not resembles_url(name):
+        yield from sorted(glob(name, recursive=True)) or [name]  # noqa: PTH207 - names as given
+    else:
+        yield source
 
 
 def check_exists(name: str) -> None:
@@ -72,9 +72,7 @@ def name_folder(paths: Iterable[str]) -> str:
 def find_folder(paths: Iterable[str]) -> list[str]:
     """The folder that has all paths, in parts."""
     folders = [path.split("/")[:-1] for path in paths]
-    # Whatever the first and the last of a sorted list begin with, all others do.
-    pairs = zip(min(folders), max(folders), strict=False) if folders else ()
-    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return list(os.path.commonprefix(folders))  # noqa: RUF071 - of lists, part by part
 
 
 def hide_parents(paths: Sequence[str]) -> list[str]:

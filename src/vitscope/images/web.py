@@ -6,6 +6,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from http.client import responses
 from typing import Any
 
 from fsspec import AbstractFileSystem
@@ -33,6 +34,7 @@ _REASONS = {
 }
 """Descriptions of the client's errors, by class name."""
 
+_READ = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
 _VERSION_HEADERS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
@@ -129,17 +131,12 @@ def _first_byte(reply: Any, asked: int) -> int:
 
 
 def _check_status(status: int) -> None:
-    if status in {
-        HTTPStatus.OK,
-        HTTPStatus.PARTIAL_CONTENT,
-        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-    }:
+    if status in _READ:
         return
     if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
         raise ImageReadError(f"cannot be read: not found (HTTP {status})")
-    known = status in HTTPStatus._value2member_map_
-    meaning = f" {HTTPStatus(status).phrase}" if known else ""
-    raise ImageReadError(f"cannot be read: its server answers HTTP {status}{meaning}")
+    told = f"{status} {responses.get(status, '')}".rstrip()
+    raise ImageReadError(f"cannot be read: its server answers HTTP {told}")
 
 
 def _run(store: AbstractFileSystem, task: Any) -> Any:

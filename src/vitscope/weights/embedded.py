@@ -7,7 +7,6 @@ those of facebook/dinov2-small (Apache-2.0); the backbone may have been trained 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
@@ -43,15 +42,10 @@ _CLS_POSITION = "embeddings.Concat_6"
 _PATCH_POSITIONS = "embeddings.Reshape_1"
 
 
-def find_embedded_file() -> Path:
-    """Find the embedded weights."""
-    return find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
-
-
 def embedded_available() -> bool:
     """Whether the embedded weights can be loaded, that is, the extra `demo` is installed."""
     try:
-        find_embedded_file()
+        find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
     except UsageError:
         return False
     return True
@@ -59,7 +53,7 @@ def embedded_available() -> bool:
 
 def load_embedded_dinov2() -> "Dinov2Model":
     """Load the embedded DINOv2 ViT-S/14 as a transformers model."""
-    path = find_embedded_file()
+    path = find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
