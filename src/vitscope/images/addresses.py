@@ -65,6 +65,6 @@ def image_stem(address: ImageAddress) -> str:
             f"{address.name} has no name that a mask could be matched with: give masks with files "
             "or tar archives"
         )
-    if isinstance(address, TarMember):
-        return address.key
-    return (address if isinstance(address, Path) else PurePosixPath(address.shown)).stem
+    if isinstance(address, Path):
+        return address.stem
+    return PurePosixPath(address.member if isinstance(address, TarMember) else address.shown).stem

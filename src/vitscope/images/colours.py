@@ -4,7 +4,6 @@ from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
 from PIL import ExifTags, Image, ImageCms
 
 from vitscope.errors import ImageReadError
@@ -65,12 +64,20 @@ def _ink_to_rgb(image: Image.Image) -> Image.Image:
 def _to_8_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
-    if image.mode == "F":
-        grey = _scale_fractions(values)
-    else:
+    kind, white = "floating-point values", 1
+    if image.mode != "F":
         # A TIFF may use fewer bits than it stores; all other formats read here use 16.
         bits = min(16, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
-        grey = _scale_levels(values, white=2**bits - 1)
+        kind, white = "whole numbers", 2**bits - 1
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):  # Written so that NaN is refused too.
+        raise ImageReadError(
+            f"{kind} from {low} to {high}: only 0 (black) to {white} (white) is read"
+        )
+    if image.mode == "F":
+        grey = np.rint(values * 255).astype(np.uint8)
+    else:
+        grey = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)[values]
     if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
         grey = 255 - grey
     scaled = Image.fromarray(grey)
@@ -78,28 +85,3 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if isinstance(key, int):
         scaled.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
     return scaled
-
-
-def _scale_fractions(
-    values: Float[np.ndarray, "height width"],
-) -> UInt8[np.ndarray, "height width"]:
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # Written so that NaN is refused too.
-        raise ImageReadError(
-            f"floating-point values from {low:g} to {high:g}: only 0 (black) to 1 (white) is read"
-        )
-    grey: UInt8[np.ndarray, "height width"] = np.rint(values * 255).astype(np.uint8)
-    return grey
-
-
-def _scale_levels(
-    values: Integer[np.ndarray, "height width"], white: int
-) -> UInt8[np.ndarray, "height width"]:
-    low, high = values.min(), values.max()
-    if low < 0 or high > white:
-        raise ImageReadError(
-            f"whole numbers from {low} to {high}: only 0 (black) to {white} (white) is read"
-        )
-    table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
-    grey: UInt8[np.ndarray, "height width"] = table[values]
-    return grey

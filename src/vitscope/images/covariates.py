@@ -181,8 +181,7 @@ def _map_saliency(grey: Grey) -> Float64[np.ndarray, "side side"]:
     residual = logarithm - ndimage.uniform_filter(logarithm, 3, mode="wrap")
     # exp(residual + i phase), computed without the angle.
     raw = np.abs(fft.ifft2(np.exp(residual) * spectrum / amplitude)) ** 2
-    saliency: Float64[np.ndarray, "side side"] = ndimage.gaussian_filter(raw, SALIENCY_BLUR_PX)
-    return saliency
+    return np.asarray(ndimage.gaussian_filter(raw, SALIENCY_BLUR_PX))
 
 
 def _average_over_cells(
@@ -195,8 +194,7 @@ def _average_over_cells(
     cut = np.minimum(edges.astype(np.intp), side - 1)
     before = np.cumsum(values, axis=0)[cut] - values[cut]
     until = before + (edges - cut)[:, None] * values[cut]
-    means: Float64[np.ndarray, "cell other"] = np.diff(until, axis=0) * (SALIENCY_SIDE / side)
-    return means
+    return np.asarray(np.diff(until, axis=0) * (SALIENCY_SIDE / side))
 
 
 def _compute_gini(values: Float64[np.ndarray, "height width"]) -> float:

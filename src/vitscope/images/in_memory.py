@@ -11,7 +11,7 @@ from io import BytesIO
 from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -51,7 +51,6 @@ _TIFF_MODES = {"CMYK"}
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that no file has
 
 
-@runtime_checkable
 class Items(Protocol):
     """Anything with numbered items: a list, an array, a dataset."""
 

@@ -93,8 +93,7 @@ def crop_mask(
             f"{image.width} x {image.height}: expected the same"
         )
     cropped = resample_with_pillow(mask, replace(preprocessing, interpolation="nearest"))
-    segments: Int32[np.ndarray, "height width"] = np.asarray(cropped)
-    return segments
+    return np.asarray(cropped)
 
 
 def _is_mask(path: Path) -> bool:

@@ -189,15 +189,12 @@ def _open_regular(path: Path) -> BinaryIO:
         os.scandir(path).close()  # raises the reason if it cannot be searched
     if not stat.S_ISREG(mode):
         raise ImageReadError("not a regular file")
-    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+    waitless = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waitless))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise ImageReadError("not a regular file")
     return file
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def local_version(path: Path) -> str:

@@ -3,11 +3,11 @@
 import io
 import re
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 from http.client import responses
-from typing import Any
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
@@ -21,6 +21,7 @@ SILENCE_S = 20
 REQUEST_S = 120
 """Longest request in seconds, however steadily bytes arrive."""
 
+_Reply = TypeVar("_Reply")
 _BUFFER_BYTES = 2**20
 _CHUNK_BYTES = 2**16
 _UNKNOWN = sys.maxsize  # size of an object of which its server does not report it
@@ -60,8 +61,7 @@ class WebStore:
                 kept = {k: reply.headers[k] for k in _VERSION_HEADERS if k in reply.headers}
                 return {"type": "file", "size": size, **kept}
 
-        about: dict[str, Any] = _run(self._store, ask)
-        return about
+        return _run(self._store, ask)
 
     def cat_file(self, url: str, start: int | None, end: int) -> bytes:
         """Read bytes of an object, as many as there are; without a start, ask for all of it."""
@@ -83,8 +83,7 @@ class WebStore:
                         break
             return bytes(taken)
 
-        data: bytes = _run(self._store, take)
-        return data
+        return _run(self._store, take)
 
     def open(self, url: str, mode: str) -> "_WebFile":
         """Open an object with a buffer, so that small reads need no requests of their own."""
@@ -101,8 +100,7 @@ class _WebFile(AbstractBufferedFile):  # type: ignore[misc]
         return place
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        data: bytes = self.fs.cat_file(self.path, start, end)
-        return data
+        return bytes(self.fs.cat_file(self.path, start, end))
 
 
 @asynccontextmanager
@@ -139,13 +137,14 @@ def _check_status(status: int) -> None:
     raise ImageReadError(f"cannot be read: its server answers HTTP {told}")
 
 
-def _run(store: AbstractFileSystem, task: Any) -> Any:
+def _run(store: AbstractFileSystem, task: Callable[[], Coroutine[Any, Any, _Reply]]) -> _Reply:
     try:
         # A second overall limit, for what the client's own does not cover.
-        return sync(store.loop, task, timeout=REQUEST_S + SILENCE_S)
+        reply: _Reply = sync(store.loop, task, timeout=REQUEST_S + SILENCE_S)
     except Exception as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         reason = next((_REASONS[kind] for kind in kinds if kind in _REASONS), None)
         if reason is None:
             raise
         raise ImageReadError(f"cannot be read: its server {reason}") from None
+    return reply
