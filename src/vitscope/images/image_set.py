@@ -20,8 +20,14 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.images.addresses import ImageAddress, Images, name_set, printable_address, read_image
-from vitscope.images.copies import find_copies
+from vitscope.images.addresses import (
+    ImageAddress,
+    Images,
+    find_copies,
+    name_set,
+    printable_address,
+    read_image,
+)
 from vitscope.images.covariates import (
     SEGMENT_COVARIATES,
     compute_covariates,
