@@ -114,7 +114,11 @@ async def _request(
     limits = ClientTimeout(total=REQUEST_S, sock_connect=SILENCE_S, sock_read=SILENCE_S)
     options = {**store.kwargs, "headers": asked, "timeout": limits}
     async with session.get(store.encode_url(url), **options) as reply:
-        _check_status(reply.status)
+        if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+            raise ImageReadError(f"cannot be read: not found (HTTP {reply.status})")
+        if reply.status not in _READ:
+            told = f"{reply.status} {responses.get(reply.status, '')}".rstrip()
+            raise ImageReadError(f"cannot be read: its server answers HTTP {told}")
         encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
             raise ImageReadError("cannot be read: its server compresses it, unasked: download it")
@@ -126,15 +130,6 @@ def _first_byte(reply: Any, asked: int) -> int:
         return 0
     told = re.match(r"bytes (\d+)-", reply.headers.get("Content-Range", ""))
     return int(told[1]) if told else asked
-
-
-def _check_status(status: int) -> None:
-    if status in _READ:
-        return
-    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        raise ImageReadError(f"cannot be read: not found (HTTP {status})")
-    told = f"{status} {responses.get(status, '')}".rstrip()
-    raise ImageReadError(f"cannot be read: its server answers HTTP {told}")
 
 
 def _run(store: AbstractFileSystem, task: Callable[[], Coroutine[Any, Any, _Reply]]) -> _Reply:
