@@ -32,6 +32,10 @@ IMAGE_KINDS = (
     "a path, a URL, a PIL image, an array of uint8 (height, width, 3), a tensor of uint8 (3, "
     "height, width), a dataset of these, or a list of these"
 )
+NOT_PREPROCESSED = (
+    "with preprocessed=True: expected floating-point tensors (3, height, width) that are already "
+    "preprocessed; leave preprocessed out for images and files"
+)
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """Usual names of image columns in datasets, in order of preference."""
 
@@ -54,11 +58,9 @@ _STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparenc
 class Items(Protocol):
     """Anything with numbered items: a list, an array, a dataset."""
 
-    def __len__(self) -> int:
-        """Number of items."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Any:
-        """Get an item."""
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -268,16 +270,10 @@ def _check_pixels(pixels: object) -> Tensor:
     if _is_numeric(pixels):
         pixels = torch.from_numpy(pixels)
     if not isinstance(pixels, Tensor):
-        raise ImageReadError(
-            f"{type(pixels).__name__} with preprocessed=True: expected floating-point tensors (3, "
-            "height, width) that are already preprocessed; leave preprocessed out for images"
-        )
+        raise ImageReadError(f"{type(pixels).__name__} {NOT_PREPROCESSED}")
     of_image = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.numel() > 0
     if not (of_image and pixels.is_floating_point()) or _is_meta(pixels):
-        raise ImageReadError(
-            f"{_describe(pixels)} with preprocessed=True: expected floating-point numbers (3, "
-            "height, width) that are already preprocessed"
-        )
+        raise ImageReadError(f"{_describe(pixels)} {NOT_PREPROCESSED}")
     return pixels.detach()
 
 

@@ -81,7 +81,7 @@ def find_classes(
         elif label is None and labels is None:
             num_unlabelled += 1
         else:
-            _set_label(label_of, image, _name_label(label))
+            _set_label(label_of, image, _name_label(_plain(label)))
     if failures and not label_of:
         name, reason = failures[0]
         raise ImageReadError(
@@ -127,7 +127,7 @@ def _read_labels(source: object, found: FoundImages) -> list[Any]:
         values = dataset[column]
         labels = [values[image.index] for image in held]
         names = getattr(dataset.features[column], "names", None)
-    plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
+    plain = [*map(_plain, labels)]
     numbers = all(label is None or isinstance(label, (int, ImageReadError)) for label in plain)
     if not (names and numbers):
         return plain
@@ -158,9 +158,13 @@ def _pick_label(image: HeldImage) -> Any:
     return found
 
 
+def _plain(label: Any) -> Any:
+    return label.item() if isinstance(label, (Tensor, np.generic)) and not label.ndim else label
+
+
 def _name_label(label: object) -> str:
-    if isinstance(label, (str, int, np.integer)) or (isinstance(label, Tensor) and not label.ndim):
-        return str(label.item() if isinstance(label, (Tensor, np.integer)) else label)
+    if isinstance(label, (str, int)):
+        return str(label)
     raise UsageError(f"a label of type {type(label).__name__}: expected text or whole numbers")
 
 

@@ -24,7 +24,7 @@ from vitscope.images.folders import (
     image_extensions,
     search_folder,
 )
-from vitscope.images.in_memory import IMAGE_KINDS, hold_images
+from vitscope.images.in_memory import IMAGE_KINDS, NOT_PREPROCESSED, hold_images
 from vitscope.images.masks import note_masks
 from vitscope.images.parquet_rows import list_rows
 from vitscope.images.paths import check_exists, expand
@@ -127,10 +127,7 @@ class _Search:
             )
         name = os.fspath(source)
         if self._preprocessed:
-            raise UsageError(
-                f"{show_name(name)} with preprocessed=True: expected floating-point tensors that "
-                "are already preprocessed; leave preprocessed out for files"
-            )
+            raise UsageError(f"{show_name(name)} {NOT_PREPROCESSED}")
         return self._find_stored(name) if is_url(name) else self._find_local(Path(source), name)
 
     def _find_local(self, path: Path, name: str) -> Sequence[Path]:

@@ -43,7 +43,6 @@ class WebStore:
     """fsspec's store of the web, with as much of its interface as reading needs."""
 
     def __init__(self, store: AbstractFileSystem) -> None:
-        """Send all requests through fsspec's store."""
         self._store = store
 
     def invalidate_cache(self, url: str) -> None:

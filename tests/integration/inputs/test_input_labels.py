@@ -124,3 +124,5 @@ def test_labels_that_do_not_fit(vit, pils, labels, told):
 def test_a_dataset_without_labels(vit, pils):
     with pytest.raises(UsageError, match=r"Items\[0\] has no label"):
         one_shot(vit, Items(pils))
+    with pytest.raises(UsageError, match="a label of type Tensor: expected text or whole numbers"):
+        one_shot(vit, Items(list(zip(pils, torch.eye(COUNT), strict=True))))
