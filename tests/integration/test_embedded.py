@@ -93,11 +93,11 @@ def test_the_graph_in_another_runtime_gives_the_same_hidden_state(model: Any) ->
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
-        (lambda state: state.pop("layernorm.bias"), "layernorm.bias is missing"),
-        (lambda state: state.update(extra=torch.zeros(1)), "extra is left over"),
+        (lambda state: state.pop("layernorm.bias"), r'Missing key\(s\).* "layernorm.bias"'),
+        (lambda state: state.update(extra=torch.zeros(1)), r'Unexpected key\(s\).* "extra"'),
         (
             lambda state: state.update({"layernorm.bias": torch.zeros(383)}),
-            r"layernorm.bias has shape \(383,\), expected \(384,\)",
+            r"size mismatch for layernorm.bias.*\[383\].*\[384\]",
         ),
     ],
 )
@@ -150,17 +150,6 @@ def test_anonymous_weights_go_to_the_node_that_uses_them() -> None:
     stored = torch.arange(6.0).reshape(2, 3)
     assert torch.equal(state["encoder.layer.3.attention.o_proj.weight"], stored.T)
     assert torch.equal(state["layernorm.weight"], stored)
-
-
-def test_a_weight_given_twice_is_refused() -> None:
-    twice = [("/backbone/fc/MatMul", "onnx::MatMul_1"), ("/backbone/fc/MatMul", "onnx::MatMul_2")]
-    with pytest.raises(UnsupportedModelError, match=r"two tensors for fc\.weight"):
-        embedded.read_backbone(_make_graph([*_POSITIONS, *twice]))
-
-
-def test_missing_position_embeddings_are_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match=r"no position embeddings.*Reshape_1"):
-        embedded.read_backbone(_make_graph(_POSITIONS[:1]))
 
 
 def test_another_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

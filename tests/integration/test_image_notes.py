@@ -42,7 +42,7 @@ def test_an_audit_counts_them_and_says_so_everywhere(tmp_path, vit, mixed, monke
     result = audit(vit, mixed, AuditConfig(batch_size=3), out=tmp_path / "out")
     (note,) = result.summary.data.notes
     assert note.startswith(f"4 of 9 {DARK}")
-    assert note.endswith("(dark0.png, dark1.png, dark2.png, …)")
+    assert note.endswith("(dark0.png, dark1.png, dark2.png and 1 more)")
     paths, parts = (result.images[name].to_pylist() for name in ("path", "level_range"))
     ranges = dict(zip(paths, parts, strict=True))
     # Of 12 in 16 bits 4095 / 65535 x 255 = 15.9 levels are left, 16 of 255 at most.
@@ -88,6 +88,6 @@ def test_the_other_kinds_of_results_say_so_too(tmp_path, vit, mixed):
     explained = explain(vit, mixed, out=tmp_path / "explained")
     (note,) = explained.summary.data.notes
     assert note.startswith(f"4 of 9 {DARK}")
-    assert note.endswith("(dark0.png, dark1.png, dark2.png, …)")
+    assert note.endswith("(dark0.png, dark1.png, dark2.png and 1 more)")
     saved = json.loads((tmp_path / "explained" / "summary.json").read_text())
     assert saved["data"]["notes"] == [note]

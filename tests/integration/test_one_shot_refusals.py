@@ -98,10 +98,10 @@ def make_folder(root, kind):
 
 BAD_FOLDERS = [
     ("no subfolders", "has no subfolders, so its 3 images have no labels"),
-    ("one class", "holds 1 subfolders, 1 of them with at least two images"),
-    ("one image each", "holds 3 subfolders, 0 of them with at least two images"),
+    ("one class", "/in', 1 of them with at least two images"),
+    ("one image each", "/in', 0 of them with at least two images"),
     ("no images", "names no image"),
-    ("a file", "is a file: give a folder with one subfolder per class"),
+    ("a file", "is no folder: give a folder with one subfolder per class"),
     ("nowhere", "does not exist"),
 ]
 

@@ -145,7 +145,7 @@ def test_a_file_is_the_student_that_was_saved(name, base, tmp_path):
     [
         ({"cls_token": torch.zeros(1, 1, 32)}, "no student of PH-Reg: expected the weights of Reg"),
         ({"registers": torch.zeros(3, 32)}, "with registers of shape 1 x number x width"),
-        ({"registers": torch.zeros(1, 3, 64)}, "of another shape: registers; choose"),
+        ({"registers": torch.zeros(1, 3, 64)}, "of another shape: registers; give"),
         ({"registers": torch.zeros(1, 3, 32), "gate": torch.zeros(1)}, "unexpected: gate"),
     ],
 )

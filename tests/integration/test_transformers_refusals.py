@@ -108,7 +108,7 @@ def test_weights_without_a_place_are_named_up_to_three(dinov2, prefix):
     state = load_file(dinov2 / "model.safetensors") | gates
     named = {prefix + key: value for key, value in state.items()}
     save_file(named, dinov2 / "model.safetensors", metadata={"format": "pt"})
-    words = r"4 tensors .*layer\.0\..*layer\.1\..*layer\.2\.attention\.gate\.weight, …\)"
+    words = r"4 tensors .*layer\.0\..*layer\.1\..*layer\.2\.attention\.gate\.weight and 1 more\)"
     refuse(dinov2, UnsupportedModelError, words)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from encoded import SMOOTH, encode, exif
 from vitscope.errors import UsageError
-from vitscope.images.decoding import decode_for_model, decode_image, resize_and_crop
+from vitscope.images.decoding import decode_for_model, decode_image, prepare_image
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
 
@@ -57,7 +57,7 @@ def test_only_jpeg_files_are_drafts(file_format):
 
 def test_a_draft_shows_the_same_image():
     shown = [
-        np.asarray(resize_and_crop(decode_for_model(JPEG, one), one), dtype=int)
+        np.asarray(prepare_image(decode_for_model(JPEG, one), one)[0], dtype=int)
         for one in (prepare(48, draft=True), prepare(48))
     ]
     # An average over blocks instead of the filter's: a few levels on smooth colours, while a

@@ -16,7 +16,7 @@ from audits import tiny_vit
 from images import write_images
 from vitscope import AuditConfig, AuditResult, audit
 from vitscope.errors import ResultError, UsageError
-from vitscope.images.decoding import decode_image, image_id, normalize_pixels, resize_and_crop
+from vitscope.images.decoding import decode_image, image_id, prepare_image
 from vitscope.layout import make_layout
 from vitscope.maps.method import MapInput
 from vitscope.maps.targets import explain_cosine
@@ -132,10 +132,9 @@ def test_maps_are_those_of_the_image_as_the_audit_saw_it(result, folder):
     for index, image in enumerate(gallery.images[:4]):
         kept = gallery.read_maps(index)
         data = by_id[image.image_id].read_bytes()
-        seen = resize_and_crop(decode_image(data, background=0), vit.preprocessing)
+        seen, pixels = prepare_image(decode_image(data, background=0), vit.preprocessing)
         assert np.array_equal(kept.image, np.asarray(seen))
-        pixels = normalize_pixels(seen, vit.preprocessing).unsqueeze(0)
-        maps = MapInput(vit=vit, pixels=pixels.double(), choice=explain_cosine).row
+        maps = MapInput(vit=vit, pixels=pixels[None].double(), choice=explain_cosine).row
         found = {
             "contribution_norm": kept["contribution_norm"],
             "share": kept["share"],

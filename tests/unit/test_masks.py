@@ -18,7 +18,7 @@ from vitscope.images.covariates import (
     compute_covariates,
     compute_segment_covariates,
 )
-from vitscope.images.decoding import decode_image, resize_and_crop
+from vitscope.images.decoding import decode_image, prepare_image
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
@@ -176,7 +176,7 @@ def test_a_mask_is_cropped_as_its_image_and_no_number_changes(width, height, res
     # The image is its own mask: sampled at the nearest pixel, each must show the other's numbers.
     mask = decode_mask(encode(image, "PNG"))
     nearest = Preprocessing(**{**vars(preprocessing), "interpolation": "nearest"})
-    expected = numbers_of(resize_and_crop(image, nearest))
+    expected = numbers_of(prepare_image(image, nearest)[0])
     np.testing.assert_array_equal(crop_mask(mask, image, preprocessing), expected)
 
 
@@ -190,7 +190,7 @@ def test_a_mask_lies_on_what_a_filter_makes_of_the_image(filter_):
     )
     image = Image.fromarray(black).convert("RGB")
     segments = crop_mask(decode_mask(encode(black, "PNG")), image, preprocessing)
-    levels = np.asarray(resize_and_crop(image, preprocessing))[..., 0].astype(int)
+    levels = np.asarray(prepare_image(image, preprocessing)[0])[..., 0].astype(int)
     # Of less than half a level or more than half: the pixel's middle lies on that side.
     np.testing.assert_array_equal(segments > 127, levels > 127)
 
@@ -230,7 +230,7 @@ def test_covariates_come_with_their_images(folders, num_workers):
     assert tuple(found) == IMAGE_COVARIATES + SEGMENT_COVARIATES
     for row, path in enumerate(image_set.addresses):
         image = decode_image(path.read_bytes(), background=255)
-        expected = compute_covariates(resize_and_crop(image, PREPROCESSING))
+        expected = compute_covariates(prepare_image(image, PREPROCESSING)[0])
         expected |= dict.fromkeys(SEGMENT_COVARIATES, np.nan)
         if image_set.masks[row] is not None:
             mask = decode_mask(image_set.masks[row].read_bytes())
@@ -288,13 +288,6 @@ def test_a_mask_of_the_image_as_it_is_shown(folders):
     (masks / "a.png").write_bytes(encode(np.full((30, 20), 5, dtype=np.uint8), "PNG"))
     image_set = ImageSet.from_sources([images], PREPROCESSING, masks=masks)
     assert read_all(image_set)["largest_segment"] == [1]
-
-
-def test_a_batch_of_which_nothing_can_be_read_names_its_covariates(folders):
-    (folders[0] / "broken.png").write_bytes(b"")
-    (batch,) = iter_batches(ImageSet.from_sources([folders[0]], PREPROCESSING), batch_size=1)
-    assert tuple(batch.covariates) == IMAGE_COVARIATES
-    assert all(values.shape == (0,) for values in batch.covariates.values())
 
 
 @pytest.mark.skipif(not COCO.is_dir(), reason="needs ../shared/data/coco-scenes")

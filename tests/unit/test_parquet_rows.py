@@ -61,9 +61,12 @@ def test_the_one_column_of_bytes_is_taken_whatever_it_is_called(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "found"),
     [
-        ({"a": pa.array(TEN), "b": pa.array(TEN)}, "found: a, b"),
-        ({"text": ["a"], "other": ["path.png"]}, "found: none"),
-        ({"two\nlines": pa.array(TEN), "\x1b[2J": pa.array(TEN)}, r"found: two\nlines, \x1b[2J"),
+        ({"a": pa.array(TEN), "b": pa.array(TEN)}, "found: a (binary), b (binary)"),
+        ({"text": ["a"], "other": ["path.png"]}, "found: text (string), other (string)"),
+        (
+            {"two\nlines": pa.array(TEN), "\x1b[2J": pa.array(TEN)},
+            r"found: two\nlines (binary), \x1b[2J (binary)",
+        ),
     ],
 )
 def test_an_unclear_column_is_asked_for(tmp_path, columns, found):
@@ -78,7 +81,7 @@ def test_an_unclear_column_is_asked_for(tmp_path, columns, found):
 )
 def test_a_column_that_holds_no_bytes_is_told_by_its_type(tmp_path, column, kind):
     file = write_parquet(tmp_path / "x.parquet", {"image": pa.array(column)})
-    assert f"column image of {file} is of type {kind}: expected the bytes" in refusal(file)
+    assert f"found: image ({kind})): rename the column of images" in refusal(file)
 
 
 @pytest.mark.parametrize(

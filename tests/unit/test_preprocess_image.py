@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import transforms
 
 from images import preprocess_image
-from vitscope.images import resampling
+from vitscope.images import decoding
 from vitscope.images.preprocessing import Preprocessing
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -115,7 +115,7 @@ def test_resampling_the_kept_part_alone_is_the_same_image(monkeypatch, size, int
     preprocessing = make_preprocessing(crop_fraction=0.875, interpolation=interpolation)
     image = make_gradient(*size)
     whole = preprocess_image(image, preprocessing)
-    monkeypatch.setattr(resampling, "_MAX_RESIZED_PIXELS", 0)
+    monkeypatch.setattr(decoding, "_MAX_RESIZED_PIXELS", 0)
     part = preprocess_image(image, preprocessing)
     # The filter's weights are formed from the part's own edges: one may round to the next level.
     assert ((part - whole).abs().amax(dim=(1, 2)) <= 1.01 / 255 / torch.tensor(STD)).all()

@@ -18,9 +18,8 @@ from vitscope.adapters.transformers_preprocessing import (
     translate_processor,
 )
 from vitscope.errors import UnsupportedModelError
-from vitscope.images.decoding import prepare_image
+from vitscope.images.decoding import prepare_image, resample_with_pillow
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.resampling import resample_with_pillow
 
 RNG = np.random.default_rng(0)
 # As (width, height): ordinary, odd, nearly the crop's, smaller than the crop, long and thin.

@@ -61,12 +61,13 @@ def write_all(root: Path, images: list[tuple[str, bytes]], per_file: int) -> lis
 
 def read_all(images: ImageSet):
     batches = list(iter_batches(images, batch_size=3))
+    described = [batch.covariates for batch in batches if batch.ids]
     return (
         [index for batch in batches for index in batch.indices],
         [digest for batch in batches for digest in batch.ids],
         [(failure.index, failure.reason) for batch in batches for failure in batch.failures],
         torch.cat([batch.pixels for batch in batches]),
-        {name: torch.cat([b.covariates[name] for b in batches]) for name in batches[0].covariates},
+        {name: torch.cat([one[name] for one in described]) for name in (described or [{}])[0]},
     )
 
 

@@ -25,7 +25,7 @@ from vitscope.errors import (
 )
 from vitscope.files.printable import printable
 from vitscope.files.storage import check_target, check_writable, is_result, never
-from vitscope.images.paths import check_names
+from vitscope.images.paths import check_given
 from vitscope.layout import make_grid
 from vitscope.weights.catalogue import find_entry
 
@@ -80,7 +80,7 @@ def find_images(
     Names that do not exist, and models without weights, are refused before torch is imported, which
     takes seconds.
     """
-    check_names(sources)
+    check_given(sources)
     check_all_weights(model_ids, output)
     with output.bars.status("looking for images"):
         from vitscope.images.search import find_images as search

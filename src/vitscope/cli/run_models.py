@@ -26,7 +26,7 @@ from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
-from vitscope.images.paths import check_names
+from vitscope.images.paths import check_given
 
 if TYPE_CHECKING:
     from vitscope.engines.local import Engine
@@ -168,7 +168,7 @@ def one_shot(
     targets = choose_targets(
         model, out, overwrite=overwrite, remedies=remedy, size=config.input_size
     )
-    check_names([str(folder)])
+    check_given(folder)
     from vitscope.images.labels import find_classes  # here, because importing it is slow
 
     find_classes(folder)

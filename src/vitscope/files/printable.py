@@ -19,8 +19,9 @@ def printable(text: str) -> str:
 
 
 def name_some(names: Sequence[str], most: int = 3) -> str:
-    """The first names, and a sign that there are more."""
-    return ", ".join(names[:most]) + (", …" if len(names) > most else "")
+    """The first names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def join_words(words: Sequence[str], conjunction: str = "and", most: int | None = None) -> str:

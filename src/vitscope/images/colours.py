@@ -1,20 +1,15 @@
 """Conversion of stored samples to 8-bit RGB."""
 
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
-from jaxtyping import Float, Integer, UInt8
-from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
+from PIL import ExifTags, Image, ImageCms
 
 from vitscope.errors import ImageReadError
 
 _WHITE_IS_ZERO = 0
 """A photometric interpretation of TIFF that Pillow respects at 8 bits but ignores above."""
-
-_SAMPLE_FORMAT = 339
-_SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
-_UNKNOWN_SAMPLES = "unknown pixel mode"
-"""Pillow's internal error message for a TIFF with unsupported samples."""
 
 
 def widen_png_key(image: Image.Image, depth: int) -> None:
@@ -42,27 +37,6 @@ def narrow_grey(image: Image.Image) -> Image.Image:
     return _to_8_bit(image) if deep else image
 
 
-def describe_unread_tiff(data: bytes) -> str | None:
-    """Describe a TIFF that is intact but has unsupported samples; None for a damaged file."""
-    try:
-        TiffImagePlugin.TiffImageFile(BytesIO(data))
-    except SyntaxError as error:  # Pillow ends in this error whatever the problem
-        if str(error) != _UNKNOWN_SAMPLES:
-            return None
-    else:
-        return None
-    file = BytesIO(data)
-    header = file.read(8)
-    big = header[2:4] in (b"\x2b\0", b"\0\x2b")
-    tags = TiffImagePlugin.ImageFileDirectory_v2(header + file.read(8 if big else 0))
-    file.seek(tags.next)
-    tags.load(file)
-    bits = tags.get(ExifTags.Base.BitsPerSample, (1,))
-    told = next(iter(tags.get(_SAMPLE_FORMAT, (1,))), None)
-    kind = _SAMPLE_FORMATS.get(told or 0, "numbers of another kind")
-    return f"{len(bits)} x {next(iter(bits), 0)!r}-bit {kind} a pixel"
-
-
 def _lay_on(background: int, image: Image.Image) -> Image.Image:
     canvas = Image.new("RGB", image.size, (background,) * 3)
     if image.mode == "La":  # Premultiplied grey, which Pillow converts only to LA.
@@ -75,29 +49,35 @@ def _lay_on(background: int, image: Image.Image) -> Image.Image:
 def _ink_to_rgb(image: Image.Image) -> Image.Image:
     profile = image.info.get("icc_profile")
     if profile:
-        try:
+        with suppress(ImageCms.PyCMSError, OSError):  # broken or not for CMYK
             translated = ImageCms.profileToProfile(
                 image,
                 ImageCms.ImageCmsProfile(BytesIO(profile)),
                 ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
                 outputMode="RGB",
             )
-        except (ImageCms.PyCMSError, OSError):
-            translated = None  # The profile is broken or not for CMYK.
-        if translated is not None:
-            return translated
+            if translated is not None:
+                return translated
     return image.convert("RGB")
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
-    if image.mode == "F":
-        grey = _scale_fractions(values)
-    else:
+    kind, white = "floating-point values", 1
+    if image.mode != "F":
         # A TIFF may use fewer bits than it stores; all other formats read here use 16.
         bits = min(16, tags.get(ExifTags.Base.BitsPerSample, (16,))[0])
-        grey = _scale_levels(values, white=2**bits - 1)
+        kind, white = "whole numbers", 2**bits - 1
+    low, high = values.min(), values.max()
+    if not (low >= 0 and high <= white):  # Written so that NaN is refused too.
+        raise ImageReadError(
+            f"{kind} from {low} to {high}: only 0 (black) to {white} (white) is read"
+        )
+    if image.mode == "F":
+        grey = np.rint(values * 255).astype(np.uint8)
+    else:
+        grey = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)[values]
     if tags.get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
         grey = 255 - grey
     scaled = Image.fromarray(grey)
@@ -105,28 +85,3 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     if isinstance(key, int):
         scaled.putalpha(Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)))
     return scaled
-
-
-def _scale_fractions(
-    values: Float[np.ndarray, "height width"],
-) -> UInt8[np.ndarray, "height width"]:
-    low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # Written so that NaN is refused too.
-        raise ImageReadError(
-            f"floating-point values from {low:g} to {high:g}: only 0 (black) to 1 (white) is read"
-        )
-    grey: UInt8[np.ndarray, "height width"] = np.rint(values * 255).astype(np.uint8)
-    return grey
-
-
-def _scale_levels(
-    values: Integer[np.ndarray, "height width"], white: int
-) -> UInt8[np.ndarray, "height width"]:
-    low, high = values.min(), values.max()
-    if low < 0 or high > white:
-        raise ImageReadError(
-            f"whole numbers from {low} to {high}: only 0 (black) to {white} (white) is read"
-        )
-    table = np.rint(np.arange(white + 1) * (255 / white)).astype(np.uint8)
-    grey: UInt8[np.ndarray, "height width"] = table[values]
-    return grey

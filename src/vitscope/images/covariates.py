@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float64, Int16, Int32, Integer, UInt8
+from jaxtyping import Float64, Int16, Integer, UInt8
 from PIL import Image
 from scipy import fft, ndimage
 
@@ -118,13 +118,9 @@ def _compute_edge_density(grey: Grey) -> float:
     levels = grey.astype(np.int16)  # Wide enough for a gradient, which is at most 1020.
     down = levels[:-2] + 2 * levels[1:-1] + levels[2:]
     across = levels[:, :-2] + 2 * levels[:, 1:-1] + levels[:, 2:]
-    squares = _square(down[:, 2:] - down[:, :-2]) + _square(across[2:] - across[:-2])
+    x, y = down[:, 2:] - down[:, :-2], across[2:] - across[:-2]
+    squares = np.square(x, dtype=np.int32) + np.square(y, dtype=np.int32)
     return float(np.mean(squares > EDGE_THRESHOLD**2))
-
-
-def _square(values: Int16[np.ndarray, "height width"]) -> Int32[np.ndarray, "height width"]:
-    squares: Int32[np.ndarray, "height width"] = np.multiply(values, values, dtype=np.int32)
-    return squares
 
 
 def _compute_colourfulness(levels: UInt8[np.ndarray, "height width 3"]) -> float:
@@ -138,7 +134,7 @@ def _compute_colourfulness(levels: UInt8[np.ndarray, "height width 3"]) -> float
 
 def _compute_moments(values: Int16[np.ndarray, "height width"]) -> tuple[float, float]:
     n, total = values.size, int(values.sum(dtype=np.int64))
-    squares = int(_square(values).sum(dtype=np.int64))
+    squares = int(np.square(values, dtype=np.int32).sum(dtype=np.int64))
     return total / n, (n * squares - total**2) / n**2
 
 
@@ -185,8 +181,7 @@ def _map_saliency(grey: Grey) -> Float64[np.ndarray, "side side"]:
     residual = logarithm - ndimage.uniform_filter(logarithm, 3, mode="wrap")
     # exp(residual + i phase), computed without the angle.
     raw = np.abs(fft.ifft2(np.exp(residual) * spectrum / amplitude)) ** 2
-    saliency: Float64[np.ndarray, "side side"] = ndimage.gaussian_filter(raw, SALIENCY_BLUR_PX)
-    return saliency
+    return np.asarray(ndimage.gaussian_filter(raw, SALIENCY_BLUR_PX))
 
 
 def _average_over_cells(
@@ -199,8 +194,7 @@ def _average_over_cells(
     cut = np.minimum(edges.astype(np.intp), side - 1)
     before = np.cumsum(values, axis=0)[cut] - values[cut]
     until = before + (edges - cut)[:, None] * values[cut]
-    means: Float64[np.ndarray, "cell other"] = np.diff(until, axis=0) * (SALIENCY_SIDE / side)
-    return means
+    return np.asarray(np.diff(until, axis=0) * (SALIENCY_SIDE / side))
 
 
 def _compute_gini(values: Float64[np.ndarray, "height width"]) -> float:

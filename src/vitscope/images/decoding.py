@@ -9,26 +9,20 @@ from contextlib import contextmanager
 from functools import cache
 from hashlib import blake2b
 from io import BytesIO
+from math import ceil, floor
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Transpose
+from jaxtyping import Float, Shaped
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
 from vitscope.errors import ImageReadError
-from vitscope.images.colours import convert_to_rgb, describe_unread_tiff, widen_png_key
+from vitscope.images.colours import convert_to_rgb, widen_png_key
 from vitscope.images.folders import FORMATS
 from vitscope.images.pillow_switches import set_for_decoding
-from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.resampling import (
-    PILLOW_PIPELINES,
-    compute_target,
-    resample_levels,
-    resample_with_pillow,
-    show_levels,
-)
+from vitscope.images.preprocessing import Pipeline, Preprocessing
 
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -41,14 +35,7 @@ _TURNS = {
 }
 """The transformation that undoes each EXIF orientation."""
 
-_METADATA_ERRORS = (
-    LookupError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-)
+_METADATA_ERRORS = (LookupError, OSError, SyntaxError, TypeError, ValueError, struct.error)
 """Errors that Pillow's EXIF reader raises for malformed metadata."""
 
 _PIXELS = "preprocessed pixels"
@@ -59,6 +46,15 @@ _PNG_DEPTH_BYTE = 24  # where every PNG file states its bits per sample
 _DRAFT_MARGIN = 2
 """A draft stays at least this many times larger than the resized image, so that the filter still
 averages several pixels."""
+
+_PILLOW_PIPELINES: tuple[Pipeline, ...] = ("torchvision", "transformers-pil")
+"""Pipelines that resize with Pillow; the others resize tensors."""
+
+_FILTER_REACH_PX = 4
+"""Filter support on either side, rounded up, in units of the pixels that one step covers."""
+
+_MAX_RESIZED_PIXELS = 2**26
+"""Largest image that is resized whole before cropping (256 MiB in Pillow)."""
 
 
 def image_id(data: bytes) -> str:
@@ -83,7 +79,7 @@ def _unpack_pixels(data: bytes, preprocessing: Preprocessing) -> Image.Image:
         )
     values = np.frombuffer(bytearray(numbers), np.float32).reshape(3, height, width)
     pixels = torch.from_numpy(values)
-    shown = show_levels(pixels * _column(preprocessing.std) + _column(preprocessing.mean))
+    shown = _show_levels(pixels * _column(preprocessing.std) + _column(preprocessing.mean))
     shown.info[_PIXELS] = pixels
     return shown
 
@@ -95,7 +91,7 @@ def decode_for_model(data: bytes, preprocessing: Preprocessing) -> Image.Image:
     least = None
     if preprocessing.draft:
         # The larger side for both, because the file may be rotated after decoding.
-        side = _DRAFT_MARGIN * max(compute_target(preprocessing))
+        side = _DRAFT_MARGIN * max(_compute_target(preprocessing))
         least = (side, side)
     return decode_image(data, background=preprocessing.background, least_size=least)
 
@@ -145,10 +141,10 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
-        if "TIFF" in formats and (samples := describe_unread_tiff(data)):
+        if "TIFF" in formats and data.startswith(tuple(TiffImagePlugin.PREFIXES)):
             raise ImageReadError(
-                f"a TIFF of {samples}, which is not read: save it as 8-bit RGB, or "
-                "as grey in 8 or 16 bits"
+                "not an image that is read: a TIFF that is damaged at its beginning or has other "
+                "samples; save it as JPEG, or as TIFF in 8-bit RGB, or in grey of 8 or 16 bits"
             ) from error
         raise ImageReadError(
             f"not an image, or damaged at its beginning: expected {', '.join(formats)}"
@@ -179,36 +175,25 @@ def prepare_image(
     """
     if preprocessing.pipeline == "given":
         return image, image.info[_PIXELS]
-    if preprocessing.pipeline == "transformers-float":
-        levels = resample_levels(image, preprocessing)
-        return show_levels(levels), (levels - _column(preprocessing.mean)) / _column(
-            preprocessing.std
-        )
-    cropped = resize_and_crop(image, preprocessing)
-    return cropped, normalize_pixels(cropped, preprocessing)
-
-
-def resize_and_crop(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """Resize and crop an image to a model's input."""
-    if preprocessing.pipeline == "given":
-        return image
-    if preprocessing.pipeline in PILLOW_PIPELINES:
-        return resample_with_pillow(image, preprocessing)
-    return show_levels(resample_levels(image, preprocessing))
-
-
-def normalize_pixels(
-    cropped: Image.Image, preprocessing: Preprocessing
-) -> Float[Tensor, "channel height width"]:
-    """Scale an image's levels to [0, 1] and normalise them."""
-    levels = np.asarray(cropped).transpose(2, 0, 1)
-    mean, std = _column(preprocessing.mean), _column(preprocessing.std)
+    if preprocessing.pipeline in _PILLOW_PIPELINES:
+        shown = resample_with_pillow(image, preprocessing)
+    else:
+        levels = _resample_levels(image, preprocessing)
+        shown = _show_levels(levels)
+        if preprocessing.pipeline == "transformers-float":
+            return shown, _normalize(levels, preprocessing)
+    levels = torch.from_numpy(np.asarray(shown).transpose(2, 0, 1).astype(np.float32, order="C"))
+    # Processors of transformers multiply mean and std by 255 instead of dividing the levels.
     if preprocessing.pipeline == "transformers":
-        # Its processors multiply mean and std by 255 instead of dividing the levels.
-        pixels = torch.from_numpy(levels.astype(np.float32, order="C"))
-        return pixels.sub_(mean * 255).div_(std * 255)
-    pixels = torch.from_numpy(np.divide(levels, np.float32(255), dtype=np.float32, order="C"))
-    return pixels.sub_(mean).div_(std)
+        return shown, _normalize(levels, preprocessing, white=255)
+    return shown, _normalize(levels.div_(255), preprocessing)
+
+
+def _normalize(
+    levels: Float[Tensor, "channel height width"], preprocessing: Preprocessing, white: int = 1
+) -> Float[Tensor, "channel height width"]:
+    mean, std = _column(preprocessing.mean) * white, _column(preprocessing.std) * white
+    return levels.sub_(mean).div_(std)
 
 
 def _column(channels: Sequence[float]) -> Float[Tensor, "channel 1 1"]:
@@ -233,3 +218,94 @@ def _read_orientation(image: Image.Image) -> int:
     except _METADATA_ERRORS:
         return 1  # Viewers show an image with broken metadata as stored.
     return orientation if isinstance(orientation, int) else 1
+
+
+def _compute_target(preprocessing: Preprocessing) -> tuple[int, int]:
+    # Size that the resized image must cover.
+    height, width = preprocessing.size
+    fraction = preprocessing.crop_fraction
+    return round(height / fraction), round(width / fraction)
+
+
+def resample_with_pillow(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """Resize with Pillow and crop."""
+    columns, rows = _compute_resized_size(image.size, preprocessing)
+    kept = _place_crop((columns, rows), preprocessing)
+    resampling = Resampling[preprocessing.interpolation.upper()]
+    if columns * rows <= _MAX_RESIZED_PIXELS:
+        return image.resize((columns, rows), resampling).crop(kept)
+    return _resample_part(image, (columns, rows), kept, resampling)
+
+
+def _resample_levels(
+    image: Image.Image, preprocessing: Preprocessing
+) -> Shaped[Tensor, "channel height width"]:
+    # Resize as a tensor and crop.
+    # Imported here, because reading a saved result needs no torchvision.
+    from torchvision.transforms.v2.functional import InterpolationMode, resize
+
+    columns, rows = _compute_resized_size(image.size, preprocessing)
+    whole = columns * rows <= _MAX_RESIZED_PIXELS
+    source = image if whole else resample_with_pillow(image, preprocessing)
+    levels = torch.from_numpy(np.array(source)).permute(2, 0, 1).contiguous()
+    if preprocessing.pipeline == "transformers-float":
+        levels = levels * (1 / 255)
+    if not whole:
+        return levels
+    name = preprocessing.interpolation
+    filtering = InterpolationMode("nearest-exact" if name == "nearest" else name)
+    resized: Tensor = resize(levels, [rows, columns], filtering, antialias=True)
+    left, top, right, bottom = _place_crop((columns, rows), preprocessing)
+    return resized[:, top:bottom, left:right]
+
+
+def _show_levels(levels: Shaped[Tensor, "channel height width"]) -> Image.Image:
+    if levels.is_floating_point():
+        levels = (levels * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(levels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _compute_resized_size(size: tuple[int, int], preprocessing: Preprocessing) -> tuple[int, int]:
+    # As (width, height); the free side is rounded down, as in all these libraries.
+    rows, columns = _compute_target(preprocessing)
+    width, height = size
+    if preprocessing.resize == "stretch":
+        return columns, rows
+    if rows * width >= columns * height:  # At this height the image is wide enough.
+        return rows * width // height, rows
+    return columns, columns * height // width
+
+
+def _place_crop(
+    resized_size: tuple[int, int], preprocessing: Preprocessing
+) -> tuple[int, int, int, int]:
+    # As (left, top, right, bottom). torchvision rounds half a pixel to even, transformers rounds it
+    # down.
+    (columns, rows), (height, width) = resized_size, preprocessing.size
+    settle = round if preprocessing.pipeline == "torchvision" else floor
+    left, top = settle((columns - width) / 2), settle((rows - height) / 2)
+    return left, top, left + width, top + height
+
+
+def _resample_part(
+    image: Image.Image,
+    resized_size: tuple[int, int],
+    kept: tuple[int, int, int, int],
+    resampling: Resampling,
+) -> Image.Image:
+    """Compute only the crop `kept` of the image resized to `resized_size`."""
+    step_x, step_y = image.width / resized_size[0], image.height / resized_size[1]
+    box = (kept[0] * step_x, kept[1] * step_y, kept[2] * step_x, kept[3] * step_y)
+    # Pillow stores a box in single precision: cut near it first, to keep its numbers small.
+    reach_x, reach_y = _FILTER_REACH_PX * ceil(step_x), _FILTER_REACH_PX * ceil(step_y)
+    left, top = max(0, floor(box[0]) - reach_x), max(0, floor(box[1]) - reach_y)
+    right = min(image.width, ceil(box[2]) + reach_x)
+    bottom = min(image.height, ceil(box[3]) + reach_y)
+    part = image.crop((left, top, right, bottom))
+    part_box = (
+        box[0] - left,
+        box[1] - top,
+        min(box[2] - left, part.width),
+        min(box[3] - top, part.height),
+    )
+    return part.resize((kept[2] - kept[0], kept[3] - kept[1]), resampling, box=part_box)

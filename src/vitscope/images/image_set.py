@@ -1,29 +1,41 @@
 """Sets of images: sampling them, and reading them in batches, in order and in bounded memory."""
 
+import os
+import shutil
+import signal
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
-from vitscope.images.addresses import ImageAddress, Images, name_set, printable_address, read_image
-from vitscope.images.copies import find_copies
+from vitscope.images.addresses import (
+    ImageAddress,
+    Images,
+    find_copies,
+    name_set,
+    printable_address,
+    read_image,
+)
 from vitscope.images.covariates import (
-    IMAGE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,
     measure_range,
 )
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
-from vitscope.images.given_pixels import check_normalised, find_pixel_size
-from vitscope.images.handover import PREFETCHED, WorkerStart, fits_shared_memory
+from vitscope.images.in_memory import settle_given
 from vitscope.images.masks import crop_mask, decode_mask, find_masks
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.images.search import find_images
@@ -99,9 +111,7 @@ class ImageSet:
             raise UsageError(f"seed {seed}: expected 0 or more")
         addresses = find_images(sources, preprocessed=preprocessed)
         if preprocessed:
-            check_normalised(addresses, preprocessing)
-            size = find_pixel_size(addresses) or preprocessing.size
-            preprocessing = replace(preprocessing, size=size, pipeline="given")
+            preprocessing = settle_given(addresses, preprocessing)
         matched = () if masks is None else find_masks(masks, addresses)
         name = name_set(addresses)
         everything = cls(addresses, preprocessing, matched, notes=addresses.notes, name=name)
@@ -233,6 +243,13 @@ class ImageBatch:
         )
 
 
+PREFETCHED = 2
+"""Number of batches that each reading process prefetches."""
+
+_SHARED = Path("/dev/shm")  # noqa: S108 - where torch puts shared tensors
+_PAGES = 2**16  # bytes for the small tensors of a batch, each of which takes a page
+
+
 def iter_batches(
     images: ImageSet, *, batch_size: int, num_workers: int = 0, pin_memory: bool = False
 ) -> Iterator[ImageBatch]:
@@ -240,12 +257,14 @@ def iter_batches(
     height, width = images.preprocessing.size
     batch_bytes = 3 * height * width * torch.float32.itemsize * min(batch_size, len(images))
     loader = DataLoader(
-        _Images(images),
-        batch_size=batch_size,
+        _Batches(images),
+        batch_size=None,
+        sampler=BatchSampler(range(len(images)), batch_size, drop_last=False),
         num_workers=num_workers,
-        collate_fn=_Collate(images.preprocessing.size, _name_covariates(images)),
         pin_memory=pin_memory and torch.cuda.is_available(),
-        worker_init_fn=WorkerStart(by_pipe=not fits_shared_memory(num_workers, batch_bytes)),
+        worker_init_fn=partial(
+            _start_worker, by_pipe=not fits_shared_memory(num_workers, batch_bytes)
+        ),
         prefetch_factor=PREFETCHED if num_workers else None,
         # A separate generator, so that reading does not advance the caller's random state.
         generator=torch.Generator(),
@@ -259,47 +278,84 @@ def iter_batches(
         ) from error
 
 
-@dataclass(frozen=True, eq=False)
-class _Image:
-    index: int
+def fits_shared_memory(num_workers: int, batch_bytes: int) -> bool:
+    """Whether the prefetched batches fit into shared memory; otherwise they come by pipe."""
+    if not _SHARED.is_dir():
+        return True
+    # One more is in progress, and one may be on its way to a device.
+    at_once = num_workers * PREFETCHED + 2
+    return shutil.disk_usage(_SHARED).free >= at_once * (batch_bytes + _PAGES)
+
+
+def _start_worker(_: int, *, by_pipe: bool) -> None:
+    # Ctrl-C reaches all processes of a terminal; the run handles it and ends the reading ones.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A process stopped during a transfer would report a broken pipe. Nothing else is lost: errors
+    # of images and batches are raised in the run.
+    sys.excepthook = lambda *_: None
+    # By default Python prints the error, drops the batch and continues.
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
+    if by_pipe:
+        ForkingPickler.register(Tensor, lambda tensor: (torch.from_numpy, (tensor.numpy(),)))
+
+
+def _end(error: BaseException, _: object) -> None:
+    if not isinstance(error, ConnectionError):  # the receiver is gone
+        os._exit(1)
+
+
+class _Image(NamedTuple):
     id: str
     pixels: Float[Tensor, "channel height width"]
     covariates: dict[str, float]
     level_range: float
 
 
-class _Images(Dataset[_Image | ImageFailure]):
+class _Batches(Dataset[ImageBatch]):
+    """Batches of a set, each by the indices of its images."""
+
     def __init__(self, images: ImageSet) -> None:
         self._images = images
 
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> _Image | ImageFailure:
-        try:
-            return self._read(index)
-        except ImageReadError as error:
-            return ImageFailure(index, str(error))
-        except MemoryError:
-            return ImageFailure(index, "too large: not enough memory to read it")
+    def __getitem__(self, indices: list[int]) -> ImageBatch:
+        read: dict[int, _Image] = {}
+        failures: list[ImageFailure] = []
+        for index in indices:
+            try:
+                read[index] = self._read(index)
+            except ImageReadError as error:
+                failures.append(ImageFailure(index, str(error)))
+            except MemoryError:
+                failures.append(ImageFailure(index, "too large: not enough memory to read it"))
+        images = [*read.values()]
+        pixels = [image.pixels for image in images]
+        return ImageBatch(
+            indices=[*read],
+            ids=[image.id for image in images],
+            pixels=(
+                torch.stack(pixels)
+                if pixels
+                else torch.empty(0, 3, *self._images.preprocessing.size)
+            ),
+            failures=failures,
+            covariates={
+                name: torch.tensor(
+                    [image.covariates[name] for image in images], dtype=torch.float64
+                )
+                for name in (images[0].covariates if images else ())
+            },
+            level_ranges=[image.level_range for image in images],
+        )
 
     def _read(self, index: int) -> _Image:
         preprocessing = self._images.preprocessing
         data = read_image(self._images.addresses[index])
         image = decode_for_model(data, preprocessing)
         cropped, pixels = prepare_image(image, preprocessing)
-        return _Image(
-            index=index,
-            id=image_id(data),
-            pixels=pixels,
-            covariates=self._describe(index, image, cropped),
-            level_range=measure_range(cropped),
-        )
-
-    def _describe(self, index: int, image: Image.Image, cropped: Image.Image) -> dict[str, float]:
-        if not self._images.described:
-            return {}
-        return compute_covariates(cropped) | self._describe_segments(index, image)
+        covariates: dict[str, float] = {}
+        if self._images.described:
+            covariates = compute_covariates(cropped) | self._describe_segments(index, image)
+        return _Image(image_id(data), pixels, covariates, measure_range(cropped))
 
     def _describe_segments(self, index: int, image: Image.Image) -> dict[str, float]:
         if not self._images.masks:
@@ -313,30 +369,3 @@ class _Images(Dataset[_Image | ImageFailure]):
         except ImageReadError as error:
             raise ImageReadError(f"its mask: {error}") from error
         return compute_segment_covariates(segments)
-
-
-def _name_covariates(images: ImageSet) -> tuple[str, ...]:
-    if not images.described:
-        return ()
-    return IMAGE_COVARIATES + SEGMENT_COVARIATES if images.masks else IMAGE_COVARIATES
-
-
-@dataclass(frozen=True)
-class _Collate:
-    size: tuple[int, int]
-    covariates: tuple[str, ...]
-
-    def __call__(self, outcomes: list[_Image | ImageFailure]) -> ImageBatch:
-        images = [outcome for outcome in outcomes if isinstance(outcome, _Image)]
-        pixels = [image.pixels for image in images]
-        return ImageBatch(
-            indices=[image.index for image in images],
-            ids=[image.id for image in images],
-            pixels=torch.stack(pixels) if pixels else torch.empty(0, 3, *self.size),
-            failures=[outcome for outcome in outcomes if isinstance(outcome, ImageFailure)],
-            covariates={
-                name: torch.tensor([p.covariates[name] for p in images], dtype=torch.float64)
-                for name in self.covariates
-            },
-            level_ranges=[image.level_range for image in images],
-        )

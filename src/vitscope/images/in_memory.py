@@ -4,13 +4,14 @@ The range of values is never guessed: floating-point values must be declared pre
 Images are read as bytes, as from a file, so that copies are recognised.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
+from itertools import chain, islice
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -24,11 +25,16 @@ from vitscope.images.decoding import image_id, pack_pixels, turn_upright
 from vitscope.images.folders import image_extensions
 from vitscope.images.loaders import LoadedItems, list_indices
 from vitscope.images.parquet_rows import USUAL_NAMES
+from vitscope.images.preprocessing import Preprocessing
 from vitscope.images.stores import read_file
 
 IMAGE_KINDS = (
     "a path, a URL, a PIL image, an array of uint8 (height, width, 3), a tensor of uint8 (3, "
     "height, width), a dataset of these, or a list of these"
+)
+NOT_PREPROCESSED = (
+    "with preprocessed=True: expected floating-point tensors (3, height, width) that are already "
+    "preprocessed; leave preprocessed out for images and files"
 )
 _COLUMNS = (*USUAL_NAMES, "pixel_values")
 """Usual names of image columns in datasets, in order of preference."""
@@ -38,6 +44,10 @@ _NUM_STEADY = 8  # more than one, as a random flip may leave one as it is
 LABELS = ("label", "labels")
 """Usual names of label columns."""
 
+_NUM_LOOKED_AT = 8
+_NEAR = 0.02  # to 0 and to 1, which photographs reach
+_LEAST_LEVEL = 10  # which no normalised image reaches
+
 _PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA"}
 _TIFF_MODES = {"CMYK"}
 """Pillow modes that are written as they are; others are converted as in decoding."""
@@ -45,15 +55,12 @@ _TIFF_MODES = {"CMYK"}
 _STRAIGHT = {"La": "LA", "RGBa": "RGBA", "PA": "RGBA"}  # modes with transparency that no file has
 
 
-@runtime_checkable
 class Items(Protocol):
     """Anything with numbered items: a list, an array, a dataset."""
 
-    def __len__(self) -> int:
-        """Number of items."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Any:
-        """Get an item."""
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -68,17 +75,23 @@ class HeldImage:
 
     def read(self) -> bytes:
         """Read its bytes."""
-        image = self.take()
-        return _pack_pixels(image) if self.preprocessed else _encode(image)
+        return pack_pixels(self.take_pixels()) if self.preprocessed else _encode(self.take())
 
     def take(self) -> Any:
         """Get the image object."""
-        with _plain_dataset_errors():
+        with _plain_errors("its dataset raised"):
             return _pick_image(self.items[self.index], preprocessed=self.preprocessed)
+
+    def take_pixels(self) -> Tensor:
+        """Get its preprocessed pixels."""
+        pixels = _check_pixels(self.take()).to("cpu", torch.float32)
+        if not pixels.isfinite().all():
+            raise ImageReadError("its preprocessed pixels hold NaN or infinity")
+        return pixels
 
     def take_label(self) -> Any:
         """Get its label; None if it has none."""
-        with _plain_dataset_errors():
+        with _plain_errors("its dataset raised"):
             item = self.items[self.index]
             if isinstance(item, Mapping):
                 return next((item[one] for one in LABELS if one in item), None)
@@ -93,76 +106,61 @@ class HeldImage:
 
 
 @contextmanager
-def _plain_dataset_errors() -> Iterator[None]:
+def _plain_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (ImageReadError, MemoryError):
         raise
-    except Exception as error:  # a dataset is the caller's code and may raise anything
-        text = _describe_error(error)
-        raise ImageReadError(f"its dataset raised {text}") from error
-
-
-def _describe_error(error: Exception) -> str:
-    text = " ".join(str(error).split())[:200]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    except Exception as error:  # the caller's code and files may raise anything
+        text = ": ".join(filter(None, (type(error).__name__, " ".join(str(error).split())[:200])))
+        raise ImageReadError(f"{what} {text}") from error
 
 
 def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldImage] | None:
     """List the images of an object in memory; None if it is something else, such as a path."""
+    _refuse_unnumbered(source)
+    items: Items
+    is_dataset, indices = True, None
     if isinstance(source, Image.Image):
-        items: Items = (_keep_item(source),)
+        is_dataset, items = False, (_keep_item(source),)
     elif isinstance(source, Tensor) or _is_numeric(source):
-        items = source if source.ndim == 4 else (source,)
-    elif _gives_once(source):
-        raise UsageError(
-            f"{type(source).__name__} gives its images once and in its own order: collect "
-            "the ones to audit in a list, as in list(itertools.islice(dataset, 1000))"
-        )
-    elif _is_kind(source, "_BaseDataLoaderIter"):
-        raise UsageError(
-            "images were given as an iterator of a DataLoader: pass the DataLoader itself"
-        )
-    elif isinstance(source, Mapping):
-        raise UsageError(
-            f"images were given as {type(source).__name__}: expected one of its values "
-            f"({', '.join(map(str, source))})"
-        )
+        is_dataset, items = False, source if source.ndim == 4 else (source,)
     elif _is_list_of_items(source):
         items = [_keep_item(item) for item in source]
-        held = [HeldImage(items, i, f"{name}[{i}]", preprocessed, True) for i in range(len(items))]
-        _check(held[0])
-        return held
+    elif isinstance(source, DataLoader):
+        items, indices = LoadedItems(source), list_indices(source)
+        name = type(source.dataset).__name__
     elif _is_dataset(source):
-        return _hold_dataset(source, preprocessed=preprocessed)
+        items, name = source, type(source).__name__
     else:
         return None
-    names = [name] if len(items) == 1 else [f"{name}[{index}]" for index in range(len(items))]
-    held = [HeldImage(items, i, one, preprocessed, False) for i, one in enumerate(names)]
-    for image in held:
+    places = range(len(items)) if indices is None else indices
+    names = [name] if len(places) == 1 and not is_dataset else [f"{name}[{i}]" for i in places]
+    held = [
+        HeldImage(items, place, one, preprocessed, is_dataset)
+        for place, one in zip(places, names, strict=True)
+    ]
+    for image in held[:1] if is_dataset else held:
         _check(image)
-    return held
-
-
-def _hold_dataset(source: Any, *, preprocessed: bool) -> list[HeldImage]:
-    loaded = isinstance(source, DataLoader)
-    items = LoadedItems(source) if loaded else source
-    indices = list_indices(source) if loaded else range(len(source))
-    name = type(items.dataset if loaded else items).__name__
-    held = [HeldImage(items, i, f"{name}[{i}]", preprocessed, True) for i in indices]
-    if held:
-        _check(held[0])
+    if is_dataset:
         _check_steady(held[:_NUM_STEADY])
     return held
 
 
-def _gives_once(source: object) -> bool:
+def _refuse_unnumbered(source: object) -> None:
     looked_at = source.dataset if isinstance(source, DataLoader) else source
-    return _is_kind(looked_at, "IterableDataset")
-
-
-def _is_kind(source: object, name: str) -> bool:
-    return any(kind.__name__ == name for kind in type(source).__mro__)
+    kinds = {kind.__name__ for kind in type(looked_at).__mro__}
+    if not kinds.isdisjoint({"IterableDataset", "_BaseDataLoaderIter"}):
+        raise UsageError(
+            f"{type(source).__name__} gives its images once and in its own order: collect the ones "
+            "to audit in a list, as in list(itertools.islice(dataset, 1000)), or give a dataset "
+            "with numbered items, or its DataLoader"
+        )
+    if isinstance(source, Mapping):
+        raise UsageError(
+            f"images were given as {type(source).__name__}: expected one of its values "
+            f"({', '.join(map(str, source))})"
+        )
 
 
 def _is_list_of_items(source: object) -> TypeGuard[Sequence[Any]]:
@@ -191,9 +189,7 @@ def _keep_item(item: Any) -> Any:
     return item
 
 
-def _is_dataset(source: Any) -> bool:
-    if isinstance(source, DataLoader):
-        return True
+def _is_dataset(source: Any) -> TypeGuard[Items]:
     if isinstance(source, (str, bytes, list, tuple, np.ndarray)):
         return False
     if not (hasattr(source, "__getitem__") and hasattr(source, "__len__")):
@@ -230,16 +226,12 @@ def _pick_image(item: Any, *, preprocessed: bool) -> Any:
 def _check(image: HeldImage) -> None:
     # Report an unusable image now rather than after the model is loaded.
     try:
-        taken = image.take()
-    except ImageReadError as error:
-        if error.__cause__ is None:  # not raised by a dataset's code: every item would fail
-            raise UsageError(": ".join((image.name, str(error)))) from None
-        return  # it is counted with the unreadable ones
-    try:
         check = _check_pixels if image.preprocessed else _check_image
-        check(taken)
+        check(image.take())
     except ImageReadError as error:
-        raise UsageError(": ".join((image.name, str(error)))) from None
+        # What a dataset's code raised is counted with the unreadable ones.
+        if error.__cause__ is None:
+            raise UsageError(": ".join((image.name, str(error)))) from None
 
 
 def _check_steady(images: Sequence[HeldImage]) -> None:
@@ -264,10 +256,9 @@ def _check_image(image: object) -> None:
         raise ImageReadError(
             f"an image was given as {type(image).__name__}: expected {IMAGE_KINDS}"
         )
-    _check_device(image)
     channels = image.shape[0 if isinstance(image, Tensor) else -1] if image.ndim == 3 else None
     levels = image.dtype in (torch.uint8, np.dtype(np.uint8))
-    if channels != 3 or not levels or not all(image.shape):
+    if channels != 3 or not levels or not all(image.shape) or _is_meta(image):
         raise ImageReadError(
             f"{_describe(image)}: expected levels from 0 to 255, as an array of uint8 (height, "
             "width, 3) or a tensor of uint8 (3, height, width); pixels that are already "
@@ -276,34 +267,24 @@ def _check_image(image: object) -> None:
 
 
 def _check_pixels(pixels: object) -> Tensor:
-    if isinstance(pixels, np.ndarray) and _is_numeric(pixels):
+    if _is_numeric(pixels):
         pixels = torch.from_numpy(pixels)
     if not isinstance(pixels, Tensor):
-        raise ImageReadError(
-            f"{type(pixels).__name__} with preprocessed=True: expected floating-point tensors (3, "
-            "height, width) that are already preprocessed; leave preprocessed out for images"
-        )
-    _check_device(pixels)
+        raise ImageReadError(f"{type(pixels).__name__} {NOT_PREPROCESSED}")
     of_image = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.numel() > 0
-    if not (of_image and pixels.is_floating_point()):
-        raise ImageReadError(
-            f"{_describe(pixels)} with preprocessed=True: expected floating-point numbers (3, "
-            "height, width) that are already preprocessed"
-        )
+    if not (of_image and pixels.is_floating_point()) or _is_meta(pixels):
+        raise ImageReadError(f"{_describe(pixels)} {NOT_PREPROCESSED}")
     return pixels.detach()
 
 
-def _check_device(values: np.ndarray | Tensor) -> None:
-    if isinstance(values, Tensor) and values.is_meta:
-        raise ImageReadError(
-            f"{_describe(values)} on the meta device, which holds no numbers: expected a tensor on "
-            "a device that does, such as the CPU"
-        )
+def _is_meta(values: np.ndarray | Tensor) -> bool:
+    return isinstance(values, Tensor) and values.is_meta
 
 
 def _describe(values: np.ndarray | Tensor) -> str:
     kind = "a tensor" if isinstance(values, Tensor) else "an array"
-    return f"{kind} of {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
+    place = " on the meta device, which holds no numbers" if _is_meta(values) else ""
+    return f"{kind} of {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}{place}"
 
 
 def _encode(image: Any) -> bytes:
@@ -313,15 +294,8 @@ def _encode(image: Any) -> bytes:
     if isinstance(image, (str, PathLike)):
         return read_file(Path(image))
     if isinstance(image, Image.Image):
-        try:
+        with _plain_errors("damaged, cut short, or closed before its pixels were loaded:"):
             return _encode_pil(image)
-        except (ImageReadError, MemoryError):
-            raise
-        except Exception as error:  # of a file that Pillow opened but did not read
-            raise ImageReadError(
-                "damaged, cut short, or closed before its pixels were loaded: "
-                f"{_describe_error(error)}"
-            ) from error
     levels = image if isinstance(image, np.ndarray) else image.permute(1, 2, 0).cpu().numpy()
     height, width, _ = levels.shape
     return b"P6 %d %d 255\n" % (width, height) + np.ascontiguousarray(levels).tobytes()
@@ -371,8 +345,42 @@ def _copy_first_frame(image: Image.Image) -> Image.Image:
     return frame
 
 
-def _pack_pixels(pixels: object) -> bytes:
-    numbers = _check_pixels(pixels).to("cpu", torch.float32)
-    if not numbers.isfinite().all():
-        raise ImageReadError("its preprocessed pixels hold NaN or infinity")
-    return pack_pixels(numbers)
+def settle_given(found: Sequence[object], preprocessing: Preprocessing) -> Preprocessing:
+    """The preprocessing of pixels as they are, of the size of the first that can be read."""
+    step = max(1, len(found) // _NUM_LOOKED_AT)
+    looked_at = [*islice(_take_readable(found[::step]), _NUM_LOOKED_AT)]
+    first = next(chain(looked_at, _take_readable(found)), None)
+    if looked_at:
+        _check_normalised(looked_at, preprocessing)
+    height, width = preprocessing.size if first is None else first.shape[1:]
+    return replace(preprocessing, size=(height, width), pipeline="given")
+
+
+def _take_readable(found: Iterable[object]) -> Iterator[Tensor]:
+    for address in found:
+        if isinstance(address, HeldImage):
+            with suppress(ImageReadError):
+                yield address.take_pixels()
+
+
+def _check_normalised(images: Sequence[Tensor], preprocessing: Preprocessing) -> None:
+    # Refuse pixels that were obviously never normalised, if the model's own are. Levels go up to
+    # 255, scaled ones from 0 to 1 and no further. That normalised images of any contrast end at
+    # both is next to impossible.
+    ranges = [(float(pixels.min()), float(pixels.max())) for pixels in images]
+    lowest, highest = min(low for low, _ in ranges), max(high for _, high in ranges)
+    mean, std = np.array(preprocessing.mean), np.array(preprocessing.std)
+    least, most = 0.0 - float((mean / std).max()), float(((1 - mean) / std).max())
+    varied = [one for one in ranges if one[1] - one[0] > 0.5]
+    are_levels = lowest >= 0 and highest > max(2 * most, _LEAST_LEVEL)
+    are_scaled = 0 <= lowest < _NEAR and 1 - _NEAR < highest <= 1 and len(varied) > 1
+    if not (are_levels or (are_scaled and least < 0)):
+        return
+    own = "1" if are_scaled else "1/255" if highest <= 255 else "1/65535"
+    steps = f"subtract its mean {preprocessing.mean} and divide by its std {preprocessing.std}"
+    raise UsageError(
+        f"the pixels are from {lowest:.3g} to {highest:.3g}, as before normalisation, with "
+        f"preprocessed=True: expected what the model takes, from {least:.3g} to {most:.3g}"
+        f"{f'; {steps}' if least < 0 else ''}. If it takes them so, wrap it with "
+        f"preprocessing=Preprocessing(...) of mean 0 and std {own}"
+    )

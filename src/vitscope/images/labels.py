@@ -1,6 +1,5 @@
 """Labelled images: a folder with one subfolder per class, a dataset, or a list of labels."""
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -18,8 +17,10 @@ from vitscope.images.addresses import ImageAddress, Images, printable_address
 from vitscope.images.folders import is_hidden
 from vitscope.images.in_memory import LABELS, HeldImage
 from vitscope.images.search import FoundImages, find_files, find_images
+from vitscope.images.urls import show_name
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing", "dev", "eval"}
+_GIVE_LABELS = "give labels=[...], one for each image, or a folder with one sub-folder a class"
 _HIDDEN = -1
 """Label of images whose label a dataset withholds."""
 
@@ -54,13 +55,19 @@ def find_classes(
     images: Images, labels: Iterable[object] | None = None, *, preprocessed: bool = False
 ) -> LabelledImages:
     """Group images by class; the classes of a folder are its subfolders."""
+    folder = Path(images) if labels is None and isinstance(images, (str, Path)) else None
+    found = find_images(images if folder is None else folder, preprocessed=preprocessed)
+    named = found.named or found
+    told: Sequence[object]
+    source, by_class = "the labels", dict[str, list[ImageAddress]]()
     if labels is not None:
         check_kind("labels", labels, Iterable, "a list of text or whole numbers, one an image")
-    if labels is None and isinstance(images, (str, Path)):
-        return _find_folders(images)
-    found = find_images(images, preprocessed=preprocessed)
-    told = _read_labels(images, found) if labels is None else list(labels)
-    named = found.named or found
+        told = list(labels)
+    elif folder is not None:
+        source = show_name(str(folder))
+        told, by_class = _read_folders(folder, source, found)
+    else:
+        told = _read_labels(images, found)
     if len(told) != len(named):
         raise UsageError(
             f"{len(told)} labels for {len(named)} images: expected one for each, in their order"
@@ -74,21 +81,20 @@ def find_classes(
         elif label is None and labels is None:
             num_unlabelled += 1
         else:
-            _set_label(label_of, image, _name_label(label))
+            _set_label(label_of, image, _name_label(_plain(label)))
     if failures and not label_of:
         name, reason = failures[0]
         raise ImageReadError(
             f"none of the {len(named)} images has a label; the first that could not be "
             f"read, {name}: {reason}"
         )
-    by_class: dict[str, list[ImageAddress]] = {}
     for image, name in label_of.items():
         by_class.setdefault(name, []).append(image)
     chosen = {name: tuple(by_class[name]) for name in sorted(by_class) if len(by_class[name]) > 1}
     if len(chosen) < 2:
         raise UsageError(
-            f"the labels name {len(by_class)} classes, {len(chosen)} of them with at least two "
-            "images: give at least two such classes"
+            f"{len(by_class)} classes in {source}, {len(chosen)} of them with at least two images: "
+            "give at least two such classes"
         )
     too_small = tuple(sorted(by_class.keys() - chosen.keys()))
     return LabelledImages(
@@ -106,18 +112,11 @@ def _set_label(label_of: dict[ImageAddress, str], image: ImageAddress, label: st
         )
 
 
-def _read_labels(images: Images, found: FoundImages) -> list[Any]:
+def _read_labels(source: object, found: FoundImages) -> list[Any]:
+    # None for an image without one, an error if the dataset fails to return it.
     held = [image for image in found if isinstance(image, HeldImage) and image.from_dataset]
     if not held or len(held) < len(found):
-        raise UsageError(
-            "the images have no labels: give labels=[...], one for each image, or a folder "
-            "with one sub-folder a class"
-        )
-    return _read_held(images, held)
-
-
-def _read_held(source: object, held: Sequence[HeldImage]) -> list[Any]:
-    # None for an image without one, an error if the dataset fails to return it.
+        raise UsageError(f"the images have no labels: {_GIVE_LABELS}")
     dataset: Any = source.dataset if isinstance(source, DataLoader) else source
     columns = getattr(dataset, "column_names", None) or ()  # of a Hugging Face dataset
     column = next((one for one in LABELS if one in columns), None)
@@ -128,7 +127,7 @@ def _read_held(source: object, held: Sequence[HeldImage]) -> list[Any]:
         values = dataset[column]
         labels = [values[image.index] for image in held]
         names = getattr(dataset.features[column], "names", None)
-    plain = [label.item() if isinstance(label, (Tensor, np.generic)) else label for label in labels]
+    plain = [*map(_plain, labels)]
     numbers = all(label is None or isinstance(label, (int, ImageReadError)) for label in plain)
     if not (names and numbers):
         return plain
@@ -155,68 +154,48 @@ def _pick_label(image: HeldImage) -> Any:
     except ImageReadError as error:
         return error
     if found is None:
-        raise UsageError(
-            f"{image.name} has no label: give labels=[...], one for each image, or a "
-            "folder with one sub-folder a class"
-        )
+        raise UsageError(f"{image.name} has no label: {_GIVE_LABELS}")
     return found
 
 
+def _plain(label: Any) -> Any:
+    return label.item() if isinstance(label, (Tensor, np.generic)) and not label.ndim else label
+
+
 def _name_label(label: object) -> str:
-    if isinstance(label, (str, int, np.integer)) or (isinstance(label, Tensor) and not label.ndim):
-        return str(label.item() if isinstance(label, (Tensor, np.integer)) else label)
+    if isinstance(label, (str, int)):
+        return str(label)
     raise UsageError(f"a label of type {type(label).__name__}: expected text or whole numbers")
 
 
-def _find_folders(folder: str | Path) -> LabelledImages:
-    root = Path(folder)
-    name = repr(os.fspath(folder))
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{name} is a file: give a folder with one subfolder per class")
-    search = find_images(root)
-    found = find_files(search)
+def _read_folders(
+    root: Path, shown: str, found: FoundImages
+) -> tuple[list[str | None], dict[str, list[ImageAddress]]]:
+    # The subfolder of each image, None if it lies beside them, and all subfolders, still empty.
+    if not root.is_dir():
+        raise UsageError(f"{shown} is no folder: give a folder with one subfolder per class")
+    below = [path.relative_to(root).parts for path in find_files(found)]
     # Folders with nothing but vitscope's own files are no classes.
-    own = {place.relative_to(root).parts[0] for place in search.skipped if place != root}
-    own -= {path.relative_to(root).parts[0] for path in found}
-    by_class: dict[str, list[Path]] = {
+    own = {place.relative_to(root).parts[0] for place in found.skipped if place != root}
+    own -= {parts[0] for parts in below}
+    classes: dict[str, list[ImageAddress]] = {
         entry.name: []
-        for entry in sorted(root.iterdir())
+        for entry in root.iterdir()
         if entry.is_dir() and not is_hidden(entry.name) and entry.name not in own
     }
-    if not by_class:
+    if not classes:
         raise UsageError(
-            f"{name} has no subfolders, so its {len(found)} images have no labels: put the "
+            f"{shown} has no subfolders, so its {len(found)} images have no labels: put the "
             "images of each class into a folder of its own"
         )
-    num_unlabelled = 0
-    for path in found:
-        label, *rest = path.relative_to(root).parts
-        if rest:
-            by_class[label].append(path)
-        else:
-            num_unlabelled += 1
-    _refuse_splits(name, {label: paths for label, paths in by_class.items() if paths}, root)
-    classes = {label: tuple(paths) for label, paths in by_class.items() if len(paths) > 1}
-    if len(classes) < 2:
-        raise UsageError(
-            f"{name} holds {len(by_class)} subfolders, {len(classes)} of them with at least two "
-            "images: give at least two such classes"
-        )
-    too_small = tuple(label for label in by_class if label not in classes)
-    return LabelledImages(classes, too_small, num_unlabelled, search.notes)
-
-
-def _refuse_splits(name: str, by_class: Mapping[str, list[Path]], root: Path) -> None:
     # A class may have subfolders. But if all classes do, or one is named like a split, these
     # folders are the splits of a data set.
-    nested = [
-        label
-        for label, paths in by_class.items()
-        if not any(path.parent == root / label for path in paths)
-    ]
-    if nested and (len(nested) == len(by_class) or not _SPLITS.isdisjoint(map(str.lower, nested))):
+    filled = {parts[0] for parts in below if len(parts) > 1}
+    nested = sorted(filled - {parts[0] for parts in below if len(parts) == 2})
+    if nested and (len(nested) == len(filled) or not _SPLITS.isdisjoint(map(str.lower, nested))):
         raise UsageError(
-            f"{name_some([*map(printable, nested)], 5)} in {name} contain folders and no images, "
+            f"{name_some([*map(printable, nested)], 5)} in {shown} contain folders and no images, "
             "as train and val do: give one of them, or put each class's images directly into its "
             "folder"
         )
+    return [parts[0] if len(parts) > 1 else None for parts in below], classes

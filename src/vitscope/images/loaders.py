@@ -14,17 +14,14 @@ class LoadedItems:
     """The items of a DataLoader's dataset, each collated as a batch of one."""
 
     def __init__(self, loader: DataLoader[Any]) -> None:
-        """Take them from a loader, which is not iterated over."""
         self.dataset: Any = loader.dataset
         self._collate: Callable[[Any], Any] = loader.collate_fn
         self._batched = loader.batch_sampler is not None
 
     def __len__(self) -> int:
-        """Number of items of its dataset."""
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
-        """Get an item, as a batch of one would hold it."""
         item = self.dataset[index]
         try:
             batch = self._collate([item] if self._batched else item)

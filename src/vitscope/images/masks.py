@@ -15,10 +15,9 @@ from PIL import Image
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.images.addresses import ImageAddress, image_stem
-from vitscope.images.decoding import open_image, turn_upright
+from vitscope.images.decoding import open_image, resample_with_pillow, turn_upright
 from vitscope.images.folders import is_hidden
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.images.resampling import resample_with_pillow
 from vitscope.images.urls import show_name
 
 _STORED_VALUES = ("1", "L", "P", "I", "I;16")
@@ -94,8 +93,7 @@ def crop_mask(
             f"{image.width} x {image.height}: expected the same"
         )
     cropped = resample_with_pillow(mask, replace(preprocessing, interpolation="nearest"))
-    segments: Int32[np.ndarray, "height width"] = np.asarray(cropped)
-    return segments
+    return np.asarray(cropped)
 
 
 def _is_mask(path: Path) -> bool:

@@ -99,17 +99,11 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
     single = varying or list(paths)
     if len(single) == 1:
         return paths[single[0]]
-    for column in USUAL_NAMES:
-        if column in kinds:
-            kind = printable(str(kinds[column]))[:100]
-            raise UsageError(
-                f"column {column} of {name} is of type {kind}: expected the bytes of image files "
-                "(binary, or a struct with bytes)"
-            )
-    found = ", ".join(printable(column) for column in paths) or "none"
+    found = printable(", ".join(f"{column} ({kind})" for column, kind in kinds.items())) or "none"
     raise UsageError(
-        f"{name} has no column called {' '.join(USUAL_NAMES)} and no other single column "
-        f"of bytes (found: {found[:200]}): rename the column of images"
+        f"{name} has no column of bytes called {' '.join(USUAL_NAMES)} and no other single one "
+        f"(found: {found[:200]}): rename the column of images, which holds the bytes of image "
+        "files as binary or as a struct with bytes"
     )
 
 

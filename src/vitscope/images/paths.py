@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from glob import glob, has_magic
-from itertools import takewhile
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,19 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}", re.ASCII)
 _MAX_RANGE = 10**6
 
 
-def check_names(names: Iterable[str]) -> None:
-    """Refuse the first name that is neither a URL nor there, or is a folder without images."""
-    for name in names:
-        for each in expand(name):
-            if not is_url(each):
-                with suppress(OSError):  # the search says why
-                    check_exists(each)
-                    if Path(each).is_dir():
-                        check_folder(Path(each), show_name(each))
-
-
 def check_given(*given: Any) -> None:
-    """Refuse names that are not there, among images of all kinds or the first of a list of such."""
+    """Refuse the first name that is neither a URL nor there, or is a folder without images."""
     for images in given:
         # A long list takes long: the search checks all of it. What it has found (a kind of tuple)
         # may hold files of a list that are not there, which a run reports.
         sources = images[:100] if type(images) in (list, tuple) else [images]
-        check_names(os.fspath(source) for source in sources if isinstance(source, str | Path))
+        names = [os.fspath(source) for source in sources if isinstance(source, str | Path)]
+        for name in chain.from_iterable(map(expand, names)):
+            if not is_url(name):
+                with suppress(OSError):  # the search says why
+                    check_exists(name)
+                    if Path(name).is_dir():
+                        check_folder(Path(name), show_name(name))
 
 
 def expand(source: Any) -> Iterator[Any]:
@@ -43,13 +38,13 @@ def expand(source: Any) -> Iterator[Any]:
     A name that a file has stands for that file.
     """
     if not isinstance(source, (str, Path)) or os.path.lexists(name := os.fspath(source)):
-        return iter([source])
-    if _RANGE.search(name):
-        return _expand_ranges(name)
-    if has_magic(name) and not resembles_url(name):
-        matches: list[Any] = sorted(glob(name, recursive=True))  # noqa: PTH207 - names as given
-        return iter(matches or [source])
-    return iter([source])
+        yield source
+    elif _RANGE.search(name):
+        yield from _expand_ranges(name)
+    elif has_magic(name) and not resembles_url(name):
+        yield from sorted(glob(name, recursive=True)) or [name]  # noqa: PTH207 - names as given
+    else:
+        yield source
 
 
 def check_exists(name: str) -> None:
@@ -77,9 +72,7 @@ def name_folder(paths: Iterable[str]) -> str:
 def find_folder(paths: Iterable[str]) -> list[str]:
     """The folder that has all paths, in parts."""
     folders = [path.split("/")[:-1] for path in paths]
-    # Whatever the first and the last of a sorted list begin with, all others do.
-    pairs = zip(min(folders), max(folders), strict=False) if folders else ()
-    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+    return list(os.path.commonprefix(folders))  # noqa: RUF071 - of lists, part by part
 
 
 def hide_parents(paths: Sequence[str]) -> list[str]:

@@ -5,8 +5,8 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -21,16 +21,21 @@ class _Switches:
     """Settings made by the first decoding thread and restored by the last."""
 
     def __init__(self) -> None:
+        self.start_anew()
+
+    def start_anew(self) -> None:
+        # A forked process has none of the decoding threads, one of which may hold the lock.
         self._lock = Lock()
         self._num_decoding = 0
-        self._restores: list[Callable[[], None]] = []
+        self._made = ExitStack()
 
     @contextmanager
     def made(self) -> Iterator[None]:
+        """Make the settings for the duration of the context, in any number of threads."""
         with self._lock:
             if self._num_decoding == 0:
-                changes = (_refuse_halves, _ignore_warnings, _silence_log, _silence_libtiff)
-                self._restores = [change() for change in changes]
+                for change in (_refuse_halves, _ignore_warnings, _silence_log, _silence_libtiff):
+                    self._made.enter_context(change())
             self._num_decoding += 1
         try:
             yield
@@ -38,65 +43,45 @@ class _Switches:
             with self._lock:
                 self._num_decoding -= 1
                 if self._num_decoding == 0:
-                    for restore in self._restores:
-                        restore()
+                    self._made.close()
 
 
-_switches = _Switches()
-
-
-def set_for_decoding() -> AbstractContextManager[None]:
-    """Make the settings for the duration of the context, in any number of threads."""
-    return _switches.made()
-
-
-def _start_anew() -> None:
-    # A forked process has none of the decoding threads, one of which may hold the lock.
-    global _switches
-    _switches = _Switches()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_start_anew)
-
-
-def _refuse_halves() -> Callable[[], None]:
+@contextmanager
+def _refuse_halves() -> Iterator[None]:
     found, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, False
-
-    def restore() -> None:
-        # If someone has set it meanwhile, keep that.
-        ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES or found
-
-    return restore
+    yield
+    # If someone has set it meanwhile, keep that.
+    ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES or found
 
 
-def _ignore_warnings() -> Callable[[], None]:
+@contextmanager
+def _ignore_warnings() -> Iterator[None]:
     # Not by `warnings.catch_warnings`, which also clears Python's record of shown warnings.
     found = warnings.filters
     found.insert(0, _FILTER)  # type: ignore[attr-defined]
-
-    def restore() -> None:
-        # A caller's catch_warnings that began or ended meanwhile has replaced the list.
-        for filters in (found, warnings.filters):
-            with suppress(ValueError):
-                filters.remove(_FILTER)  # type: ignore[attr-defined]
-
-    return restore
+    yield
+    # A caller's catch_warnings that began or ended meanwhile has replaced the list.
+    for filters in (found, warnings.filters):
+        with suppress(ValueError):
+            filters.remove(_FILTER)  # type: ignore[attr-defined]
 
 
-def _silence_log() -> Callable[[], None]:
+@contextmanager
+def _silence_log() -> Iterator[None]:
     # Without any handler Python prints errors; the caller's handlers still receive them.
     logger, nowhere = logging.getLogger("PIL"), logging.NullHandler()
     logger.addHandler(nowhere)
-    return lambda: logger.removeHandler(nowhere)
+    yield
+    logger.removeHandler(nowhere)
 
 
-def _silence_libtiff() -> Callable[[], None]:
+@contextmanager
+def _silence_libtiff() -> Iterator[None]:
     library = _load_libtiff()
-    if library is None:
-        return lambda: None
-    found = library.TIFFSetErrorHandler(None)
-    return lambda: library.TIFFSetErrorHandler(found)
+    found = library.TIFFSetErrorHandler(None) if library else None
+    yield
+    if library:
+        library.TIFFSetErrorHandler(found)
 
 
 @cache
@@ -110,3 +95,9 @@ def _load_libtiff() -> ctypes.CDLL | None:
             library.TIFFSetErrorHandler.restype = ctypes.c_void_p
             return library
     return None
+
+
+_switches = _Switches()
+set_for_decoding = _switches.made
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_switches.start_anew)

@@ -1,6 +1,6 @@
 """Preprocessing of a model's images, as values; `vitscope.images.decoding` applies it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from operator import index
 from textwrap import shorten
@@ -50,9 +50,11 @@ class Preprocessing:
     pipeline: Pipeline = "torchvision"
 
     def __post_init__(self) -> None:
-        self._check_choice("resize", get_args(Resize))
-        self._check_choice("interpolation", get_args(Interpolation))
-        self._check_choice("pipeline", get_args(Pipeline))
+        choices = {"resize": Resize, "interpolation": Interpolation, "pipeline": Pipeline}
+        for name, known in choices.items():
+            *others, last = get_args(known)
+            given = getattr(self, name)
+            self._check(name, given in (*others, last), f"{', '.join(others)} or {last}")
         self._take_numbers("size", index, 2, "two sides in pixels, such as (224, 224)")
         self._take_numbers("mean", _to_float, 3, _EXPECTED_MEAN)
         self._take_numbers("std", _to_float, 3, _EXPECTED_STD)
@@ -85,10 +87,6 @@ class Preprocessing:
         if not condition:
             given = shorten(repr(getattr(self, name)), 80, placeholder=" …")
             raise UsageError(f"preprocessing {name}={given}: expected {expected}")
-
-    def _check_choice(self, name: str, known: Sequence[str]) -> None:
-        expected = f"{', '.join(known[:-1])} or {known[-1]}"
-        self._check(name, getattr(self, name) in known, expected)
 
     # Lists and numpy numbers are converted.
     def _take_numbers(

@@ -169,24 +169,19 @@ def _paint(
     noise: float,
     generator: np.random.Generator,
 ) -> UInt8[np.ndarray, "height width 3"]:
-    textured = _GRATINGS[textures]
-    cells = np.where(hidden[..., np.newaxis, np.newaxis], _GLYPHS[glyph], textured)
+    cells = np.where(hidden[..., np.newaxis, np.newaxis], _GLYPHS[glyph], _GRATINGS[textures])
     rows, columns = textures.shape
     grey = cells.transpose(0, 2, 1, 3).reshape(rows * CELL_PX, columns * CELL_PX)
     tint = generator.uniform(0.8, 1.2, 3)
     noisy = grey[..., np.newaxis] * tint + generator.normal(0, noise, (*grey.shape, 3))
-    pixels: UInt8[np.ndarray, "height width 3"] = noisy.clip(0, 255).round().astype(np.uint8)
-    return pixels
+    return np.asarray(noisy.clip(0, 255).round(), dtype=np.uint8)
 
 
 def _make_gratings() -> Float[np.ndarray, "texture height width"]:
     angles = np.pi * np.arange(NUM_TEXTURES) / NUM_TEXTURES
     y, x = np.mgrid[:CELL_PX, :CELL_PX]
     along = np.cos(angles)[:, None, None] * x + np.sin(angles)[:, None, None] * y
-    looks: Float[np.ndarray, "texture height width"] = 110 + 50 * np.sin(
-        np.pi * along / 2 + np.pi / 4
-    )
-    return looks
+    return np.asarray(110 + 50 * np.sin(np.pi * along / 2 + np.pi / 4))
 
 
 def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
@@ -198,8 +193,7 @@ def _make_glyphs() -> Float[np.ndarray, "glyph height width"]:
     triples = [(0, 1, 2), (0, 3, 4), (0, 5, 6), (1, 3, 5), (1, 4, 6), (2, 3, 6), (2, 4, 5)]
     unseen = np.sign(usual[np.array(triples)].sum(1))
     chosen = np.concatenate([usual, unseen]).reshape(-1, CELL_PX, CELL_PX)
-    looks: Float[np.ndarray, "glyph height width"] = np.where(chosen > 0, 235.0, 15.0)
-    return looks
+    return np.where(chosen > 0, 235.0, 15.0)
 
 
 _GRATINGS, _GLYPHS = _make_gratings(), _make_glyphs()

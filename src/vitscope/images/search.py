@@ -24,7 +24,7 @@ from vitscope.images.folders import (
     image_extensions,
     search_folder,
 )
-from vitscope.images.in_memory import IMAGE_KINDS, hold_images
+from vitscope.images.in_memory import IMAGE_KINDS, NOT_PREPROCESSED, hold_images
 from vitscope.images.masks import note_masks
 from vitscope.images.parquet_rows import list_rows
 from vitscope.images.paths import check_exists, expand
@@ -54,8 +54,8 @@ def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
     """Find the images in sources."""
     if isinstance(sources, FoundImages):
         return sources
-    skipped: list[Path] = []
-    named = _find_all(sources, skipped, preprocessed=preprocessed)
+    search = _Search(preprocessed)
+    named = search.find_all(sources)
     if not named:
         raise UsageError(f"no images were given: expected {IMAGE_KINDS}")
     distinct = list(dict.fromkeys(named))
@@ -70,8 +70,8 @@ def find_images(sources: Images, *, preprocessed: bool = False) -> FoundImages:
             f"{parts} members of the archives are called like images but were left out, as parts "
             "of samples that have another image or the same parts, such as key.seg.png",
         )
-    if skipped:
-        found.skipped = tuple(dict.fromkeys(skipped))
+    if search.skipped:
+        found.skipped = tuple(dict.fromkeys(search.skipped))
         found.notes += (describe_skipped(found.skipped),)
     found.notes += tuple(note_masks(found))
     return found
@@ -89,28 +89,79 @@ def find_files(sources: Images) -> tuple[Path, ...]:
     return files
 
 
-def _find_all(sources: Images, skipped: list[Path], *, preprocessed: bool) -> list[ImageAddress]:
-    held = hold_images(sources, "image", preprocessed=preprocessed)
-    if held is not None:
-        return [*held]
-    named: list[ImageAddress] = []
-    first: dict[Hashable, ImageAddress] = {}
-    unreached: dict[Hashable, _UnreachedError] = {}
-    several = isinstance(sources, Iterable) and not isinstance(sources, (str, bytes, ImageAddress))
-    every: Iterable[Any] = sources if several else [sources]  # type: ignore[assignment]
-    for number, source in enumerate(every):
-        for name in expand(source):
-            try:
-                files = _find(name, skipped, f"image[{number}]", preprocessed=preprocessed)
-            except _UnreachedError as error:
-                if not _is_one_image(error.place):
-                    raise
-                unreached[_identify(error.place)] = error
-                files = [error.place]
-            named += [first.setdefault(_identify(file), file) for file in files]
-    if unreached and first.keys() == unreached.keys():
-        raise next(iter(unreached.values()))
-    return named
+class _Search:
+    """A search, and what it comes upon besides images."""
+
+    def __init__(self, preprocessed: bool) -> None:
+        self._preprocessed = preprocessed
+        self.skipped: list[Path] = []
+        self._unreached: dict[Hashable, UsageError] = {}
+
+    def find_all(self, sources: Images) -> list[ImageAddress]:
+        held = hold_images(sources, "image", preprocessed=self._preprocessed)
+        if held is not None:
+            return [*held]
+        named: list[ImageAddress] = []
+        first: dict[Hashable, ImageAddress] = {}
+        single = not isinstance(sources, Iterable) or isinstance(
+            sources, (str, bytes, ImageAddress)
+        )
+        every: Iterable[Any] = [sources] if single else sources  # type: ignore[assignment]
+        for number, source in enumerate(every):
+            for name in expand(source):
+                files = self._find(name, f"image[{number}]")
+                named += [first.setdefault(_identify(file), file) for file in files]
+        if self._unreached and first.keys() == self._unreached.keys():
+            raise next(iter(self._unreached.values()))
+        return named
+
+    def _find(self, source: Images, place: str) -> Sequence[ImageAddress]:
+        if isinstance(source, ImageAddress) and not isinstance(source, Path):
+            return [source]
+        held = hold_images(source, place, preprocessed=self._preprocessed)
+        if held is not None:
+            return held
+        if not isinstance(source, (str, Path)):
+            raise UsageError(
+                f"an image was given as {type(source).__name__}: expected {IMAGE_KINDS}"
+            )
+        name = os.fspath(source)
+        if self._preprocessed:
+            raise UsageError(f"{show_name(name)} {NOT_PREPROCESSED}")
+        return self._find_stored(name) if is_url(name) else self._find_local(Path(source), name)
+
+    def _find_local(self, path: Path, name: str) -> Sequence[Path]:
+        shown = show_name(name)
+        found = [path]
+        try:
+            check_exists(name)
+            if path.is_dir():
+                found = search_folder(path, shown, self.skipped)
+            elif path.suffix.lower() == ".txt":
+                found = _read_list(path, shown)
+        except (OSError, ImageReadError) as error:
+            reason = getattr(error, "strerror", error)
+            raise UsageError(f"{shown} cannot be searched for images: {reason}") from error
+        _check_found(shown, found, "one path per line")
+        return found
+
+    def _find_stored(self, url: str) -> Sequence[StoredObject]:
+        name, place = show_url(url), StoredObject(url)
+        try:
+            objects = list_objects(url)
+        except ImageReadError as error:
+            refusal = UsageError(
+                f"{name} {error}; give the URL of a folder, an image, a .tar or a .parquet file"
+            )
+            if not _is_one_image(place):
+                raise refusal from error
+            # Among others, it alone fails.
+            self._unreached[_identify(place)] = refusal
+            return [place]
+        single = [one.below for one in objects] == [""]
+        found = objects if single else choose_kind(objects, suffix_of)
+        _check_found(name, found, describe_kinds())
+        return found
 
 
 def _identify(address: ImageAddress) -> Hashable:
@@ -145,64 +196,6 @@ def _look_into(file: ImageAddress) -> Sequence[ImageAddress]:
     if suffix == TAR:
         return list_members(file)
     return list_rows(file) if suffix == PARQUET else [file]
-
-
-def _find(
-    source: Images, skipped: list[Path], place: str, *, preprocessed: bool
-) -> Sequence[ImageAddress]:
-    if isinstance(source, ImageAddress) and not isinstance(source, Path):
-        return [source]
-    held = hold_images(source, place, preprocessed=preprocessed)
-    if held is not None:
-        return held
-    if not isinstance(source, (str, Path)):
-        raise UsageError(f"an image was given as {type(source).__name__}: expected {IMAGE_KINDS}")
-    if preprocessed:
-        raise UsageError(
-            f"{show_name(os.fspath(source))} with preprocessed=True: expected floating-point "
-            "tensors that are already preprocessed; leave preprocessed out for files"
-        )
-    name = os.fspath(source)
-    return _find_stored(name) if is_url(name) else _find_local(Path(source), name, skipped)
-
-
-def _find_local(path: Path, name: str, skipped: list[Path]) -> Sequence[Path]:
-    shown = show_name(name)
-    try:
-        check_exists(name)
-        if path.is_dir():
-            found, expected = search_folder(path, shown, skipped), ""
-        elif path.suffix.lower() == ".txt":
-            found, expected = _read_list(path, shown), "one path per line"
-        else:
-            found, expected = [path], ""
-    except OSError as error:
-        raise UsageError(f"{shown} cannot be searched for images: {error.strerror}") from error
-    except ImageReadError as error:
-        raise UsageError(f"{shown} cannot be searched for images: {error}") from error
-    _check_found(shown, found, expected)
-    return found
-
-
-class _UnreachedError(UsageError):
-    """A URL cannot be reached; if it names a single image among others, only that image fails."""
-
-    def __init__(self, message: str, place: StoredObject) -> None:
-        super().__init__(message)
-        self.place = place
-
-
-def _find_stored(url: str) -> Sequence[StoredObject]:
-    name, place = show_url(url), StoredObject(url)
-    try:
-        objects = list_objects(url)
-    except ImageReadError as error:
-        raise _UnreachedError(
-            f"{name} {error}; give the URL of a folder, an image, a .tar or a .parquet file", place
-        ) from error
-    found = objects if [one.below for one in objects] == [""] else choose_kind(objects, suffix_of)
-    _check_found(name, found, describe_kinds())
-    return found
 
 
 def _is_one_image(place: StoredObject) -> bool:

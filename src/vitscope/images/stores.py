@@ -17,9 +17,9 @@ from fsspec.core import url_to_fs
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.files.printable import printable, printable_path
-from vitscope.images import web
 from vitscope.images.folders import is_hidden
 from vitscope.images.urls import is_web, show_url
+from vitscope.images.web import WebStore
 
 MAX_FILE_BYTES = 2**31
 """Largest file that is read: more than the largest decodable image takes uncompressed."""
@@ -59,11 +59,7 @@ class StoredObject:
             return read_range(self, 0, self.size)
         with plain_read_errors(self):
             store, path = _reach(self)
-            if is_web(self.url):
-                data = web.fetch(store, path, MAX_FILE_BYTES + 1)
-            else:
-                with store.open(path, "rb") as file:
-                    data = file.read(MAX_FILE_BYTES + 1)
+            data = bytes(store.cat_file(path, start=None, end=MAX_FILE_BYTES + 1))
         check_size(len(data))
         return data
 
@@ -104,14 +100,14 @@ def open_store(url: str) -> tuple[AbstractFileSystem, str]:
             f"{scheme}:// is not a store that fsspec knows: give s3://, gs://, hf://, https:// or "
             "another that it does"
         ) from None
-    return store, path
+    return WebStore(store) if is_web(url) else store, path
 
 
 def list_objects(url: str) -> list[StoredObject]:
     """List the objects at a URL."""
     store, root = open_store(url)
     with plain_read_errors(StoredObject(url)):
-        about = _look_up(store, root, url)
+        about = _look_up(store, root)
         if about["type"] != "directory":
             return [StoredObject(url, size=about.get("size"))]
         found = store.find(root, detail=True).items()
@@ -121,9 +117,7 @@ def list_objects(url: str) -> list[StoredObject]:
     return [StoredObject(url, below, sizes[below]) for below in visible]
 
 
-def _look_up(store: AbstractFileSystem, path: str, url: str) -> dict[str, Any]:
-    if is_web(url):
-        return web.look_up(store, path)
+def _look_up(store: AbstractFileSystem, path: str) -> dict[str, Any]:
     store.invalidate_cache(path)
     about: dict[str, Any] = store.info(path)
     return about
@@ -144,8 +138,7 @@ def open_place(place: Place) -> Iterator[BinaryIO]:
             yield file
     else:
         store, path = _reach(place)
-        opened = web.WebFile.open(store, path) if is_web(place.url) else store.open(path, "rb")
-        with opened as file:
+        with store.open(path, "rb") as file:
             yield file
 
 
@@ -158,20 +151,14 @@ def read_range(place: Place, start: int, size: int) -> bytes:
                 file.seek(start)
                 data = file.read(size)
         else:
-            data = _fetch(place, start, size) if size else b""
+            store, path = _reach(place)
+            data = bytes(store.cat_file(path, start=start, end=start + size)) if size else b""
     if len(data) != size:
         raise ImageReadError(
             f"{len(data)} bytes came where {size} were expected: it changed, or its server does "
             "not support range requests"
         )
     return data
-
-
-def _fetch(place: StoredObject, start: int, size: int) -> bytes:
-    store, path = _reach(place)
-    if is_web(place.url):
-        return web.fetch(store, path, size, start)
-    return bytes(store.cat_file(path, start=start, end=start + size))
 
 
 def check_parts(place: StoredObject) -> None:
@@ -202,15 +189,12 @@ def _open_regular(path: Path) -> BinaryIO:
         os.scandir(path).close()  # raises the reason if it cannot be searched
     if not stat.S_ISREG(mode):
         raise ImageReadError("not a regular file")
-    file = open(path, "rb", opener=_open_without_waiting)  # noqa: SIM115
+    waitless = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waitless))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise ImageReadError("not a regular file")
     return file
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def local_version(path: Path) -> str:
@@ -221,7 +205,7 @@ def local_version(path: Path) -> str:
 
 def stored_version(place: StoredObject) -> str:
     """A value that changes when another object is written in the same place."""
-    about = _look_up(*_reach(place), place.url)
+    about = _look_up(*_reach(place))
     return " ".join(f"{key}={about[key]}" for key in _VERSION_KEYS if about.get(key) is not None)
 
 

@@ -44,11 +44,6 @@ class TarMember:
         """Archive and member as printable text."""
         return f"{name_place(self.archive)}::{printable_path(self.member)}"
 
-    @property
-    def key(self) -> str:
-        """Key of its sample: the member's name without its extension."""
-        return PurePosixPath(self.member).stem
-
     def read(self) -> bytes:
         """Read its bytes."""
         if self.size is None:

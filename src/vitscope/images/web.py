@@ -2,13 +2,16 @@
 
 import io
 import re
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import Any
+from http.client import responses
+from typing import Any, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.asyn import sync
+from fsspec.spec import AbstractBufferedFile
 
 from vitscope.errors import ImageReadError
 
@@ -18,8 +21,10 @@ SILENCE_S = 20
 REQUEST_S = 120
 """Longest request in seconds, however steadily bytes arrive."""
 
+_Reply = TypeVar("_Reply")
 _BUFFER_BYTES = 2**20
 _CHUNK_BYTES = 2**16
+_UNKNOWN = sys.maxsize  # size of an object of which its server does not report it
 _REASONS = {
     "TimeoutError": "did not answer in time",
     "TooManyRedirects": "redirects in circles",
@@ -30,80 +35,71 @@ _REASONS = {
 }
 """Descriptions of the client's errors, by class name."""
 
+_READ = {HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE}
 _VERSION_HEADERS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
-def look_up(store: AbstractFileSystem, url: str) -> dict[str, Any]:
-    """Look up an object without its content."""
+class WebStore:
+    """fsspec's store of the web, with as much of its interface as reading needs."""
 
-    async def ask() -> dict[str, Any]:
-        async with _request(store, url, {"Range": "bytes=0-0"}) as reply:
-            found = re.search(r"/(\d+)$", reply.headers.get("Content-Range", ""))
-            size = int(found[1]) if found else None
-            if reply.status == HTTPStatus.OK:  # the server would send all of it
-                size = reply.content_length
-            kept = {k: reply.headers[k] for k in _VERSION_HEADERS if k in reply.headers}
-            return {"type": "file", "size": size, **kept}
+    def __init__(self, store: AbstractFileSystem) -> None:
+        self._store = store
 
-    about: dict[str, Any] = _run(store, ask)
-    return about
+    def invalidate_cache(self, url: str) -> None:
+        """Forget what is known of an object, which is nothing."""
 
+    def info(self, url: str) -> dict[str, Any]:
+        """Look up an object without its content."""
 
-def fetch(store: AbstractFileSystem, url: str, most: int, start: int | None = None) -> bytes:
-    """Read bytes of an object."""
-    headers = {} if start is None else {"Range": f"bytes={start}-{start + most - 1}"}
+        async def ask() -> dict[str, Any]:
+            async with _request(self._store, url, {"Range": "bytes=0-0"}) as reply:
+                found = re.search(r"/(\d+)$", reply.headers.get("Content-Range", ""))
+                size = int(found[1]) if found else None
+                if reply.status == HTTPStatus.OK:  # the server would send all of it
+                    size = reply.content_length
+                kept = {k: reply.headers[k] for k in _VERSION_HEADERS if k in reply.headers}
+                return {"type": "file", "size": size, **kept}
 
-    async def take() -> bytes:
-        taken = bytearray()
-        async with _request(store, url, headers) as reply:
-            if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return b""  # it ends before that
-            if _first_byte(reply, start or 0) != (start or 0):
-                raise ImageReadError("cannot be read: its server does not support range requests")
-            async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
-                taken += chunk[: most - len(taken)]
-                if len(taken) == most:
-                    break
-        return bytes(taken)
+        return _run(self._store, ask)
 
-    data: bytes = _run(store, take)
-    return data
+    def cat_file(self, url: str, start: int | None, end: int) -> bytes:
+        """Read bytes of an object, as many as there are; without a start, ask for all of it."""
+        first = start or 0
+        headers = {} if start is None else {"Range": f"bytes={start}-{end - 1}"}
 
+        async def take() -> bytes:
+            taken = bytearray()
+            async with _request(self._store, url, headers) as reply:
+                if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return b""  # it ends before that
+                if _first_byte(reply, first) != first:
+                    raise ImageReadError(
+                        "cannot be read: its server does not support range requests"
+                    )
+                async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
+                    taken += chunk[: end - first - len(taken)]
+                    if len(taken) == end - first:
+                        break
+            return bytes(taken)
 
-class WebFile(io.RawIOBase):
-    """An object on the web as a seekable file."""
+        return _run(self._store, take)
 
-    def __init__(self, store: AbstractFileSystem, url: str) -> None:
-        self._store, self._url = store, url
-        self._size = look_up(store, url)["size"]
-        self._position = 0
-
-    @classmethod
-    def open(cls, store: AbstractFileSystem, url: str) -> io.BufferedReader:
+    def open(self, url: str, mode: str) -> "_WebFile":
         """Open an object with a buffer, so that small reads need no requests of their own."""
-        return io.BufferedReader(cls(store, url), _BUFFER_BYTES)
+        size = self.info(url)["size"]
+        known = _UNKNOWN if size is None else size
+        return _WebFile(self, url, mode, block_size=_BUFFER_BYTES, size=known)
 
-    def readable(self) -> bool:
-        """Whether it can be read: always."""
-        return True
 
-    def seekable(self) -> bool:
-        """Whether it can be read from any position: always."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        """Go to a position."""
-        if whence == io.SEEK_END and self._size is None:
+class _WebFile(AbstractBufferedFile):  # type: ignore[misc]
+    def seek(self, loc: int, whence: int = io.SEEK_SET) -> int:
+        if whence == io.SEEK_END and self.size == _UNKNOWN:
             raise ImageReadError("cannot be read: its server does not report its size")
-        self._position = offset + (0, self._position, self._size or 0)[whence]
-        return self._position
+        place: int = super().seek(loc, whence)
+        return place
 
-    def readinto(self, buffer: Any) -> int:
-        """Read the next bytes."""
-        data = fetch(self._store, self._url, len(buffer), self._position) if buffer else b""
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+    def _fetch_range(self, start: int, end: int) -> bytes:
+        return bytes(self.fs.cat_file(self.path, start, end))
 
 
 @asynccontextmanager
@@ -117,7 +113,11 @@ async def _request(
     limits = ClientTimeout(total=REQUEST_S, sock_connect=SILENCE_S, sock_read=SILENCE_S)
     options = {**store.kwargs, "headers": asked, "timeout": limits}
     async with session.get(store.encode_url(url), **options) as reply:
-        _check_status(reply.status)
+        if reply.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
+            raise ImageReadError(f"cannot be read: not found (HTTP {reply.status})")
+        if reply.status not in _READ:
+            told = f"{reply.status} {responses.get(reply.status, '')}".rstrip()
+            raise ImageReadError(f"cannot be read: its server answers HTTP {told}")
         encoding = reply.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding != "identity":
             raise ImageReadError("cannot be read: its server compresses it, unasked: download it")
@@ -131,27 +131,14 @@ def _first_byte(reply: Any, asked: int) -> int:
     return int(told[1]) if told else asked
 
 
-def _check_status(status: int) -> None:
-    if status in {
-        HTTPStatus.OK,
-        HTTPStatus.PARTIAL_CONTENT,
-        HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
-    }:
-        return
-    if status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}:
-        raise ImageReadError(f"cannot be read: not found (HTTP {status})")
-    known = status in HTTPStatus._value2member_map_
-    meaning = f" {HTTPStatus(status).phrase}" if known else ""
-    raise ImageReadError(f"cannot be read: its server answers HTTP {status}{meaning}")
-
-
-def _run(store: AbstractFileSystem, task: Any) -> Any:
+def _run(store: AbstractFileSystem, task: Callable[[], Coroutine[Any, Any, _Reply]]) -> _Reply:
     try:
         # A second overall limit, for what the client's own does not cover.
-        return sync(store.loop, task, timeout=REQUEST_S + SILENCE_S)
+        reply: _Reply = sync(store.loop, task, timeout=REQUEST_S + SILENCE_S)
     except Exception as error:
         kinds = [kind.__name__ for kind in type(error).__mro__]
         reason = next((_REASONS[kind] for kind in kinds if kind in _REASONS), None)
         if reason is None:
             raise
         raise ImageReadError(f"cannot be read: its server {reason}") from None
+    return reply

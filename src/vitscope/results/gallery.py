@@ -18,7 +18,7 @@ from vitscope.files.reading import open_table
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.files.typed_json import read_typed_file
 from vitscope.images.addresses import ImageAddress, read_image
-from vitscope.images.decoding import decode_for_model, image_id, resize_and_crop
+from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageSet
 from vitscope.images.preprocessing import Preprocessing
 from vitscope.layout import TokenLayout
@@ -307,4 +307,4 @@ def _read_image(
         image = decode_for_model(data, preprocessing)
     except ImageReadError:
         return None
-    return np.asarray(resize_and_crop(image, preprocessing))
+    return np.asarray(prepare_image(image, preprocessing)[0])

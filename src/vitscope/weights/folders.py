@@ -16,9 +16,7 @@ def find_folder(name: str) -> Path | None:
         folder = Path(name).expanduser()
         return folder if folder.is_dir() else None
     except PermissionError as error:
-        raise ModelUnreachableError(
-            f"{name} cannot be read ({error.strerror}): check its permissions"
-        ) from None
+        raise _make_unreadable(name, error) from None
     except (OSError, RuntimeError, ValueError):
         return None
 
@@ -28,9 +26,7 @@ def read_json_object(path: Path, name: str) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ModelUnreachableError(
-            f"{path.name} of {name} cannot be read ({error.strerror}): check its permissions"
-        ) from None
+        raise _make_unreadable(f"{path.name} of {name}", error) from None
     except (ValueError, RecursionError) as error:
         raise UnsupportedModelError(
             f"{path.name} of {name} is damaged ({first_line(error)})"
@@ -49,6 +45,8 @@ def check_readable(folder: Path, names: Iterable[str]) -> None:
         except FileNotFoundError:
             continue
         except OSError as error:
-            raise ModelUnreachableError(
-                f"{folder / name} cannot be read ({error.strerror}): check its permissions"
-            ) from None
+            raise _make_unreadable(folder / name, error) from None
+
+
+def _make_unreadable(what: str | Path, error: OSError) -> ModelUnreachableError:
+    return ModelUnreachableError(f"{what} cannot be read ({error.strerror}): check its permissions")

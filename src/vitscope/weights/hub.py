@@ -35,7 +35,8 @@ _FILES: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 def find_snapshot(repo_id: str, others: Sequence[str], weights: Sequence[str]) -> Path:
     """Find or fetch a repository's files."""
     cached = _find_folder(repo_id, others, weights, local=True)
-    if cached is not None and _has_any(cached, others[1:]):
+    optional = others[1:]
+    if cached and (not optional or any((cached / name).is_file() for name in optional)):
         return cached
     try:
         fetched = _find_folder(repo_id, others, weights, local=False)
@@ -68,10 +69,6 @@ def _find_folder(
         if folder is not None and _is_complete(folder, others[:1], pattern):
             return folder
     return None
-
-
-def _has_any(folder: Path, names: Sequence[str]) -> bool:
-    return not names or any((folder / name).is_file() for name in names)
 
 
 # None if only the cache was searched and nothing was found.

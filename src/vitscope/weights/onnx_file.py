@@ -10,13 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vitscope.errors import UnsupportedModelError
-
 _MODEL_GRAPH = 7
 _GRAPH_NODE, _GRAPH_INITIALISER = 1, 5
 _NODE_INPUT, _NODE_NAME = 1, 3
-_TENSOR_SHAPE, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_BYTES = 1, 2, 8, 9
-_FLOAT32 = 1
+_TENSOR_SHAPE, _TENSOR_NAME, _TENSOR_BYTES = 1, 8, 9
 
 
 class OnnxGraph(NamedTuple):
@@ -41,11 +38,6 @@ def read_graph(content: bytes) -> OnnxGraph:
 
 def _read_tensor(tensor: dict[int, list[Any]]) -> tuple[str, np.ndarray]:
     name = _text(tensor[_TENSOR_NAME][0])
-    if tensor[_TENSOR_TYPE] != [_FLOAT32] or len(tensor[_TENSOR_BYTES]) != 1:
-        raise UnsupportedModelError(
-            f"the tensor {name} has ONNX type {tensor[_TENSOR_TYPE]}, expected raw bytes of "
-            "float32: its layout is not understood"
-        )
     (raw,) = tensor[_TENSOR_BYTES]
     return name, np.frombuffer(raw, dtype="<f4").reshape(tensor[_TENSOR_SHAPE])
 

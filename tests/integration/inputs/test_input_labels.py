@@ -60,7 +60,7 @@ def test_names_of_labels_are_those_of_the_dataset(vit, pils):
     rows = [{"image": one, "label": min(i, 2)} for i, one in enumerate(pils)]
     split = HubSplit(rows)
     split.ClassLabel.names = ("lone", "other", "rest")
-    with pytest.raises(UsageError, match="name 3 classes, 1 of them with at least two"):
+    with pytest.raises(UsageError, match="3 classes in the labels, 1 of them with at least two"):
         one_shot(vit, split)
     more = HubSplit([*rows, {"image": pils[1].rotate(180), "label": 1}])
     assert one_shot(vit, more, draws=2).summary.data.dropped_classes == ("lone",)
@@ -124,3 +124,5 @@ def test_labels_that_do_not_fit(vit, pils, labels, told):
 def test_a_dataset_without_labels(vit, pils):
     with pytest.raises(UsageError, match=r"Items\[0\] has no label"):
         one_shot(vit, Items(pils))
+    with pytest.raises(UsageError, match="a label of type Tensor: expected text or whole numbers"):
+        one_shot(vit, Items(list(zip(pils, torch.eye(COUNT), strict=True))))

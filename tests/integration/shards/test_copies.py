@@ -232,7 +232,7 @@ def test_files_that_are_no_images_are_all_named(images, tmp_path):
 
 
 def test_files_are_told_apart_by_all_their_bytes(tmp_path):
-    from vitscope.images.copies import find_copies
+    from vitscope.images.addresses import find_copies
 
     shared, ends = bytes(9000), bytes(5000)
     contents = [b"a" + shared, b"b" + shared, b"a" + shared, ends, shared + b"c", b"", b""]
