@@ -18,16 +18,7 @@ from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.all_images import collect_tables, tabulate_failures
-from vitscope.report.chapters import (
-    COMPARED,
-    IMAGES,
-    JUDGED,
-    REMEDIES,
-    TOKENS,
-    ReportFigure,
-    list_layers,
-    list_sources,
-)
+from vitscope.report.chapters import CHAPTERS, make_chapter
 from vitscope.report.comparison import list_compared, tabulate_compared
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
@@ -132,19 +123,8 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     compared = list_compared(results)
     sections = _choose_sections({result.kind for result in results}, several=len(compared) > 1)
     chapters = {
-        key: [
-            ReportFigure.make(entry, compared if key == "compared" else results)
-            for entry in entries
-        ]
-        for key, entries in (
-            ("compared", COMPARED),
-            ("judged", JUDGED),
-            ("remedies", REMEDIES),
-            ("sources", list_sources(results)),
-            ("layers", list_layers(results)),
-            ("tokens", TOKENS),
-            ("images", IMAGES),
-        )
+        key: make_chapter(key, compared if key == "compared" else results)
+        for key in CHAPTERS
         if key in sections
     }
     if not audits:  # what only audits have is not missed
@@ -154,7 +134,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         }
         sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
     charts = {
-        f"{figure.entry.key}/{index}": chart.spec
+        f"{figure.key}/{index}": chart.spec
         for figures in chapters.values()
         for figure in figures
         for index, chart in enumerate(figure.charts)
