@@ -10,7 +10,6 @@ import numpy as np
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
 from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column
-from vitscope.report.comparison import list_compared
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.report.image_sources import (
     Entry,
@@ -20,7 +19,7 @@ from vitscope.report.image_sources import (
     open_judgement,
     read_numbers,
 )
-from vitscope.report.side_by_side import open_compared, open_remedies
+from vitscope.report.side_by_side import list_compared, open_compared, open_remedies
 from vitscope.results.gallery import read_gallery
 from vitscope.results.image_maps import ImageMap, ImageMaps
 from vitscope.results.result_text import tell_map

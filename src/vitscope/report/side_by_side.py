@@ -10,6 +10,7 @@ from vitscope.results.choices import enumerate_labels
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMaps
 from vitscope.results.remedy_result import RemedyResult
+from vitscope.results.schema_remedies import ORIGINAL
 
 
 def open_remedies(result: ModelResult) -> Source | None:
@@ -23,6 +24,17 @@ def open_remedies(result: ModelResult) -> Source | None:
     after = {edit: read_gallery(audit.folder) for edit, audit in audits.items()}
     source = _set_side_by_side(original, after, "original", "the original")
     return source and replace(source, label=f"{result.label}, before and after")
+
+
+def list_compared(results: Sequence[ModelResult]) -> list[ModelResult]:
+    """Audits to compare; those of edits are left out, which a comparison of their own has."""
+    edits = {
+        (one.folder.parent / name).resolve()
+        for one in results
+        if one.kind == "remedies"
+        for name in (ORIGINAL, *(edit.folder for edit in one.remedies.remedies))
+    }
+    return [one for one in results if one.kind == "audit" and one.folder.resolve() not in edits]
 
 
 def open_compared(results: Sequence[ModelResult]) -> Iterator[Source]:

@@ -240,7 +240,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     )
 
 
-def plot_histogram(description: str) -> Spec:
+def plot_histogram(label: str) -> Spec:
     """A histogram whose data the page fills in for the chosen number."""
     channels = {
         "x": numbers("low", bin="binned", title=None, axis={"tickCount": 6, "grid": False}),
@@ -253,5 +253,5 @@ def plot_histogram(description: str) -> Spec:
         ],
     }
     bars = mark("bar", channels, color=parts.term_colour("patches"), binSpacing=1)
-    spec = parts.finish([], [bars], description, 150)
+    spec = parts.finish([], [bars], f"spread over images, {label}: the number chosen above", 150)
     return spec | {"data": {"values": [], "name": "bins"}}
