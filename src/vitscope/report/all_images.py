@@ -7,7 +7,7 @@ from typing import Any
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import printable, without_folders
 from vitscope.files.reading import open_table
-from vitscope.images.paths import find_folder, hide_parents
+from vitscope.images.paths import find_root, hide_parents
 from vitscope.report.columns import collect_numbers
 from vitscope.report.embedding import encode_bytes
 from vitscope.results.result_text import TextTable
@@ -53,7 +53,7 @@ def _collect_table(
 
 
 def _fold_paths(paths: Iterable[str]) -> dict[str, Any]:
-    root = "".join(f"{part}/" for part in find_folder(paths))
+    root = find_root(paths)
     return {"root": root, "paths": [path.removeprefix(root) for path in paths]}
 
 

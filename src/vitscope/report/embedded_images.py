@@ -9,6 +9,7 @@ import numpy as np
 
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
+from vitscope.images.paths import find_root
 from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.report.image_sources import (
@@ -169,6 +170,7 @@ def _describe_source(source: Source, images: Sequence[Entry]) -> dict[str, Any]:
     return {
         "label": source.label,
         "note": note,
+        "root": find_root(str(image["path"]) for image in images),
         "columns": names,
         "side_by_side": source.side_by_side,
         "sort": next((name for name in source.first if name in names), names[0] if names else ""),
