@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Float
 
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
@@ -22,9 +23,10 @@ from vitscope.report.image_sources import (
 )
 from vitscope.report.side_by_side import list_compared, open_compared, open_remedies
 from vitscope.results.gallery import read_gallery
-from vitscope.results.image_maps import ImageMap, ImageMaps
+from vitscope.results.image_maps import ImageMaps
 from vitscope.results.result_text import tell_map
-from vitscope.results.vocabulary import ROW_MAPS
+from vitscope.results.schema_maps import MapSummary
+from vitscope.results.vocabulary import ROW_MAPS, MapKind
 
 MAX_BYTES = 18 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
@@ -104,18 +106,20 @@ class _Shelf:
         for maps in views:
             # What another model saw of the image, if it is not the same.
             view = self._place(maps)
-            told = {} if view == first else {"view": view}
-            drawn |= {name: _encode_map(one) | told for name, one in maps.shown.items()}
-        heads = next(filter(None, (_encode_heads(*one) for one in views[0].shown.items())), None)
-        layers = _encode_layers(views[0])
-        self._num_bytes += sum(len(one["data"]) for one in (*drawn.values(), heads, layers) if one)
-        return {
-            **entry,
-            **first,
-            "maps": drawn,
-            "heads": heads,  # of the first map that has any
-            "layers": layers,
-        }
+            seen = {} if view == first else {"view": view}
+            for name, one in maps.shown.items():
+                told = "; ".join(tell_map(one.about, float(one.values.sum())))
+                drawn[name] = _encode_map(one.values, one.about) | {"told": told, **seen}
+        shown, by_layer = views[0].shown.values(), views[0].heads_by_layer
+        heads = (_encode_map(one.heads, one.about) for one in shown if one.heads is not None)
+        layers = None
+        if by_layer is not None and len(by_layer) > 1:  # else the heads are there already
+            layers = _encode_map(by_layer, ROW_MAPS["attention"]) | {"count": len(by_layer)}
+        # The heads are of the first map that has any.
+        own = {"maps": drawn, "heads": next(heads, None), "layers": layers}
+        encoded = (*drawn.values(), own["heads"], layers)
+        self._num_bytes += sum(len(one["data"]) for one in encoded if one)
+        return {**entry, **first, **own}
 
     def _place(self, maps: ImageMaps) -> Entry:
         thumbnail = encode_image(maps.image)
@@ -127,37 +131,14 @@ class _Shelf:
         return {"thumbnail": place, "size": [width, height], "grid": list(maps.grid)}
 
 
-def _encode_map(one: ImageMap) -> Entry:
-    about = one.about
+def _encode_map(values: Float[np.ndarray, "*head row column"], about: MapKind) -> Entry:
     return {
-        **encode_map(one.values, signed=about.signed),
+        **encode_map(values, signed=about.signed),
         "title": about.title,
         "unit": about.unit,
-        "target": about.target,
+        "target": about.target if isinstance(about, MapSummary) else None,
         "part": about.is_part,
         "signed": about.signed,
-        "told": "; ".join(tell_map(about, float(one.values.sum()))),
-    }
-
-
-def _encode_heads(name: str, one: ImageMap) -> Entry | None:
-    if one.heads is None:
-        return None
-    return {**encode_map(one.heads, signed=one.about.signed), "map": name}
-
-
-def _encode_layers(maps: ImageMaps) -> Entry | None:
-    # Of a single layer, the heads are there already.
-    if maps.heads_by_layer is None or len(maps.heads_by_layer) == 1:
-        return None
-    kind = ROW_MAPS["attention"]
-    return {
-        **encode_map(maps.heads_by_layer),
-        "count": len(maps.heads_by_layer),
-        "title": kind.title,
-        "unit": kind.unit,
-        "part": kind.is_part,
-        "signed": kind.signed,
     }
 
 

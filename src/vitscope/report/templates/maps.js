@@ -24,12 +24,11 @@ function openMap(image, which) {
   const isNamed = which in image.maps;
   const isLayered = which.includes(".");
   const [head, layer] = isNamed ? [0, 0] : which.split(".").map(Number).reverse();
-  const map = isLayered ? image.layers : image.maps[isNamed ? which : image.heads.map];
-  const source = isNamed || isLayered ? map : image.heads;
+  const source = isNamed ? image.maps[which] : isLayered ? image.layers : image.heads;
+  const { title, unit, target, signed, part, told } = source;
   const place = isLayered ? layer * headsPerLayer(image) + head : head;
   const [rows, across] = viewOf(image, which).grid;
   const bytes = bytesOf(source).subarray(place * rows * across, (place + 1) * rows * across);
-  const { signed, part } = map;
   const largest = source.scale[place];
   return {
     bytes,
@@ -37,12 +36,12 @@ function openMap(image, which) {
     across,
     largest,
     signed,
+    told,
     palette: signed ? diverging : sequential,
     valueAt: (patch) => (signed ? ((bytes[patch] - 128) / 127) * largest : (bytes[patch] / 255) * largest),
     tell: (value) => (part ? `${tell(100 * value)} %` : tell(value)),
-    name: [map.title, !isNamed && ` of head ${head}`, isLayered && ` in layer ${layer}`].filter(Boolean).join(""),
-    unit: [map.unit, map.target && `target ${map.target}`].filter(Boolean).join(", "),
-    told: isNamed ? map.told : "",
+    name: [title, !isNamed && ` of head ${head}`, isLayered && ` in layer ${layer}`].filter(Boolean).join(""),
+    unit: [unit, target && `target ${target}`].filter(Boolean).join(", "),
   };
 }
 

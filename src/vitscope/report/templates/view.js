@@ -46,7 +46,7 @@ function showImage() {
   part("maps").replaceChildren(...names.map((name) => makeChoice(image, name, nameMap(image, name))));
   part("heads").replaceChildren(...heads.map((head) => makeChoice(image, head, head)));
   part("heads-title").hidden = image.heads === null;
-  part("heads-title").textContent = image.heads === null ? "" : `${image.maps[image.heads.map].title} of each head`;
+  part("heads-title").textContent = image.heads === null ? "" : `${image.heads.title} of each head`;
   part("layers").hidden = image.layers === null;
   fillLayers();
   const numbers = gallery.columns.map((name) => [fullName(name), tell(numberOf(image, name))]);
