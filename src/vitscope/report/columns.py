@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from vitscope.figures.saved import as_sentence, printable
+from vitscope.figures.saved import ModelResult, as_sentence, printable
+from vitscope.files.reading import open_table
 from vitscope.images.paths import hide_parents
 from vitscope.results.vocabulary import (
     COVARIATES,
@@ -112,6 +113,12 @@ def collect_numbers(table: pa.Table) -> ImageNumbers:
     return ImageNumbers.of_columns(
         columns, table["image_id"].to_pylist(), table["path"].to_pylist()
     )
+
+
+def read_numbers(result: ModelResult) -> ImageNumbers:
+    """Numbers of all images of an audit."""
+    with open_table(result.folder / "images.parquet") as file:
+        return collect_numbers(file.read())
 
 
 def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
 from vitscope.images.paths import find_root
-from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column
+from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column, read_numbers
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.report.image_sources import (
     Entry,
@@ -19,7 +19,6 @@ from vitscope.report.image_sources import (
     open_explanation,
     open_gallery,
     open_judgement,
-    read_numbers,
 )
 from vitscope.report.side_by_side import list_compared, open_compared, open_remedies
 from vitscope.results.gallery import read_gallery

@@ -10,11 +10,9 @@ from vitscope.errors import ResultError
 from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.files.printable import printable_path, without_folders
-from vitscope.files.reading import open_table
 from vitscope.report.columns import (
     SKILL,
     ImageNumbers,
-    collect_numbers,
     describe_column,
     round_numbers,
 )
@@ -67,9 +65,8 @@ def open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -
                 f"{printable_path(result.folder)} is damaged: image {index} of its gallery is "
                 "not in its table"
             )
-        entry = _describe_image(image.image_id, numbers, row)
-        entry["told"] = _judge(numbers, row)
-        entry["why"] = f"Chosen for this gallery: {_REASONS[image.why]}."
+        why = f"Chosen for this gallery: {_REASONS[image.why]}."
+        entry = _describe_image(image, numbers, row, told=_judge(numbers, row), why=why)
         return [gallery.read_maps(index)], entry
 
     chosen = describe_column(gallery.number)
@@ -105,12 +102,15 @@ def open_explanation(result: ModelResult) -> Source:
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
-        entry = _describe_image(image.image_id, numbers, index)
         told = without_folders(image.verdict.text), tell_failure(summary, summary.images[index])
-        entry["told"] = " ".join(map(as_sentence, filter(None, told)))
-        entry["why"] = as_sentence(without_folders(image.verdict.basis))
-        entry["scores"] = {k: tell_score(v, image.gap[k]) for k, v in image.skill.items()}
-        return [image], entry
+        return [image], _describe_image(
+            image,
+            numbers,
+            index,
+            told=" ".join(map(as_sentence, filter(None, told))),
+            why=as_sentence(without_folders(image.verdict.basis)),
+            scores={name: tell_score(v, image.gap[name]) for name, v in image.skill.items()},
+        )
 
     # Of an image on which the map to publish fails, its own text says so instead.
     judged = dict.fromkeys(
@@ -139,12 +139,15 @@ def open_judgement(result: ModelResult) -> Source:
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
-        entry = _describe_image(image.image_id, numbers, index)
-        entry["told"] = as_sentence(summary.verdict.text)
-        entry["why"] = "Maps are in their order over all images, the most faithful first."
-        entry["scores"] = {name: f"skill {write_number(image.skill[name], 2)}" for name in names}
         found = judged.read_maps(index)
-        return [replace(found, maps={name: found.maps[name] for name in names})], entry
+        return [replace(found, maps={name: found.maps[name] for name in names})], _describe_image(
+            image,
+            numbers,
+            index,
+            told=as_sentence(summary.verdict.text),
+            why="Maps are in their order over all images, the most faithful first.",
+            scores={name: f"skill {write_number(image.skill[name], 2)}" for name in names},
+        )
 
     note = (
         f"{len(images)} of {result.num_images:,} judged images. "
@@ -174,20 +177,15 @@ def _number_images(
     return ImageNumbers.of_columns(columns, ids, paths)
 
 
-def _describe_image(digest: str, numbers: ImageNumbers, row: int) -> Entry:
+def _describe_image(image: Any, numbers: ImageNumbers, row: int, **words: Any) -> Entry:
     path = numbers.paths[row]
     return {
-        "id": digest,
+        "id": image.image_id,
         "path": path,
         "name": path.rsplit("/", 1)[-1],
         "numbers": round_numbers(numbers.values[:, row]),
+        **words,
     }
-
-
-def read_numbers(result: ModelResult) -> ImageNumbers:
-    """Numbers of all images of an audit."""
-    with open_table(result.folder / "images.parquet") as file:
-        return collect_numbers(file.read())
 
 
 def _flatten(tree: Mapping[str, Any], *path: str) -> dict[str, float]:

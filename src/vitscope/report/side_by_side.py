@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from vitscope.errors import ResultError
 from vitscope.figures.saved import ModelResult, printable
-from vitscope.report.image_sources import Entry, Source, open_gallery, read_numbers
+from vitscope.report.columns import read_numbers
+from vitscope.report.image_sources import Entry, Source, open_gallery
 from vitscope.results.choices import enumerate_labels
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMaps

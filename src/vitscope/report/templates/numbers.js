@@ -107,7 +107,7 @@ async function showBins(chart) {
   const told = document.querySelector(`[data-told="${index}"]`);
   chart.parentElement.hidden = bins === undefined;
   if (bins === undefined) {
-    leaveOut(chart); // drawn when there is something to draw
+    waiting.delete(chart); // drawn when there is something to draw
     return;
   }
   told.textContent =
