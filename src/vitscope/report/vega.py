@@ -33,9 +33,9 @@ _SYMBOLS_PX = 240
 def draw_terms(data: FigureData) -> list[Chart]:
     """Numbers by term: a line over size for a family of several models; the others side by side."""
     charts, others = [], []
-    for series, points in group_points(data.points, lambda point: point.model.series).items():
+    for points in group_points(data.points, lambda point: point.model.series).values():
         if _are_sizes(parts.list_models(points)):
-            charts.append(Chart(series, _plot_by_size(data, points)))
+            charts.append(_plot_by_size(data, points))
         else:
             others += points
     return charts + draw_apart(data, others)
@@ -48,7 +48,8 @@ def _are_sizes(models: Sequence[ModelResult]) -> bool:
     return sized and len(models) > 1 and len({model.params_m for model in models}) == len(models)
 
 
-def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
+def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Chart:
+    series = points[0].model.series
     rows = parts.make_rows(data, points, name=lambda point: name_term(point.term))
     looks = parts.encode_terms(data.terms, "name")
     sizes = sorted({float(point.x) for point in points})
@@ -64,9 +65,7 @@ def _plot_by_size(data: FigureData, points: Sequence[Point]) -> Spec:
         *parts.mark_ends(rows, "y", place, looks["color"]),
         dot(line | looks | {"tooltip": tooltip}, 70),
     ]
-    return parts.finish(
-        rows, layers, f"{data.axis} of {points[0].model.series} by number of parameters"
-    )
+    return parts.finish(series, rows, layers, f"{data.axis} of {series} by number of parameters")
 
 
 def _write_above(rows: Sequence[Spec], field: str, channels: Spec, **looks: Any) -> Spec:
@@ -76,15 +75,11 @@ def _write_above(rows: Sequence[Spec], field: str, channels: Spec, **looks: Any)
 
 def draw_sources_by_layer(data: FigureData) -> list[Chart]:
     """A chart for each number of each model: a line and a band for each source."""
-    several = len(data.shown) > 1
-    return [
-        Chart(f"{model.label}: {panel.axis}" if several else panel.axis, _plot_layers(model, panel))
-        for model, panel in split_panels(data)
-        if panel.points
-    ]
+    return [_plot_layers(*found) for found in split_panels(data) if found[1].points]
 
 
-def _plot_layers(model: ModelResult, data: FigureData) -> Spec:
+def _plot_layers(model: ModelResult, data: FigureData) -> Chart:
+    title = f"{model.label}: {data.axis}" if len(data.shown) > 1 else data.axis
     layers = model.audit.layers
     rows = parts.make_rows(data, data.points, name=lambda point: name_term(point.term))
     axis = {"values": choose_ticks(layers), "format": "d", "grid": False, "labelOverlap": "greedy"}
@@ -100,7 +95,8 @@ def _plot_layers(model: ModelResult, data: FigureData) -> Spec:
     points = looks | {"tooltip": [*parts.make_tooltip(data.axis, "name"), by_layer]}
     drawn = _draw_lines(data, rows, place, {"color": looks["color"]}, points, 36)
     description = f"{data.axis} of each source of {model.label} by layer"
-    return parts.finish(rows, [above, *drawn], f"{description}; {tell_layers(model.audit)}")
+    told = f"{description}; {tell_layers(model.audit)}"
+    return parts.finish(title, rows, [above, *drawn], told)
 
 
 def _draw_lines(
@@ -125,50 +121,47 @@ def _draw_family(data: FigureData, family: str, points: Sequence[Point]) -> Char
     names = {model.folder: model.short_label if apart else model.label for model in models}
     looks = dict(zip(names.values(), cycle(zip(parts.SERIES, _DASHES, strict=True))))
     rows = parts.make_rows(data, points, name=lambda point: names[point.model.folder])
-    spec = _plot_lines(data, rows, looks, DEPTH, family)
-    return Chart(family if len(models) > 1 else models[0].label, spec)
+    title = family if len(models) > 1 else models[0].label
+    return _plot_lines(title, data, rows, looks, DEPTH, family)
 
 
 def draw_tokens_along(data: FigureData, *, along: str, marked: bool = False) -> list[Chart]:
     """A chart for each model: a line and a band for each token group or route."""
     models = parts.group_models(data.points)
-    together = 1 < len(models) <= _MOST_TOGETHER
-    return [
-        Chart(
-            "side by side" if together else points[0].model.label,
-            _plot_tokens(data, points, along, marked=marked),
-        )
-        for points in ([data.points] if together else models)
-    ]
+    found = [data.points] if len(models) <= _MOST_TOGETHER else models
+    return [_plot_tokens(data, points, along, marked=marked) for points in found]
 
 
-def _plot_tokens(data: FigureData, points: Sequence[Point], along: str, *, marked: bool) -> Spec:
+def _plot_tokens(data: FigureData, points: Sequence[Point], along: str, *, marked: bool) -> Chart:
     # A colour for each term, dashes for each result.
     models = parts.list_models(points)
     dashes = dict(zip((model.folder for model in models), _DASHES, strict=False))
 
-    def name(point: Point) -> str:
-        return name_token(point.term) + (f", {point.model.label}" if len(models) > 1 else "")
+    several = len(models) > 1
 
-    looks = {
-        name(point): (parts.term_colour(point.term), dashes[point.model.folder]) for point in points
-    }
+    def name(point: Point) -> str:
+        return name_token(point.term) + (f", {point.model.label}" if several else "")
+
+    looks = {name(one): (parts.term_colour(one.term), dashes[one.model.folder]) for one in points}
     traces = [model.audit.trace for model in models if marked]
     halves = [{"x": one.half_depth} for one in traces if one and one.half_depth is not None]
     half = mark("rule", {"x": numbers("x")}, color=parts.FAINT, strokeDash=[2, 3])
     behind = [{"data": {"values": halves}, **half}] if halves else []
+    title = "side by side" if several else models[0].label
+    rows = parts.make_rows(data, points, name=name)
     of = enumerate_labels([model.label for model in models])
-    return _plot_lines(data, parts.make_rows(data, points, name=name), looks, along, of, behind)
+    return _plot_lines(title, data, rows, looks, along, of, behind)
 
 
 def _plot_lines(
+    title: str,
     data: FigureData,
     rows: Sequence[Spec],
     looks: Mapping[str, Look],
     along: str,
     of: str,
     behind: Sequence[Spec] = (),
-) -> Spec:
+) -> Chart:
     # A line for each name, in the colour and dashes of its look.
     last = max(int(row["x"]) for row in rows)
     ticks = list(range(0, last + 1, max(1, math.ceil(last / 6))))
@@ -178,7 +171,7 @@ def _plot_lines(
     tooltip = [*parts.make_tooltip(data.axis, "name"), numbers("x", title=by)]
     points = {"color": lines["color"], "tooltip": tooltip}
     drawn = _draw_lines(data, rows, place, lines, points, 26)
-    return parts.finish(rows, [*behind, *drawn], f"{data.axis} of {of} by {by}")
+    return parts.finish(title, rows, [*behind, *drawn], f"{data.axis} of {of} by {by}")
 
 
 def _encode_lines(field: str, looks: Mapping[str, Look], *, alone: bool = False) -> Spec:
@@ -201,15 +194,13 @@ _ROLES: Mapping[Role, tuple[Look, float, float]] = {
 
 def draw_map_curves(data: FigureData) -> list[Chart]:
     """A chart for each model, removal and curve: the best map and the references stand out."""
-    charts = []
     found = group_points(data.points, lambda point: (point.model.folder, point.panel))
-    for (_, key), points in found.items():
-        named = f"{points[0].model.label}, " if len(data.shown) > 1 else ""
-        charts.append(Chart(f"{named}{data.titles[key]}", _plot_curves(data, points)))
-    return charts
+    return [_plot_curves(data, points) for points in found.values()]
 
 
-def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
+def _plot_curves(data: FigureData, points: Sequence[Point]) -> Chart:
+    label, panel = points[0].model.label, points[0].panel
+    title = f"{label}, {data.titles[panel]}" if len(data.shown) > 1 else data.titles[panel]
     rows = parts.make_rows(
         data,
         points,
@@ -220,7 +211,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
     )
     found = {find_role(point): name_role(point) for point in points}
     looks = {found[role]: _ROLES[role][0] for role in reversed([*_ROLES]) if role in found}
-    along = CURVES[points[0].panel.rsplit(" ", 1)[-1]]
+    along = CURVES[panel.rsplit(" ", 1)[-1]]
     axis = {"format": "%", "tickCount": 5, "grid": False}
     place = {"x": numbers("x", title=along, axis=axis), "y": parts.encode_value(data)}
     lines = _encode_lines("role", looks, alone=True)
@@ -235,9 +226,8 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Spec:
         mark("line", place | lines | strokes),
         dot(place | {"color": lines["color"], "tooltip": told}, 40, opacity=0),
     ]
-    return parts.finish(
-        rows, layers, f"{data.axis} of {points[0].model.label} by {along}, for each map"
-    )
+    description = f"{data.axis} of {label} by {along}, for each map"
+    return parts.finish(title, rows, layers, description)
 
 
 def plot_histogram(label: str) -> Spec:
@@ -253,5 +243,6 @@ def plot_histogram(label: str) -> Spec:
         ],
     }
     bars = mark("bar", channels, color=parts.term_colour("patches"), binSpacing=1)
-    spec = parts.finish([], [bars], f"spread over images, {label}: the number chosen above", 150)
-    return spec | {"data": {"values": [], "name": "bins"}}
+    description = f"spread over images, {label}: the number chosen above"
+    chart = parts.finish(label, [], [bars], description, 150)
+    return chart.spec | {"data": {"values": [], "name": "bins"}}

@@ -185,10 +185,14 @@ def has_some(rows: Sequence[Spec], key: str) -> bool:
 
 
 def finish(
-    rows: Sequence[Spec], layers: Sequence[Spec], description: str, height: int = _HEIGHT_PX
-) -> Spec:
-    """A specification in the style of the page; layers may have rows of their own."""
-    return {
+    title: str,
+    rows: Sequence[Spec],
+    layers: Sequence[Spec],
+    description: str,
+    height: int = _HEIGHT_PX,
+) -> Chart:
+    """A chart in the style of the page; layers may have rows of their own."""
+    spec = {
         "data": {"values": rows},
         "layer": layers,
         "description": description,
@@ -196,3 +200,4 @@ def finish(
         "height": height,
         "config": _CONFIG,
     }
+    return Chart(title, spec)

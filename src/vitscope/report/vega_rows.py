@@ -26,9 +26,8 @@ def draw_map_scores(data: FigureData) -> list[Chart]:
     charts = []
     for removal, points in data.panels.items():
         rows = parts.make_rows(data, points, faint=lambda point: point.term in BASELINES)
-        title = data.titles[removal]
-        spec = _plot_dots(data, rows, colour_models(points), f"skill of each map, {title}", (0, 1))
-        charts.append(Chart(title, spec))
+        title, looks = data.titles[removal], colour_models(points)
+        charts.append(_plot_dots(title, data, rows, looks, f"skill of each map, {title}", (0, 1)))
     return charts
 
 
@@ -37,9 +36,8 @@ def draw_differences(data: FigureData) -> list[Chart]:
     charts = []
     for first, points in data.panels.items():
         rows, looks = parts.make_rows(data, points), colour_models(points)
-        of = next(iter(looks)) if len(looks) == 1 else "each"
-        spec = _plot_dots(data, rows, looks, f"paired differences from {first}")
-        charts.append(Chart(f"{of} less {first}", spec))
+        title = f"{next(iter(looks)) if len(looks) == 1 else 'each'} less {first}"
+        charts.append(_plot_dots(title, data, rows, looks, f"paired differences from {first}"))
     return charts
 
 
@@ -51,8 +49,8 @@ def draw_remedies(data: FigureData) -> list[Chart]:
     for points in parts.group_models(data.points):
         label = points[0].model.label
         rows = parts.make_rows(data, points, number=lambda point: CHANGES[point.term])
-        spec = _plot_dots(data, rows, looks, f"what each edit of {label} changed", series="number")
-        charts.append(Chart(label, spec))
+        description = f"what each edit of {label} changed"
+        charts.append(_plot_dots(label, data, rows, looks, description, series="number"))
     return charts
 
 
@@ -69,8 +67,8 @@ def draw_apart(
     if 1 < len(models) <= len(parts.SERIES):
         looks = colour_models(points)
         rows = parts.make_rows(data, points, x=lambda point: name(point.term))
-        spec = _plot_dots(data, rows, looks, f"{data.axis} of {', '.join(looks)}")
-        return [Chart("side by side", spec)]
+        description = f"{data.axis} of {', '.join(looks)}"
+        return [_plot_dots("side by side", data, rows, looks, description)]
     if data.limits is None and len(models) > 1:
         data = replace(data, limits=span([point.number for point in points], 0.0))
     return [_draw_bars(data, own, name) for own in models]
@@ -89,9 +87,8 @@ def _draw_bars(data: FigureData, points: Sequence[Point], name: Callable[[str], 
         mark("bar", bars, height=14, cornerRadius=2),
         *parts.mark_ends(rows, "x", place, {"value": parts.INK}),
     ]
-    return Chart(
-        label, parts.finish(rows, layers, f"{axis} of {label}: {told}", _BAR_PX * len(rows))
-    )
+    height = _BAR_PX * len(rows)
+    return parts.finish(label, rows, layers, f"{axis} of {label}: {told}", height)
 
 
 def colour_models(points: Sequence[Point]) -> dict[str, str]:
@@ -101,13 +98,14 @@ def colour_models(points: Sequence[Point]) -> dict[str, str]:
 
 
 def _plot_dots(
+    title: str,
     data: FigureData,
     rows: Sequence[Spec],
     looks: Mapping[str, str],
     description: str,
     marks: Sequence[float] = (0,),
     series: str = "model",
-) -> Spec:
+) -> Chart:
     # A row for each x, with a dot for each value of a series in the colour of its look.
     legend = parts.make_legend(looks) if len(looks) > 1 else None
     colour = parts.encode_looks(series, looks, legend, color=looks.values())["color"]
@@ -129,38 +127,40 @@ def _plot_dots(
     # Two lines of a name need as much as two dots.
     lines = 2 if any(len(name) > _LONGEST for name in names) else 1
     height = (12 * max(len(looks), lines) + 10) * len(names)
-    return parts.finish(rows, layers, description + _ELSEWHERE, height)
+    return parts.finish(title, rows, layers, description + _ELSEWHERE, height)
 
 
 def draw_correlations(data: FigureData) -> list[Chart]:
     """A chart for each model: a dot for each covariate and source, filled if significant."""
-    charts = []
-    for points in parts.group_models(point for point in data.points if point.x != R2):
-        label = points[0].model.label
-        rows = parts.make_rows(
-            data,
-            points,
-            name=lambda point: name_covariate(str(point.x)),
-            source=lambda point: name_term(point.term),
-            strong=lambda point: point.is_significant,
-        )
-        terms = order_terms({point.term for point in points})
-        looks = parts.encode_terms(terms, "source")
-        place = {
-            "y": words("name", sort=None, title=None, axis={"labelLimit": 150, "grid": True}),
-            "yOffset": words("term", sort=terms),
-        }
-        filled = {"condition": {"test": "datum.strong", "value": 1}, "value": 0.15}
-        channels = place | looks | {"stroke": looks["color"], "fillOpacity": filled}
-        channels |= {
-            "x": parts.encode_value(data),
-            "tooltip": parts.make_tooltip(data.axis, "name", "source"),
-        }
-        layers = [
-            *parts.mark_ends(rows, "x", place, looks["color"]),
-            dot(channels, 60, strokeWidth=1.2),
-        ]
-        height = (12 * len(terms) + 14) * len({row["name"] for row in rows})
-        spec = parts.finish(rows, layers, f"{data.axis} of {label}{_ELSEWHERE}", height)
-        charts.append(Chart(label, spec))
-    return charts
+    found = [point for point in data.points if point.x != R2]
+    return [_plot_correlations(data, points) for points in parts.group_models(found)]
+
+
+def _plot_correlations(data: FigureData, points: Sequence[Point]) -> Chart:
+    label = points[0].model.label
+    rows = parts.make_rows(
+        data,
+        points,
+        name=lambda point: name_covariate(str(point.x)),
+        source=lambda point: name_term(point.term),
+        strong=lambda point: point.is_significant,
+    )
+    terms = order_terms({point.term for point in points})
+    looks = parts.encode_terms(terms, "source")
+    axis = {"labelLimit": 150, "grid": True}
+    place = {
+        "y": words("name", sort=None, title=None, axis=axis),
+        "yOffset": words("term", sort=terms),
+    }
+    channels = {
+        **place,
+        **looks,
+        "x": parts.encode_value(data),
+        "stroke": looks["color"],
+        "fillOpacity": {"condition": {"test": "datum.strong", "value": 1}, "value": 0.15},
+        "tooltip": parts.make_tooltip(data.axis, "name", "source"),
+    }
+    ends = parts.mark_ends(rows, "x", place, looks["color"])
+    layers = [*ends, dot(channels, 60, strokeWidth=1.2)]
+    height = (12 * len(terms) + 14) * len({row["name"] for row in rows})
+    return parts.finish(label, rows, layers, f"{data.axis} of {label}{_ELSEWHERE}", height)
