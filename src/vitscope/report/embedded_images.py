@@ -11,7 +11,7 @@ from jaxtyping import Float
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
 from vitscope.images.paths import find_root
-from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column, read_numbers
+from vitscope.report.columns import SKILL, count_bins, describe_column, read_numbers
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.report.image_sources import (
     Entry,
@@ -30,8 +30,6 @@ from vitscope.results.vocabulary import ROW_MAPS, MapKind
 MAX_BYTES = 18 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
 
-_COLOURMAPS = {"sequential": SEQUENTIAL, "diverging": DIVERGING}
-
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
     """Data of the gallery and the distributions."""
@@ -40,7 +38,9 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
     for result in results:
         if result.kind == "audit":
             numbers = read_numbers(result)
-            distributions.append(_describe_distributions(result, numbers))
+            rows = zip(numbers.columns, numbers.values, strict=True)
+            bins = {column.name: count_bins(values) for column, values in rows}
+            distributions.append({"label": result.label, "bins": bins})
             if (gallery := read_gallery(result.folder)) is not None and gallery.images:
                 sources.append(open_gallery(result, gallery, numbers))
         elif result.kind == "explanation":
@@ -55,15 +55,11 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
     shown = shelf.fill(sources)
     names = {name for one in distributions for name in one["bins"]}
     names |= {column.name for source in sources for column in source.numbers.columns}
-    entries = [entry for images in shown for entry in images]
-    titles = {
-        f"{SKILL}{name}": drawn["title"]
-        for entry in entries
-        for name, drawn in entry["maps"].items()
-    }
+    drawn = [one for images in shown for entry in images for one in entry["maps"].items()]
+    titles = {f"{SKILL}{name}": one["title"] for name, one in drawn}
     columns = sorted(map(describe_column, names), key=lambda column: column.order)
     return {
-        "thumbnails": shelf.thumbnails,
+        "thumbnails": list(shelf.thumbnails),
         "galleries": [
             _describe_source(source, images) for source, images in zip(sources, shown, strict=True)
         ],
@@ -77,7 +73,10 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
             }
             for c in columns
         ],
-        "colourmaps": {use: _encode_colours(name) for use, name in _COLOURMAPS.items()},
+        "colourmaps": {
+            "sequential": _encode_colours(SEQUENTIAL),
+            "diverging": _encode_colours(DIVERGING),
+        },
     }
 
 
@@ -86,8 +85,7 @@ class _Shelf:
     """Images within a limit of bytes; models share the thumbnails."""
 
     max_bytes: int
-    thumbnails: list[str] = field(default_factory=list)  # JPEG files, base64
-    _places: dict[str, int] = field(default_factory=dict)
+    thumbnails: dict[str, int] = field(default_factory=dict)  # JPEG files, base64; numbered
     _num_bytes: int = 0
 
     def fill(self, sources: Sequence[Source]) -> list[list[Entry]]:
@@ -122,10 +120,9 @@ class _Shelf:
 
     def _place(self, maps: ImageMaps) -> Entry:
         thumbnail = encode_image(maps.image)
-        place = self._places.setdefault(thumbnail, len(self.thumbnails))
-        if place == len(self.thumbnails):
-            self.thumbnails.append(thumbnail)
+        if thumbnail not in self.thumbnails:
             self._num_bytes += len(thumbnail)
+        place = self.thumbnails.setdefault(thumbnail, len(self.thumbnails))
         height, width = maps.image.shape[:2]
         return {"thumbnail": place, "size": [width, height], "grid": list(maps.grid)}
 
@@ -143,9 +140,8 @@ def _encode_map(values: Float[np.ndarray, "*head row column"], about: MapKind) -
 
 def _describe_source(source: Source, images: Sequence[Entry]) -> dict[str, Any]:
     names = [column.name for column in source.numbers.columns]
-    left_out = source.count - len(images)
     note = source.note
-    if left_out:
+    if left_out := source.count - len(images):
         note += f" {left_out} of them are left out, so that this file stays small."
     return {
         "label": source.label,
@@ -158,12 +154,6 @@ def _describe_source(source: Source, images: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _describe_distributions(result: ModelResult, numbers: ImageNumbers) -> dict[str, Any]:
-    rows = zip(numbers.columns, numbers.values, strict=True)
-    return {"label": result.label, "bins": {c.name: count_bins(values) for c, values in rows}}
-
-
 def _encode_colours(name: str) -> str:
-    """A colour map."""
     colours = mpl.colormaps[name](np.arange(256), bytes=True)
     return encode_bytes(colours[:, :3])

@@ -70,22 +70,17 @@ def open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -
         return [gallery.read_maps(index)], entry
 
     chosen = describe_column(gallery.number)
-    of_all = (
-        ""
-        if gallery.num_candidates == gallery.num_images
-        else (f" (out of {gallery.num_candidates:,} drawn at random)")
-    )
+    note = f"{len(gallery.images)} of {gallery.num_images:,} images"
+    if gallery.num_candidates != gallery.num_images:
+        note += f" (out of {gallery.num_candidates:,} drawn at random)"
     if gallery.images[0].why == "original":
-        how = ": those of the original’s gallery"
-    elif len(gallery.images) == gallery.num_images:
-        how = ""
-    else:
-        how = (
+        note += ": those of the original’s gallery"
+    elif len(gallery.images) != gallery.num_images:
+        note += (
             f": in equal parts those with the lowest and the highest “{chosen.group}: "
             f"{chosen.label}”, those at even steps in between, and some drawn at random"
         )
-    note = f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}{how}."
-    return Source(result.label, note, numbers, len(gallery.images), read)
+    return Source(result.label, f"{note}.", numbers, len(gallery.images), read)
 
 
 def open_explanation(result: ModelResult) -> Source:
@@ -113,20 +108,13 @@ def open_explanation(result: ModelResult) -> Source:
         )
 
     # Of an image on which the map to publish fails, its own text says so instead.
-    judged = dict.fromkeys(
-        tell_judgement(summary, image)
-        for image in summary.images
-        if not tell_failure(summary, image)
-    )
-    scoring = summary.scoring
-    note = " ".join(
-        [
-            "Images that were explained.",
-            *map(as_sentence, map(without_folders, filter(None, judged))),
-            *([] if scoring is None else [describe_skill(scoring.target, scoring.removal)]),
-        ]
-    )
-    return Source(f"{result.label}, explained", note, numbers, len(images), read)
+    passed = [image for image in summary.images if not tell_failure(summary, image)]
+    judged = dict.fromkeys(tell_judgement(summary, image) for image in passed)
+    told = ["Images that were explained."]
+    told += map(as_sentence, map(without_folders, filter(None, judged)))
+    if summary.scoring is not None:
+        told.append(describe_skill(summary.scoring.target, summary.scoring.removal))
+    return Source(f"{result.label}, explained", " ".join(told), numbers, len(images), read)
 
 
 def open_judgement(result: ModelResult) -> Source:
@@ -149,12 +137,9 @@ def open_judgement(result: ModelResult) -> Source:
             scores={name: f"skill {write_number(image.skill[name], 2)}" for name in names},
         )
 
-    note = (
-        f"{len(images)} of {result.num_images:,} judged images. "
-        f"{describe_skill(summary.target, removal)}"
-    )
-    first = tuple(columns)
-    return Source(f"{result.label}, judged", note, numbers, len(images), read, first)
+    how = describe_skill(summary.target, removal)
+    note = f"{len(images)} of {result.num_images:,} judged images. {how}"
+    return Source(f"{result.label}, judged", note, numbers, len(images), read, tuple(columns))
 
 
 def _judge(numbers: ImageNumbers, row: int) -> str:

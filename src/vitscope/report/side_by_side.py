@@ -40,12 +40,9 @@ def list_compared(results: Sequence[ModelResult]) -> list[ModelResult]:
 
 def open_compared(results: Sequence[ModelResult]) -> Iterator[Source]:
     """Galleries of audits, each with those of later audits that share images with it."""
-    galleries = {result: read_gallery(result.folder) for result in results}
-    ids = {
-        result: {image.image_id for image in gallery.images} if gallery else set[str]()
-        for result, gallery in galleries.items()
-    }
-    left = list(results)
+    galleries = {one: found for one in results if (found := read_gallery(one.folder))}
+    ids = {one: {image.image_id for image in found.images} for one, found in galleries.items()}
+    left = list(galleries)
     while left:
         first, *left = left
         alike = [result for result in left if ids[first] & ids[result]]

@@ -4,8 +4,8 @@ function readBytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-const sequential = readBytes(data.colourmaps.sequential);
-const diverging = readBytes(data.colourmaps.diverging);
+const sequential = readBytes(data.sequential);
+const diverging = readBytes(data.diverging);
 
 const decoded = new WeakMap();
 
