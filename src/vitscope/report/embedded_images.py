@@ -73,10 +73,8 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
             }
             for c in columns
         ],
-        "colourmaps": {
-            "sequential": _encode_colours(SEQUENTIAL),
-            "diverging": _encode_colours(DIVERGING),
-        },
+        "sequential": _encode_colours(SEQUENTIAL),
+        "diverging": _encode_colours(DIVERGING),
     }
 
 
