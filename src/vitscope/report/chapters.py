@@ -130,9 +130,16 @@ def make_chapter(chapter: str, results: Results) -> list[ReportFigure]:
         left_out |= {"shares-by-depth", "routes-by-block"}
     found = CHAPTERS[chapter].items()
     figures = [_make_figure(key, one, results) for key, one in found if key not in left_out]
+    if chapter == "images" and audits:
+        figures.insert(0, _show_distributions(results))
     if chapter == "sources":
         figures += map(partial(_make_one_shot, results), enumerate(list_classifiers(results)))
     return figures
+
+
+def _show_distributions(results: Results) -> ReportFigure:
+    charts = [vega.draw_histogram(one.label) for one in results if one.kind == "audit"]
+    return ReportFigure("distribution", **_read_words()["distribution"], charts=charts)
 
 
 def _make_one_shot(results: Results, numbered: tuple[int, str]) -> ReportFigure:

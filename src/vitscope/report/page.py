@@ -30,7 +30,6 @@ from vitscope.report.embedding import (
     make_policy,
 )
 from vitscope.report.side_by_side import list_compared
-from vitscope.report.vega import plot_histogram
 from vitscope.report.vega_parts import Spec
 from vitscope.report.verdicts import (
     describe_explained,
@@ -146,15 +145,11 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
     images |= collect_tables(results, left)
     galleries = [one["label"] for one in images["galleries"] if one["side_by_side"]]
-    distributions = [one["label"] for one in images["distributions"]]
     charts = {
         f"{figure.key}/{index}": chart.spec
         for figures in chapters.values()
         for figure in figures
         for index, chart in enumerate(figure.charts)
-    }
-    charts |= {
-        f"distribution/{index}": plot_histogram(label) for index, label in enumerate(distributions)
     }
     return _render(
         "report.html.j2",
@@ -170,7 +165,6 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         judgements=[describe_judgement_card(one) for one in results if one.kind == "judgement"],
         remedies=[describe_remedies_card(one) for one in results if one.kind == "remedies"],
         chapters=chapters,
-        distributions=distributions,
         failures=tabulate_failures(audits),
         has_images=bool(images["galleries"]),
         side_by_side=bool(galleries),

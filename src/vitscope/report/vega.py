@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from typing import Any
 
@@ -230,7 +231,7 @@ def _plot_curves(data: FigureData, points: Sequence[Point]) -> Chart:
     return parts.finish(title, rows, layers, description)
 
 
-def plot_histogram(label: str) -> Spec:
+def draw_histogram(label: str) -> Chart:
     """A histogram whose data the page fills in for the chosen number."""
     channels = {
         "x": numbers("low", bin="binned", title=None, axis={"tickCount": 6, "grid": False}),
@@ -243,6 +244,6 @@ def plot_histogram(label: str) -> Spec:
         ],
     }
     bars = mark("bar", channels, color=parts.term_colour("patches"), binSpacing=1)
-    description = f"spread over images, {label}: the number chosen above"
-    chart = parts.finish(label, [], [bars], description, 150)
-    return chart.spec | {"data": {"values": [], "name": "bins"}}
+    told = f"spread over images, {label}: the number chosen above"
+    chart = parts.finish(label, [], [bars], told, 150)
+    return replace(chart, spec=chart.spec | {"data": {"values": [], "name": "bins"}})
