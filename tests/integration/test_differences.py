@@ -24,7 +24,7 @@ from vitscope.figures.intervals import Interval
 from vitscope.figures.saved import load_results, tell_apart
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.metrics.jackknife import block_of
-from vitscope.report.chapters import COMPARED, ReportFigure
+from vitscope.report.chapters import make_chapter
 from vitscope.results import records
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.paired_audits import ReplicatedAudit
@@ -219,8 +219,7 @@ def test_results_agree_only_in_the_same_numbers(term, told):
 
 def test_the_table_and_the_chart_have_every_difference(folder):
     results = tell_apart(load_results([folder / "results"]))
-    (entry,) = COMPARED
-    figure = ReportFigure.make(entry, results)
+    (figure,) = make_chapter("compared", results)
     (rows,) = figure.table.sections
     assert figure.table.columns == ("number", "tiny/dinov2_reg less tiny/dinov2")
     told = {row[0]: row[1].numbers for row in rows}
@@ -228,7 +227,7 @@ def test_the_table_and_the_chart_have_every_difference(folder):
     assert told == numbers
     (chart,) = figure.charts
     assert chart.title == "tiny/dinov2_reg less tiny/dinov2"
-    drawn = [row for rows in chart.spec["datasets"].values() for row in rows if "told" in row]
+    drawn = chart.spec["data"]["values"]
     assert {row["x"]: (row["value"], row["low"], row["high"]) for row in drawn} == numbers
     # One name has two lines of 15 pixels, which a row must hold.
     assert "attention on patches, of patches and registers" in numbers

@@ -14,7 +14,7 @@ from images import write_images
 from vitscope import AuditConfig, audit
 from vitscope.figures import NothingToDrawError, draw_figure
 from vitscope.figures.saved import load_results
-from vitscope.report.chapters import ReportFigure, list_sources
+from vitscope.report.chapters import make_chapter
 from vitscope.report.verdicts import describe_verdict
 from vitscope.reproduction.evidence import ModelEvidence, measure
 from vitscope.reproduction.quantities import cka
@@ -107,8 +107,8 @@ def test_report_and_claims_give_the_reason_that_is_true(which, reason, request):
     model = ModelEvidence("DINOv2", "S", 22, {"COCO": result.summary})
     measured = measure([model], "COCO", "DINOv2", "S", cka("residual", "patches"))
     assert measured.gap == f"DINOv2 S: CKA(r, patches) is undefined: {reason}"
-    (entry,) = [one for one in list_sources([]) if one.key == "cka-residual"]
-    shown = ReportFigure.make(entry, load_results([result.folder]))
+    sources = make_chapter("sources", load_results([result.folder]))
+    (shown,) = [one for one in sources if one.key == "cka-residual"]
     # Where the patches alone are constant, the skip connection is there to be shown.
     assert (f"its CKA is undefined: {reason}" in shown.missing) == (which == "constant_output")
 

@@ -8,8 +8,9 @@ from rich.console import Console
 from made_remedies import write_comparison, write_gallery
 from made_results import change, make_audit, write_result
 from vitscope.figures.saved import load_results, tell_apart
-from vitscope.report.comparison import list_compared, tabulate_compared
 from vitscope.report.embedded_images import collect_images
+from vitscope.report.side_by_side import list_compared
+from vitscope.report.verdicts import tabulate_compared
 from vitscope.results.gallery import read_gallery
 from vitscope.results.image_maps import ImageMaps, write_maps
 from vitscope.terminal import make_comparison

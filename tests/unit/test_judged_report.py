@@ -88,19 +88,15 @@ def test_the_card_says_which_map_to_publish_and_on_what_that_rests(page, tmp_pat
     assert 'class="card-verdict unknown"' in unsure.section("judged")
 
 
-def list_rows(spec):
-    return [row for rows in spec["datasets"].values() for row in rows if "term" in row]
-
-
 def test_charts_hold_every_skill_and_every_curve(page):
     charts = {key: spec for key, spec in page.data["charts"].items() if key.startswith("map-")}
     assert len([key for key in charts if key.startswith("map-scores/")]) == 2
     assert len([key for key in charts if key.startswith("map-curves/")]) == 4
-    rows = list_rows(charts["map-scores/0"])
+    rows = charts["map-scores/0"]["data"]["values"]
     assert {row["term"]: row["value"] for row in rows} == pytest.approx(
         {name: SKILLS[name] for name in SOME}
     )
-    curves = list_rows(charts["map-curves/0"])
+    curves = charts["map-curves/0"]["data"]["values"]
     assert len(curves) == 17 * (len(SOME) + 2)
     assert {row["role"] for row in curves if row["term"] == "traced"} == {"Traced (best)"}
     assert {row["role"] for row in curves if row["term"] in {"legrad", "centre"}} == {"other maps"}

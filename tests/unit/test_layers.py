@@ -11,7 +11,7 @@ from made_results import hold_audit, hold_layers
 from vitscope.figures import NothingToDrawError, draw_figure
 from vitscope.figures.layers import NUMBERS
 from vitscope.figures.rendering.style import TERM_COLOURS, FigureStyle, drawn_in, read_style
-from vitscope.report.chapters import ReportFigure, list_layers
+from vitscope.report.chapters import make_chapter
 from vitscope.report.verdicts import describe_verdict
 from vitscope.results.layer_text import tabulate_layers, tell_layers
 from vitscope.results.result_html import show_result
@@ -148,18 +148,19 @@ def test_numbers_that_no_layer_has_leave_their_panel_empty():
         assert "undefined at every layer" in panel.texts[-1].get_text().replace("\n", " ")
 
 
-def find_entry(results):
-    return {entry.key: entry for entry in list_layers(results)}.get("sources-by-layer")
+def find_figure(results):
+    figures = {figure.key: figure for figure in make_chapter("layers", results)}
+    return figures.get("sources-by-layer")
 
 
 def test_the_report_shows_it_where_several_layers_were_audited():
-    assert find_entry([hold_audit()]) is None
+    assert find_figure([hold_audit()]) is None
     model = hold_layers(LAYERS)
-    figure = ReportFigure.make(find_entry([model]), [model])
+    figure = find_figure([model])
     assert [chart.title for chart in figure.charts] == [*NUMBERS.values()]
     for chart in figure.charts:
         alt.Chart.from_dict(chart.spec)
-        rows = chart.spec["datasets"][chart.spec["layer"][0]["data"]["name"]]
+        rows = chart.spec["layer"][0]["data"]["values"]
         assert "".join(row["symbol"] for row in rows) == "?●●●▲✕✕"
         assert chart.spec["description"].endswith(tell_layers(model.audit))
     assert figure.table.columns == ("model", "number", "source", *(f"layer {n}" for n in LAYERS))

@@ -8,7 +8,7 @@ from blank_figures import words
 from made_results import hold_audit
 from vitscope.figures import draw_figure
 from vitscope.metrics.estimates import HighNormTokens
-from vitscope.report.chapters import ReportFigure, list_layers
+from vitscope.report.chapters import make_chapter
 
 WORDS = "After the last block, patch norms are known for 21 images only, those in which"
 
@@ -29,8 +29,8 @@ def unknown():
 
 
 def report(result):
-    (entry,) = [one for one in list_layers([result]) if one.key == "high-norm"]
-    return ReportFigure.make(entry, [result])
+    (figure,) = [one for one in make_chapter("layers", [result]) if one.key == "high-norm"]
+    return figure
 
 
 def test_figures_and_report_say_of_how_many_images_the_last_depth_is():

@@ -89,8 +89,7 @@ def test_every_edit_has_its_sentence_and_its_numbers_before_and_after(alone):
 
 def test_the_chart_has_each_number_of_each_edit(alone):
     spec = read_data(alone, "charts")["changes/0"]
-    rows = [row for rows in spec["datasets"].values() for row in rows if "number" in row]
-    found = {(row["x"], row["number"]): row["value"] for row in rows}
+    found = {(row["x"], row["number"]): row["value"] for row in spec["data"]["values"]}
     assert len(found) == 4 * len(EDITS)
     assert found["test-time-registers", "high-norm images"] == pytest.approx(-0.21)
     assert found["zero:tokens=registers", "cos(f, f′) − 1"] == pytest.approx(-0.58)

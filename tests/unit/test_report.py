@@ -26,7 +26,7 @@ from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.report import write_report
-from vitscope.report.chapters import IMAGES, TOKENS, ReportFigure, list_layers, list_sources
+from vitscope.report.chapters import make_chapter
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.embedded_images import collect_images
 from vitscope.report.page import read_definitions, rename_clips, render_report
@@ -126,10 +126,11 @@ def test_charts_hold_the_numbers_of_the_results(page, made):
 
 def test_every_number_of_a_figure_is_on_its_charts_and_in_its_table(made):
     results = load_results([made])
-    for entry in (*list_sources(results), *list_layers(results), *TOKENS, *IMAGES):
-        figure = ReportFigure.make(entry, results)
+    chapters = ("sources", "layers", "tokens", "images")
+    figures = [figure for chapter in chapters for figure in make_chapter(chapter, results)]
+    for figure in (one for one in figures if one.key != "distribution"):  # drawn by the page
         shown = (
-            {"norm"} if entry.key == "anatomy" else {point.panel for point in figure.data.points}
+            {"norm"} if figure.key == "anatomy" else {point.panel for point in figure.data.points}
         )
         points = [p for p in figure.data.points if p.panel in shown and p.x != R2]
         rows = [row for row in _rows_of([chart.spec for chart in figure.charts]) if "told" in row]
@@ -137,14 +138,14 @@ def test_every_number_of_a_figure_is_on_its_charts_and_in_its_table(made):
             (p.model.label, p.term, p.number.value, p.number.low, p.number.high) for p in points
         ]
         drawn = [tuple(row[k] for k in ("model", "term", "value", "low", "high")) for row in rows]
-        assert Counter(drawn) == Counter(numbers), entry.key
+        assert Counter(drawn) == Counter(numbers), figure.key
         cells = Counter(cell for row in figure.table.sections[0] for cell in row)
         told = Counter(write_interval(p.number, percent=figure.data.percent) for p in points)
         assert all(sum(n for c, n in cells.items() if c.endswith(t)) >= n for t, n in told.items())
 
 
 def _rows_of(tree):
-    """Every row of data in a specification, wherever Altair put it."""
+    """Every row of data in a specification, whatever layer has it."""
     if isinstance(tree, list):
         return [row for item in tree for row in _rows_of(item)]
     if not isinstance(tree, dict):
@@ -155,7 +156,7 @@ def _rows_of(tree):
 
 def test_charts_are_what_vega_lite_takes(page):
     charts = json.loads(page.data["charts"]).values()
-    for spec in {_outline(spec | {"datasets": {}}): spec for spec in charts}.values():
+    for spec in {_outline(spec | {"data": {}}): spec for spec in charts}.values():
         alt.Chart.from_dict(spec)
 
 

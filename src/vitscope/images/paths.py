@@ -75,6 +75,11 @@ def find_folder(paths: Iterable[str]) -> list[str]:
     return list(os.path.commonprefix(folders))  # noqa: RUF071 - of lists, part by part
 
 
+def find_root(paths: Iterable[str]) -> str:
+    """The folder that has all paths, with its last slash."""
+    return "".join(f"{part}/" for part in find_folder(paths))
+
+
 def hide_parents(paths: Sequence[str]) -> list[str]:
     """Paths from the folder that has them all on, if they are absolute; others are left as is."""
     parts = find_folder(paths)

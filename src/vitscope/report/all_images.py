@@ -6,9 +6,8 @@ from typing import Any
 
 from vitscope.figures.saved import ModelResult
 from vitscope.files.printable import printable, without_folders
-from vitscope.files.reading import open_table
-from vitscope.images.paths import find_folder, hide_parents
-from vitscope.report.columns import collect_numbers
+from vitscope.images.paths import find_root, hide_parents
+from vitscope.report.columns import read_numbers
 from vitscope.report.embedding import encode_bytes
 from vitscope.results.result_text import TextTable
 
@@ -30,9 +29,7 @@ def collect_tables(results: Sequence[ModelResult], max_bytes: int) -> dict[str, 
 def _collect_table(
     result: ModelResult, max_bytes: float, places: dict[tuple[str, ...], int]
 ) -> dict[str, Any]:
-    with open_table(result.folder / "images.parquet") as file:
-        table = file.read()
-    numbers = collect_numbers(table)
+    numbers = read_numbers(result)
     needed = _BYTES_OF_NUMBER * numbers.values.size + sum(map(len, numbers.paths))
     step = max(1, math.ceil(needed / max_bytes))
     kept = numbers.paths[::step]
@@ -53,7 +50,7 @@ def _collect_table(
 
 
 def _fold_paths(paths: Iterable[str]) -> dict[str, Any]:
-    root = "".join(f"{part}/" for part in find_folder(paths))
+    root = find_root(paths)
     return {"root": root, "paths": [path.removeprefix(root) for path in paths]}
 
 

@@ -1,9 +1,9 @@
 """The figures of the report: the question that each answers, and how it is shown."""
 
 import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, partial
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -29,154 +29,141 @@ from vitscope.figures.image_numbers import describe_share_covariates
 from vitscope.figures.judged import describe_map_curves, describe_map_scores
 from vitscope.figures.layers import describe_sources_by_layer
 from vitscope.figures.saved import ModelResult, printable
-from vitscope.report import tables, vega, vega_layers, vega_rows
+from vitscope.report import tables, vega, vega_rows
 from vitscope.report.vega_parts import Chart
 from vitscope.results.result_text import TextTable
 from vitscope.results.vocabulary import SOURCES
 
 Results = Sequence[ModelResult]
-Describe = Callable[[Results], FigureData]
 
 
 @dataclass(frozen=True)
-class Mark:
-    """How numbers are shown."""
-
-    draw: Callable[[FigureData], list[Chart]]
-    tabulate: Callable[[FigureData], TextTable]  # makes the table below them
-
-
-_TERMS = Mark(vega.draw_terms, tables.tabulate_terms)
-_DEPTHS = Mark(vega.draw_depths, tables.tabulate_depths)
-
-
-@dataclass(frozen=True)
-class Entry:
+class Figure:
     """A figure that the report may have."""
 
-    key: str  # its anchor in the page
-    title: str  # the question that it answers
-    meaning: str  # what it shows, in one plain line
-    definitions: Sequence[str]  # keys of the definitions it needs
-    describe: Describe  # returns what it shows, or raises NothingToDrawError
-    mark: Mark
+    describe: Callable[[Results], FigureData]  # what it shows, or raises NothingToDrawError
+    draw: Callable[[FigureData], list[Chart]]
+    tabulate: Callable[[FigureData], TextTable]  # the numbers, below the charts
 
 
 @dataclass(frozen=True)
 class ReportFigure:
     """A figure of the report, made from results."""
 
-    entry: Entry
+    key: str  # its anchor in the page
+    title: str  # the question that it answers
+    meaning: str  # what it shows, in one plain line
+    definitions: Sequence[str]  # keys of the definitions it needs
+    charts: Sequence[Chart] = ()
+    table: TextTable | None = None
     data: FigureData | None = None  # what it shows; None if there is nothing to show
     missing: str = ""  # why there is nothing to show; empty otherwise
 
-    @classmethod
-    def make(cls, entry: Entry, results: Results) -> "ReportFigure":
-        """Make the figure, or give the reason why there is none."""
-        try:
-            return cls(entry, entry.describe(results))
-        except NothingToDrawError as reason:
-            return cls(entry, missing=str(reason))
 
-    @cached_property
-    def charts(self) -> list[Chart]:
-        """Its charts."""
-        return [] if self.data is None else self.entry.mark.draw(self.data)
+def _show_terms(describe: Callable[..., FigureData], **how: Any) -> Figure:
+    return Figure(partial(describe, **how), vega.draw_terms, tables.tabulate_terms)
 
-    @property
-    def table(self) -> TextTable | None:
-        """Its numbers."""
-        return None if self.data is None else self.entry.mark.tabulate(self.data)
+
+CHAPTERS: Mapping[str, Mapping[str, Figure]] = {
+    "compared": {
+        "differences": Figure(
+            describe_differences, vega_rows.draw_differences, tables.tabulate_differences
+        ),
+    },
+    "judged": {
+        "map-scores": Figure(
+            describe_map_scores, vega_rows.draw_map_scores, tables.tabulate_map_scores
+        ),
+        "map-curves": Figure(describe_map_curves, vega.draw_map_curves, tables.tabulate_map_curves),
+    },
+    "remedies": {
+        "changes": Figure(describe_remedies, vega_rows.draw_remedies, tables.tabulate_remedies),
+    },
+    "sources": {
+        "variance-share": _show_terms(describe_variance_share),
+        "attention": _show_terms(describe_attention_mass),
+        "norms": _show_terms(describe_norms, terms=(*SOURCES, "bias")),
+        "cka-residual": _show_terms(describe_residual_cka, terms=SOURCES),
+        "cka-attention": _show_terms(describe_restricted_cka, terms=SOURCES),
+    },
+    "layers": {
+        "sources-by-layer": Figure(
+            describe_sources_by_layer,
+            vega.draw_sources_by_layer,
+            tables.tabulate_sources_by_layer,
+        ),
+        "layer-similarity": Figure(
+            describe_layer_similarity,
+            vega.draw_depths,
+            partial(tables.tabulate_along, along="depth"),
+        ),
+        "high-norm": Figure(
+            describe_high_norm_fraction,
+            vega.draw_depths,
+            partial(tables.tabulate_along, along="depth"),
+        ),
+        "shares-by-depth": Figure(
+            describe_shares_by_depth,
+            partial(vega.draw_tokens_along, along=vega.DEPTH, marked=True),
+            partial(tables.tabulate_tokens_along, along="depth"),
+        ),
+        "routes-by-block": Figure(
+            describe_routes_by_block,
+            partial(vega.draw_tokens_along, along="block"),
+            partial(tables.tabulate_tokens_along, along="block"),
+        ),
+    },
+    "tokens": {
+        "anatomy": Figure(describe_anatomy, vega_rows.draw_norms_of_tokens, tables.tabulate_tokens),
+    },
+    "images": {
+        "covariates": Figure(
+            describe_share_covariates, vega_rows.draw_correlations, tables.tabulate_correlations
+        ),
+    },
+}
+
+
+def make_chapter(chapter: str, results: Results) -> list[ReportFigure]:
+    """The figures of a chapter, without those that need several layers, or a trace, if none has."""
+    audits = [result.audit for result in results if result.kind == "audit"]
+    left_out = set()
+    if all(len(audit.layers) == 1 for audit in audits):
+        left_out.add("sources-by-layer")
+    if all(audit.trace is None for audit in audits):
+        left_out |= {"shares-by-depth", "routes-by-block"}
+    found = CHAPTERS[chapter].items()
+    figures = [_make_figure(key, one, results) for key, one in found if key not in left_out]
+    if chapter == "images" and audits:
+        figures.insert(0, _show_distributions(results))
+    if chapter == "sources":
+        figures += map(partial(_make_one_shot, results), enumerate(list_classifiers(results)))
+    return figures
+
+
+def _show_distributions(results: Results) -> ReportFigure:
+    charts = [vega.draw_histogram(one.label) for one in results if one.kind == "audit"]
+    return ReportFigure("distribution", **_read_words()["distribution"], charts=charts)
+
+
+def _make_one_shot(results: Results, numbered: tuple[int, str]) -> ReportFigure:
+    number, classifier = numbered
+    asked = _show_terms(describe_one_shot, classifier=classifier, top="top1")
+    figure = _make_figure("one-shot", asked, results)
+    title = figure.title.format(classifier=printable(classifier))
+    return replace(figure, key=f"one-shot-{number}", title=title)
+
+
+def _make_figure(key: str, figure: Figure, results: Results) -> ReportFigure:
+    made = ReportFigure(key, **_read_words()[key])
+    try:
+        data = figure.describe(results)
+    except NothingToDrawError as reason:
+        return replace(made, missing=str(reason))
+    return replace(made, data=data, charts=figure.draw(data), table=figure.tabulate(data))
 
 
 @cache
 def _read_words() -> dict[str, dict[str, Any]]:
     text = files("vitscope.report").joinpath("figures.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
-
-
-def _ask(key: str, describe: Describe, mark: Mark) -> Entry:
-    return Entry(key=key, describe=describe, mark=mark, **_read_words()[key])
-
-
-def list_sources(results: Results) -> list[Entry]:
-    """Figures of where the output comes from, with one for each classifier."""
-    return [*_SOURCES, *map(_ask_classes, enumerate(list_classifiers(results)))]
-
-
-def _ask_classes(numbered: tuple[int, str]) -> Entry:
-    number, classifier = numbered
-    asked = partial(describe_one_shot, classifier=classifier, top="top1")
-    entry = _ask("one-shot", asked, _TERMS)
-    title = entry.title.format(classifier=printable(classifier))
-    return replace(entry, key=f"one-shot-{number}", title=title)
-
-
-_SOURCES = (
-    _ask("variance-share", describe_variance_share, _TERMS),
-    _ask("attention", describe_attention_mass, _TERMS),
-    _ask("norms", partial(describe_norms, terms=(*SOURCES, "bias")), _TERMS),
-    _ask("cka-residual", partial(describe_residual_cka, terms=SOURCES), _TERMS),
-    _ask("cka-attention", partial(describe_restricted_cka, terms=SOURCES), _TERMS),
-)
-_LAYERS = (
-    _ask("layer-similarity", describe_layer_similarity, _DEPTHS),
-    _ask("high-norm", describe_high_norm_fraction, _DEPTHS),
-)
-_AUDITED = (
-    _ask(
-        "sources-by-layer",
-        describe_sources_by_layer,
-        Mark(vega_layers.draw_sources_by_layer, tables.tabulate_sources_by_layer),
-    ),
-)
-_TRACED = (
-    _ask(
-        "shares-by-depth",
-        describe_shares_by_depth,
-        Mark(vega.draw_shares_by_depth, tables.tabulate_shares_by_depth),
-    ),
-    _ask(
-        "routes-by-block",
-        describe_routes_by_block,
-        Mark(vega.draw_routes_by_block, tables.tabulate_routes_by_block),
-    ),
-)
-
-
-def list_layers(results: Results) -> list[Entry]:
-    """Figures over depth; of several audited layers and of traced images if there are any."""
-    audits = [result.audit for result in results if result.kind == "audit"]
-    audited = any(len(audit.layers) > 1 for audit in audits)
-    traced = any(audit.trace is not None for audit in audits)
-    return [*(_AUDITED if audited else ()), *_LAYERS, *(_TRACED if traced else ())]
-
-
-TOKENS = (
-    _ask("anatomy", describe_anatomy, Mark(vega.draw_norms_of_tokens, tables.tabulate_tokens)),
-)
-IMAGES = (
-    _ask(
-        "covariates",
-        describe_share_covariates,
-        Mark(vega.draw_correlations, tables.tabulate_correlations),
-    ),
-)
-COMPARED = (
-    _ask(
-        "differences",
-        describe_differences,
-        Mark(vega_rows.draw_differences, tables.tabulate_differences),
-    ),
-)
-JUDGED = (
-    _ask(
-        "map-scores",
-        describe_map_scores,
-        Mark(vega_rows.draw_map_scores, tables.tabulate_map_scores),
-    ),
-    _ask("map-curves", describe_map_curves, Mark(vega.draw_map_curves, tables.tabulate_map_curves)),
-)
-REMEDIES = (
-    _ask("changes", describe_remedies, Mark(vega_rows.draw_remedies, tables.tabulate_remedies)),
-)

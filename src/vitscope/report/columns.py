@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float64
 
-from vitscope.figures.saved import as_sentence, printable
+from vitscope.figures.saved import ModelResult, as_sentence, printable
+from vitscope.files.reading import open_table
 from vitscope.images.paths import hide_parents
 from vitscope.results.vocabulary import (
     COVARIATES,
@@ -101,24 +102,28 @@ def _place(
 def collect_numbers(table: pa.Table) -> ImageNumbers:
     """The numbers of a table that differ between its images."""
     columns = {}
-    for name in table.column_names:
-        if not pa.types.is_floating(table.schema.field(name).type):
-            continue
-        values = table[name].to_numpy().astype(np.float64)
-        values = np.where(np.isfinite(values), values, np.nan)
-        known = values[~np.isnan(values)]
-        if known.size and np.ptp(known) > _NOISE * np.abs(known).max():
-            columns[name] = values
-    return ImageNumbers.of_columns(
-        columns, table["image_id"].to_pylist(), table["path"].to_pylist()
-    )
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if pa.types.is_floating(column.type):
+            values = column.to_numpy().astype(np.float64)
+            values = np.where(np.isfinite(values), values, np.nan)
+            known = values[~np.isnan(values)]
+            if known.size and np.ptp(known) > _NOISE * np.abs(known).max():
+                columns[name] = values
+    ids, paths = (table[name].to_pylist() for name in ("image_id", "path"))
+    return ImageNumbers.of_columns(columns, ids, paths)
+
+
+def read_numbers(result: ModelResult) -> ImageNumbers:
+    """Numbers of all images of an audit."""
+    with open_table(result.folder / "images.parquet") as file:
+        return collect_numbers(file.read())
 
 
 def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
     """Histogram of a number over images."""
     known = values[~np.isnan(values)]
     counts, edges = np.histogram(known, bins=_NUM_BINS)
-    p05, p50, p95 = (float(q) for q in np.quantile(known, [0.05, 0.5, 0.95]))
+    p05, p50, p95 = np.quantile(known, [0.05, 0.5, 0.95]).tolist()
     return {
         "start": float(edges[0]),
         "step": float(edges[1] - edges[0]),

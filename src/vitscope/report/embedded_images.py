@@ -6,11 +6,12 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from jaxtyping import Float
 
 from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL
 from vitscope.figures.saved import ModelResult
-from vitscope.report.columns import SKILL, ImageNumbers, count_bins, describe_column
-from vitscope.report.comparison import list_compared
+from vitscope.images.paths import find_root
+from vitscope.report.columns import SKILL, count_bins, describe_column, read_numbers
 from vitscope.report.embedding import encode_bytes, encode_image, encode_map
 from vitscope.report.image_sources import (
     Entry,
@@ -18,18 +19,16 @@ from vitscope.report.image_sources import (
     open_explanation,
     open_gallery,
     open_judgement,
-    read_numbers,
 )
-from vitscope.report.side_by_side import open_compared, open_remedies
+from vitscope.report.side_by_side import list_compared, open_compared, open_remedies
 from vitscope.results.gallery import read_gallery
-from vitscope.results.image_maps import ImageMap, ImageMaps
+from vitscope.results.image_maps import ImageMaps
 from vitscope.results.result_text import tell_map
-from vitscope.results.vocabulary import ROW_MAPS
+from vitscope.results.schema_maps import MapSummary
+from vitscope.results.vocabulary import ROW_MAPS, MapKind
 
 MAX_BYTES = 18 * 2**20
 """Most bytes for images and maps in the page; if that is too little, fewer images are shown."""
-
-_COLOURMAPS = {"sequential": SEQUENTIAL, "diverging": DIVERGING}
 
 
 def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
@@ -39,7 +38,9 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
     for result in results:
         if result.kind == "audit":
             numbers = read_numbers(result)
-            distributions.append(_describe_distributions(result, numbers))
+            rows = zip(numbers.columns, numbers.values, strict=True)
+            bins = {column.name: count_bins(values) for column, values in rows}
+            distributions.append({"label": result.label, "bins": bins})
             if (gallery := read_gallery(result.folder)) is not None and gallery.images:
                 sources.append(open_gallery(result, gallery, numbers))
         elif result.kind == "explanation":
@@ -54,15 +55,11 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
     shown = shelf.fill(sources)
     names = {name for one in distributions for name in one["bins"]}
     names |= {column.name for source in sources for column in source.numbers.columns}
-    entries = [entry for images in shown for entry in images]
-    titles = {
-        f"{SKILL}{name}": drawn["title"]
-        for entry in entries
-        for name, drawn in entry["maps"].items()
-    }
+    drawn = [one for images in shown for entry in images for one in entry["maps"].items()]
+    titles = {f"{SKILL}{name}": one["title"] for name, one in drawn}
     columns = sorted(map(describe_column, names), key=lambda column: column.order)
     return {
-        "thumbnails": shelf.thumbnails,
+        "thumbnails": list(shelf.thumbnails),
         "galleries": [
             _describe_source(source, images) for source, images in zip(sources, shown, strict=True)
         ],
@@ -76,7 +73,8 @@ def collect_images(results: Sequence[ModelResult], *, max_bytes: int = MAX_BYTES
             }
             for c in columns
         ],
-        "colourmaps": {use: _encode_colours(name) for use, name in _COLOURMAPS.items()},
+        "sequential": _encode_colours(SEQUENTIAL),
+        "diverging": _encode_colours(DIVERGING),
     }
 
 
@@ -85,8 +83,7 @@ class _Shelf:
     """Images within a limit of bytes; models share the thumbnails."""
 
     max_bytes: int
-    thumbnails: list[str] = field(default_factory=list)  # JPEG files, base64
-    _places: dict[str, int] = field(default_factory=dict)
+    thumbnails: dict[str, int] = field(default_factory=dict)  # JPEG files, base64; numbered
     _num_bytes: int = 0
 
     def fill(self, sources: Sequence[Source]) -> list[list[Entry]]:
@@ -104,72 +101,50 @@ class _Shelf:
         for maps in views:
             # What another model saw of the image, if it is not the same.
             view = self._place(maps)
-            told = {} if view == first else {"view": view}
-            drawn |= {name: _encode_map(one) | told for name, one in maps.shown.items()}
-        heads = next(filter(None, (_encode_heads(*one) for one in views[0].shown.items())), None)
-        layers = _encode_layers(views[0])
-        self._num_bytes += sum(len(one["data"]) for one in (*drawn.values(), heads, layers) if one)
-        return {
-            **entry,
-            **first,
-            "maps": drawn,
-            "heads": heads,  # of the first map that has any
-            "layers": layers,
-        }
+            seen = {} if view == first else {"view": view}
+            for name, one in maps.shown.items():
+                told = "; ".join(tell_map(one.about, float(one.values.sum())))
+                drawn[name] = _encode_map(one.values, one.about) | {"told": told, **seen}
+        shown, by_layer = views[0].shown.values(), views[0].heads_by_layer
+        heads = (_encode_map(one.heads, one.about) for one in shown if one.heads is not None)
+        layers = None
+        if by_layer is not None and len(by_layer) > 1:  # else the heads are there already
+            layers = _encode_map(by_layer, ROW_MAPS["attention"]) | {"count": len(by_layer)}
+        # The heads are of the first map that has any.
+        own = {"maps": drawn, "heads": next(heads, None), "layers": layers}
+        encoded = (*drawn.values(), own["heads"], layers)
+        self._num_bytes += sum(len(one["data"]) for one in encoded if one)
+        return {**entry, **first, **own}
 
     def _place(self, maps: ImageMaps) -> Entry:
         thumbnail = encode_image(maps.image)
-        place = self._places.setdefault(thumbnail, len(self.thumbnails))
-        if place == len(self.thumbnails):
-            self.thumbnails.append(thumbnail)
+        if thumbnail not in self.thumbnails:
             self._num_bytes += len(thumbnail)
+        place = self.thumbnails.setdefault(thumbnail, len(self.thumbnails))
         height, width = maps.image.shape[:2]
         return {"thumbnail": place, "size": [width, height], "grid": list(maps.grid)}
 
 
-def _encode_map(one: ImageMap) -> Entry:
-    about = one.about
+def _encode_map(values: Float[np.ndarray, "*head row column"], about: MapKind) -> Entry:
     return {
-        **encode_map(one.values, signed=about.signed),
+        **encode_map(values, signed=about.signed),
         "title": about.title,
         "unit": about.unit,
-        "target": about.target,
+        "target": about.target if isinstance(about, MapSummary) else None,
         "part": about.is_part,
         "signed": about.signed,
-        "told": "; ".join(tell_map(about, float(one.values.sum()))),
-    }
-
-
-def _encode_heads(name: str, one: ImageMap) -> Entry | None:
-    if one.heads is None:
-        return None
-    return {**encode_map(one.heads, signed=one.about.signed), "map": name}
-
-
-def _encode_layers(maps: ImageMaps) -> Entry | None:
-    # Of a single layer, the heads are there already.
-    if maps.heads_by_layer is None or len(maps.heads_by_layer) == 1:
-        return None
-    kind = ROW_MAPS["attention"]
-    return {
-        **encode_map(maps.heads_by_layer),
-        "count": len(maps.heads_by_layer),
-        "title": kind.title,
-        "unit": kind.unit,
-        "part": kind.is_part,
-        "signed": kind.signed,
     }
 
 
 def _describe_source(source: Source, images: Sequence[Entry]) -> dict[str, Any]:
     names = [column.name for column in source.numbers.columns]
-    left_out = source.count - len(images)
     note = source.note
-    if left_out:
+    if left_out := source.count - len(images):
         note += f" {left_out} of them are left out, so that this file stays small."
     return {
         "label": source.label,
         "note": note,
+        "root": find_root(str(image["path"]) for image in images),
         "columns": names,
         "side_by_side": source.side_by_side,
         "sort": next((name for name in source.first if name in names), names[0] if names else ""),
@@ -177,12 +152,6 @@ def _describe_source(source: Source, images: Sequence[Entry]) -> dict[str, Any]:
     }
 
 
-def _describe_distributions(result: ModelResult, numbers: ImageNumbers) -> dict[str, Any]:
-    rows = zip(numbers.columns, numbers.values, strict=True)
-    return {"label": result.label, "bins": {c.name: count_bins(values) for c, values in rows}}
-
-
 def _encode_colours(name: str) -> str:
-    """A colour map."""
     colours = mpl.colormaps[name](np.arange(256), bytes=True)
     return encode_bytes(colours[:, :3])

@@ -13,8 +13,7 @@ from jaxtyping import Float, UInt8
 from markupsafe import Markup, escape
 from PIL import Image
 
-from vitscope.report.vega_parts import TERM_SHAPES
-from vitscope.results.vocabulary import look_of
+from vitscope.report.vega_parts import term_colour, term_shape
 
 _ESCAPES = {ord(letter): f"\\u{ord(letter):04x}" for letter in "<>&\u2028\u2029"}
 _LONGEST_PX, _QUALITY = 336, 82
@@ -98,9 +97,6 @@ def encode_map(
 
 def draw_key(term: str) -> Markup:
     """A term's marker, for a legend."""
-    name = look_of(term)
-    known = name in TERM_SHAPES
-    shape = _PATHS[TERM_SHAPES[name]] if known else _PATHS["cross"]
     return Markup(
-        '<svg viewBox="0 0 12 12" aria-hidden="true"><path class="term-{}" d="{}"/></svg>'
-    ).format(name if known else "other", shape)
+        '<svg viewBox="0 0 12 12" aria-hidden="true"><path fill="{}" d="{}"/></svg>'
+    ).format(term_colour(term), _PATHS[term_shape(term)])

@@ -10,11 +10,9 @@ from vitscope.errors import ResultError
 from vitscope.figures.judged import order_kept
 from vitscope.figures.saved import ModelResult, as_sentence
 from vitscope.files.printable import printable_path, without_folders
-from vitscope.files.reading import open_table
 from vitscope.report.columns import (
     SKILL,
     ImageNumbers,
-    collect_numbers,
     describe_column,
     round_numbers,
 )
@@ -67,28 +65,22 @@ def open_gallery(result: ModelResult, gallery: Gallery, numbers: ImageNumbers) -
                 f"{printable_path(result.folder)} is damaged: image {index} of its gallery is "
                 "not in its table"
             )
-        entry = _describe_image(image.image_id, numbers, row)
-        entry["told"] = _judge(numbers, row)
-        entry["why"] = f"Chosen for this gallery: {_REASONS[image.why]}."
+        why = f"Chosen for this gallery: {_REASONS[image.why]}."
+        entry = _describe_image(image, numbers, row, told=_judge(numbers, row), why=why)
         return [gallery.read_maps(index)], entry
 
     chosen = describe_column(gallery.number)
-    of_all = (
-        ""
-        if gallery.num_candidates == gallery.num_images
-        else (f" (out of {gallery.num_candidates:,} drawn at random)")
-    )
+    note = f"{len(gallery.images)} of {gallery.num_images:,} images"
+    if gallery.num_candidates != gallery.num_images:
+        note += f" (out of {gallery.num_candidates:,} drawn at random)"
     if gallery.images[0].why == "original":
-        how = ": those of the original’s gallery"
-    elif len(gallery.images) == gallery.num_images:
-        how = ""
-    else:
-        how = (
+        note += ": those of the original’s gallery"
+    elif len(gallery.images) != gallery.num_images:
+        note += (
             f": in equal parts those with the lowest and the highest “{chosen.group}: "
             f"{chosen.label}”, those at even steps in between, and some drawn at random"
         )
-    note = f"{len(gallery.images)} of {gallery.num_images:,} images{of_all}{how}."
-    return Source(result.label, note, numbers, len(gallery.images), read)
+    return Source(result.label, f"{note}.", numbers, len(gallery.images), read)
 
 
 def open_explanation(result: ModelResult) -> Source:
@@ -105,28 +97,24 @@ def open_explanation(result: ModelResult) -> Source:
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
-        entry = _describe_image(image.image_id, numbers, index)
         told = without_folders(image.verdict.text), tell_failure(summary, summary.images[index])
-        entry["told"] = " ".join(map(as_sentence, filter(None, told)))
-        entry["why"] = as_sentence(without_folders(image.verdict.basis))
-        entry["scores"] = {k: tell_score(v, image.gap[k]) for k, v in image.skill.items()}
-        return [image], entry
+        return [image], _describe_image(
+            image,
+            numbers,
+            index,
+            told=" ".join(map(as_sentence, filter(None, told))),
+            why=as_sentence(without_folders(image.verdict.basis)),
+            scores={name: tell_score(v, image.gap[name]) for name, v in image.skill.items()},
+        )
 
     # Of an image on which the map to publish fails, its own text says so instead.
-    judged = dict.fromkeys(
-        tell_judgement(summary, image)
-        for image in summary.images
-        if not tell_failure(summary, image)
-    )
-    scoring = summary.scoring
-    note = " ".join(
-        [
-            "Images that were explained.",
-            *map(as_sentence, map(without_folders, filter(None, judged))),
-            *([] if scoring is None else [describe_skill(scoring.target, scoring.removal)]),
-        ]
-    )
-    return Source(f"{result.label}, explained", note, numbers, len(images), read)
+    passed = [image for image in summary.images if not tell_failure(summary, image)]
+    judged = dict.fromkeys(tell_judgement(summary, image) for image in passed)
+    told = ["Images that were explained."]
+    told += map(as_sentence, map(without_folders, filter(None, judged)))
+    if summary.scoring is not None:
+        told.append(describe_skill(summary.scoring.target, summary.scoring.removal))
+    return Source(f"{result.label}, explained", " ".join(told), numbers, len(images), read)
 
 
 def open_judgement(result: ModelResult) -> Source:
@@ -139,19 +127,19 @@ def open_judgement(result: ModelResult) -> Source:
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
-        entry = _describe_image(image.image_id, numbers, index)
-        entry["told"] = as_sentence(summary.verdict.text)
-        entry["why"] = "Maps are in their order over all images, the most faithful first."
-        entry["scores"] = {name: f"skill {write_number(image.skill[name], 2)}" for name in names}
         found = judged.read_maps(index)
-        return [replace(found, maps={name: found.maps[name] for name in names})], entry
+        return [replace(found, maps={name: found.maps[name] for name in names})], _describe_image(
+            image,
+            numbers,
+            index,
+            told=as_sentence(summary.verdict.text),
+            why="Maps are in their order over all images, the most faithful first.",
+            scores={name: f"skill {write_number(image.skill[name], 2)}" for name in names},
+        )
 
-    note = (
-        f"{len(images)} of {result.num_images:,} judged images. "
-        f"{describe_skill(summary.target, removal)}"
-    )
-    first = tuple(columns)
-    return Source(f"{result.label}, judged", note, numbers, len(images), read, first)
+    how = describe_skill(summary.target, removal)
+    note = f"{len(images)} of {result.num_images:,} judged images. {how}"
+    return Source(f"{result.label}, judged", note, numbers, len(images), read, tuple(columns))
 
 
 def _judge(numbers: ImageNumbers, row: int) -> str:
@@ -174,20 +162,15 @@ def _number_images(
     return ImageNumbers.of_columns(columns, ids, paths)
 
 
-def _describe_image(digest: str, numbers: ImageNumbers, row: int) -> Entry:
+def _describe_image(image: Any, numbers: ImageNumbers, row: int, **words: Any) -> Entry:
     path = numbers.paths[row]
     return {
-        "id": digest,
+        "id": image.image_id,
         "path": path,
         "name": path.rsplit("/", 1)[-1],
         "numbers": round_numbers(numbers.values[:, row]),
+        **words,
     }
-
-
-def read_numbers(result: ModelResult) -> ImageNumbers:
-    """Numbers of all images of an audit."""
-    with open_table(result.folder / "images.parquet") as file:
-        return collect_numbers(file.read())
 
 
 def _flatten(tree: Mapping[str, Any], *path: str) -> dict[str, float]:

@@ -2,12 +2,13 @@
 
 import re
 import tomllib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
 from importlib import metadata
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,17 +19,7 @@ from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.all_images import collect_tables, tabulate_failures
-from vitscope.report.chapters import (
-    COMPARED,
-    IMAGES,
-    JUDGED,
-    REMEDIES,
-    TOKENS,
-    ReportFigure,
-    list_layers,
-    list_sources,
-)
-from vitscope.report.comparison import list_compared, tabulate_compared
+from vitscope.report.chapters import CHAPTERS, make_chapter
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
@@ -38,11 +29,16 @@ from vitscope.report.embedding import (
     embed_script,
     make_policy,
 )
-from vitscope.report.judgements import describe_judgement_card
-from vitscope.report.remedies import describe_remedies_card
-from vitscope.report.vega import plot_histogram
+from vitscope.report.side_by_side import list_compared
 from vitscope.report.vega_parts import Spec
-from vitscope.report.verdicts import describe_explained, describe_origin, describe_verdict
+from vitscope.report.verdicts import (
+    describe_explained,
+    describe_judgement_card,
+    describe_origin,
+    describe_remedies_card,
+    describe_verdict,
+    tabulate_compared,
+)
 
 _MOST_DATA_BYTES, _LEAST_TABLE_BYTES = 22 * 2**20, 2**20
 """Most bytes for images with all their numbers, so that the page has less than 25 MB; and those
@@ -53,24 +49,26 @@ takes 50 ms and 11 kB."""
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = (
-    *("charts.js", "numbers.js", "exports.js", "sorting.js", "maps.js"),
-    *("gallery.js", "view.js", "all_images.js", "links.js", "print.js"),
+    *("charts.js", "numbers.js", "exports.js", "sorting.js"),
+    *("maps.js", "gallery.js", "view.js", "print.js"),
 )
 _OF_REPORT = ("all_images.js", "links.js")
 """What only a report has."""
-_SECTIONS = (
-    ("verdict", "Verdict"),
-    ("compared", "Comparison"),
-    ("judged", "Judged maps"),
-    ("remedies", "Remedies"),
-    ("sources", "Sources"),
-    ("layers", "Layers"),
-    ("tokens", "Special tokens"),
-    ("images", "Images"),
-    ("gallery", "Gallery"),
-    ("all-images", "All images"),
-    ("definitions", "Definitions"),
-)
+_MODELS = {"audit", "one-shot", "explanation"}
+_SECTIONS = {
+    "verdict": ("Verdict", _MODELS),
+    "compared": ("Comparison", {"audit"}),
+    "judged": ("Judged maps", {"judgement"}),
+    "remedies": ("Remedies", {"remedies"}),
+    "sources": ("Sources", _MODELS),
+    "layers": ("Layers", _MODELS),
+    "tokens": ("Special tokens", _MODELS),
+    "images": ("Images", _MODELS),
+    "gallery": ("Gallery", {*_MODELS, "judgement", "remedies"}),
+    "all-images": ("All images", {"audit"}),
+    "definitions": ("Definitions", {*_MODELS, "judgement", "remedies"}),
+}
+"""Name of each section, and the kinds of results that have it."""
 _TITLES = {
     "verdict": "Can these attention maps be believed?",
     "judged": "Which map may be published?",
@@ -126,25 +124,15 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     """The text of the page."""
     results = tell_apart(results)
     audits = [result for result in results if result.kind == "audit"]
-    judgements = [result for result in results if result.kind == "judgement"]
-    remedies = [result for result in results if result.kind == "remedies"]
     explained = [result for result in results if result.kind == "explanation"]
     compared = list_compared(results)
-    sections = _choose_sections({result.kind for result in results}, several=len(compared) > 1)
+    kinds = {result.kind for result in results}
+    sections = {key: name for key, (name, of) in _SECTIONS.items() if of & kinds}
+    if len(compared) < 2:
+        sections.pop("compared", None)
     chapters = {
-        key: [
-            ReportFigure.make(entry, compared if key == "compared" else results)
-            for entry in entries
-        ]
-        for key, entries in (
-            ("compared", COMPARED),
-            ("judged", JUDGED),
-            ("remedies", REMEDIES),
-            ("sources", list_sources(results)),
-            ("layers", list_layers(results)),
-            ("tokens", TOKENS),
-            ("images", IMAGES),
-        )
+        key: make_chapter(key, compared if key == "compared" else results)
+        for key in CHAPTERS
         if key in sections
     }
     if not audits:  # what only audits have is not missed
@@ -153,51 +141,37 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
             for key, figures in chapters.items()
         }
         sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
-    charts = {
-        f"{figure.entry.key}/{index}": chart.spec
-        for figures in chapters.values()
-        for figure in figures
-        for index, chart in enumerate(figure.charts)
-    }
     images = collect_images(results, max_bytes=max_image_bytes)
     left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
     images |= collect_tables(results, left)
     galleries = [one["label"] for one in images["galleries"] if one["side_by_side"]]
-    failures = tabulate_failures(audits)
-    labels = [one["label"] for one in images["distributions"]]
-    for index, label in enumerate(labels):
-        words = f"spread over images, {label}: the number chosen above"
-        charts[f"distribution/{index}"] = plot_histogram(words)
-    scripts = [embed_script(_bundle_library()), _read_scripts()]
-    style = _read_template("report.css")
-    return (
-        _load_environment()
-        .get_template("report.html.j2")
-        .render(
-            title=_TITLES[next(iter(sections))],
-            version=metadata.version("vitscope"),
-            digest=_NO_DIGEST,
-            policy=make_policy(scripts, [style]),
-            style=as_written(style),
-            scripts=[as_written(script) for script in scripts],
-            charts=as_written(embed_json(charts)),
-            images=as_written(embed_json(images)),
-            sections=sections,
-            has_audits=bool(audits),
-            cards=list(map(describe_verdict, audits)) or list(map(describe_explained, explained)),
-            comparison=tabulate_compared(compared) if "compared" in sections else None,
-            judgements=[describe_judgement_card(result) for result in judgements],
-            remedies=[describe_remedies_card(result) for result in remedies],
-            chapters=chapters,
-            distributions=labels,
-            failures=failures,
-            has_images=bool(images["galleries"]),
-            side_by_side=bool(galleries),
-            before_and_after=any(label.endswith("before and after") for label in galleries),
-            models_side_by_side=any(label.startswith("Side by side") for label in galleries),
-            definitions=read_definitions(),
-            origins=[describe_origin(result) for result in results],
-        )
+    charts = {
+        f"{figure.key}/{index}": chart.spec
+        for figures in chapters.values()
+        for figure in figures
+        for index, chart in enumerate(figure.charts)
+    }
+    return _render(
+        "report.html.j2",
+        [_bundle_library(), _read_templates(*_SCRIPTS, *_OF_REPORT)],
+        _read_templates("report.css"),
+        charts=charts,
+        images=images,
+        title=_TITLES[next(iter(sections))],
+        sections=sections,
+        has_audits=bool(audits),
+        cards=list(map(describe_verdict, audits)) or list(map(describe_explained, explained)),
+        comparison=tabulate_compared(compared) if "compared" in sections else None,
+        judgements=[describe_judgement_card(one) for one in results if one.kind == "judgement"],
+        remedies=[describe_remedies_card(one) for one in results if one.kind == "remedies"],
+        chapters=chapters,
+        failures=tabulate_failures(audits),
+        has_images=bool(images["galleries"]),
+        side_by_side=bool(galleries),
+        before_and_after=any(label.endswith("before and after") for label in galleries),
+        models_side_by_side=any(label.startswith("Side by side") for label in galleries),
+        definitions=read_definitions(),
+        origins=[describe_origin(result) for result in results],
     )
 
 
@@ -205,38 +179,45 @@ def render_explaining_page(
     models: Mapping[str, Sequence[int]], *, has_report: bool, most_bytes: int
 ) -> str:
     """The text of the page of `vitscope serve`; `models` are layers by id."""
-    names = [name for name in _SCRIPTS if name not in _OF_REPORT]
-    scripts = [embed_script("\n".join(map(_read_template, [*names, "serve.js"])))]
-    style = _read_template("report.css") + _read_template("serve.css")
-    return (
-        _load_environment()
-        .get_template("serve.html.j2")
-        .render(
-            title="Can this attention map be read?",
-            version=metadata.version("vitscope"),
-            digest=_NO_DIGEST,
-            policy=f"{make_policy(scripts, [style])}; connect-src 'self'",
-            style=as_written(style),
-            scripts=[as_written(script) for script in scripts],
-            charts="{}",
-            images=as_written(embed_json(collect_images([]) | {"tables": []})),
-            models=models,
-            has_report=has_report,
-            most_bytes=most_bytes,
-        )
+    return _render(
+        "serve.html.j2",
+        [_read_templates(*_SCRIPTS, "serve.js")],
+        _read_templates("report.css", "serve.css"),
+        policy="; connect-src 'self'",
+        charts={},
+        images=collect_images([]) | {"tables": []},
+        title="Can this attention map be read?",
+        models=models,
+        has_report=has_report,
+        most_bytes=most_bytes,
     )
 
 
-def _choose_sections(kinds: Collection[str], *, several: bool) -> dict[str, str]:
-    of_kinds = {"judgement": "judged", "remedies": "remedies"}
-    left_out = {section for kind, section in of_kinds.items() if kind not in kinds}
-    if "audit" not in kinds:
-        left_out.add("all-images")
-    if not several:
-        left_out.add("compared")
-    if not set(kinds) - set(of_kinds):  # nothing else has the other chapters
-        left_out |= {"verdict", "sources", "layers", "tokens", "images"}
-    return {key: name for key, name in _SECTIONS if key not in left_out}
+def _render(
+    template: str,
+    scripts: Sequence[str],
+    style: str,
+    *,
+    policy: str = "",
+    charts: Mapping[str, Spec],
+    images: Mapping[str, Any],
+    **shown: Any,
+) -> str:
+    scripts = list(map(embed_script, scripts))
+    return (
+        _load_environment()
+        .get_template(template)
+        .render(
+            version=metadata.version("vitscope"),
+            digest=_NO_DIGEST,
+            policy=make_policy(scripts, [style]) + policy,
+            style=as_written(style),
+            scripts=map(as_written, scripts),
+            charts=as_written(embed_json(charts)),
+            images=as_written(embed_json(images)),
+            **shown,
+        )
+    )
 
 
 def _draw_chart(spec: Spec) -> Markup:
@@ -255,13 +236,10 @@ def _bundle_library() -> str:
     return bundle
 
 
-def _read_scripts() -> str:
-    # One module, so that its files share names without adding globals to the window.
-    return embed_script("\n".join(map(_read_template, _SCRIPTS)))
-
-
-def _read_template(name: str) -> str:
-    return files("vitscope.report").joinpath("templates", name).read_text(encoding="utf-8")
+def _read_templates(*names: str) -> str:
+    # Scripts are one module, so that they share names without adding globals to the window.
+    folder = files("vitscope.report").joinpath("templates")
+    return "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in names)
 
 
 @cache

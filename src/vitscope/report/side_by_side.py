@@ -5,11 +5,13 @@ from dataclasses import replace
 
 from vitscope.errors import ResultError
 from vitscope.figures.saved import ModelResult, printable
-from vitscope.report.image_sources import Entry, Source, open_gallery, read_numbers
+from vitscope.report.columns import read_numbers
+from vitscope.report.image_sources import Entry, Source, open_gallery
 from vitscope.results.choices import enumerate_labels
 from vitscope.results.gallery import Gallery, read_gallery
 from vitscope.results.image_maps import ImageMaps
 from vitscope.results.remedy_result import RemedyResult
+from vitscope.results.schema_remedies import ORIGINAL
 
 
 def open_remedies(result: ModelResult) -> Source | None:
@@ -25,14 +27,22 @@ def open_remedies(result: ModelResult) -> Source | None:
     return source and replace(source, label=f"{result.label}, before and after")
 
 
+def list_compared(results: Sequence[ModelResult]) -> list[ModelResult]:
+    """Audits to compare; those of edits are left out, which a comparison of their own has."""
+    edits = {
+        (one.folder.parent / name).resolve()
+        for one in results
+        if one.kind == "remedies"
+        for name in (ORIGINAL, *(edit.folder for edit in one.remedies.remedies))
+    }
+    return [one for one in results if one.kind == "audit" and one.folder.resolve() not in edits]
+
+
 def open_compared(results: Sequence[ModelResult]) -> Iterator[Source]:
     """Galleries of audits, each with those of later audits that share images with it."""
-    galleries = {result: read_gallery(result.folder) for result in results}
-    ids = {
-        result: {image.image_id for image in gallery.images} if gallery else set[str]()
-        for result, gallery in galleries.items()
-    }
-    left = list(results)
+    galleries = {one: found for one in results if (found := read_gallery(one.folder))}
+    ids = {one: {image.image_id for image in found.images} for one, found in galleries.items()}
+    left = list(galleries)
     while left:
         first, *left = left
         alike = [result for result in left if ids[first] & ids[result]]

@@ -1,21 +1,17 @@
-"""What every Vega-Lite chart is made of: colours, shapes, axes, intervals."""
+"""What every Vega-Lite chart is made of: colours, shapes, channels, marks; the page has colours."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
-import altair as alt
-
-from vitscope.figures.description import FigureData, Point
+from vitscope.figures.description import FigureData, Point, group_points
 from vitscope.figures.intervals import write_interval
+from vitscope.figures.saved import ModelResult
 from vitscope.results.vocabulary import look_of, name_term
 
 Spec = dict[str, Any]
-Row = Mapping[str, Any]
-Channel = TypeVar("Channel", alt.X, alt.Y)
 
-INK, FAINT, RULE = "var(--ink)", "var(--faint)", "var(--rule)"
-OTHER = "var(--other)"
+INK, SOFT, FAINT, RULE = "var(--ink)", "var(--soft)", "var(--faint)", "var(--rule)"
 TERM_SHAPES = {
     "patches": "circle",
     "registers": "square",
@@ -34,6 +30,26 @@ SERIES = tuple(f"var(--series-{index})" for index in range(6))
 _HEIGHT_PX = 220
 _LEGEND_PX, _SYMBOL_PX, _LETTER_PX = 324, 24, 6
 """Most width of a legend; about as wide are one of its symbols and a letter of a name."""
+_AXIS = {
+    "labelColor": SOFT,
+    "titleColor": SOFT,
+    "domainColor": RULE,
+    "tickColor": RULE,
+    "gridColor": RULE,
+    "labelFontSize": 12,
+    "labelSeparation": 6,
+    "titleFontSize": 12,
+    "titleFontWeight": "normal",
+    "titlePadding": 8,
+}
+_CONFIG = {
+    "background": "transparent",
+    "font": "system-ui, sans-serif",
+    "axis": _AXIS,
+    "axisY": {"domain": False, "ticks": False, "labelPadding": 8},
+    "legend": {"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2},
+    "view": {"stroke": None},
+}
 
 
 @dataclass(frozen=True)
@@ -47,7 +63,7 @@ class Chart:
 def term_colour(term: str) -> str:
     """Colour of a term, the same on every chart."""
     name = look_of(term)
-    return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else OTHER
+    return f"var(--{name.replace('_', '-')})" if name in TERM_SHAPES else "var(--other)"
 
 
 def term_shape(term: str) -> str:
@@ -55,8 +71,27 @@ def term_shape(term: str) -> str:
     return TERM_SHAPES.get(look_of(term), "cross")
 
 
-def make_row(data: FigureData, point: Point) -> dict[str, Any]:
-    """Numbers of a point as the charts name them."""
+def group_models(points: Iterable[Point]) -> list[list[Point]]:
+    """The points of each model."""
+    return list(group_points(points, lambda point: point.model.folder).values())
+
+
+def list_models(points: Iterable[Point]) -> list[ModelResult]:
+    """The models of points."""
+    return [own[0].model for own in group_models(points)]
+
+
+def make_rows(
+    data: FigureData, points: Iterable[Point], **more: Callable[[Point], Any]
+) -> list[Spec]:
+    """Numbers of points as the charts name them, with further fields."""
+    return [
+        _make_row(data, point) | {field: read(point) for field, read in more.items()}
+        for point in points
+    ]
+
+
+def _make_row(data: FigureData, point: Point) -> Spec:
     number = point.number
     row = {
         "model": point.model.label,
@@ -72,97 +107,97 @@ def make_row(data: FigureData, point: Point) -> dict[str, Any]:
     return row
 
 
-def make_base(rows: Sequence[Row]) -> alt.Chart:
-    """A chart that carries its data."""
-    # InlineData would validate every row.
-    return alt.Chart({"values": [dict(row) for row in rows]})
+def words(field: str, **how: Any) -> Spec:
+    """A channel of names."""
+    return {"field": field, "type": "nominal", **how}
 
 
-def mark_ends(base: alt.Chart, rows: Sequence[Row], along: str, colour: Any) -> Iterator[alt.Chart]:
+def numbers(field: str, **how: Any) -> Spec:
+    """A channel of numbers."""
+    return {"field": field, "type": "quantitative", **how}
+
+
+def encode_value(data: FigureData) -> Spec:
+    """The values on their axis."""
+    axis = {"tickCount": 5} | ({"format": "%"} if data.percent else {})
+    scale = {} if data.limits is None else {"domain": list(data.limits), "nice": False}
+    return numbers("value", title=data.axis, axis=axis, scale=scale)
+
+
+def encode_looks(
+    field: str, names: Iterable[str], legend: Spec | None, **looks: Iterable[Any]
+) -> Spec:
+    """Channels by a field with these names, such as its colour, with one legend for all."""
+    domain = list(names)
+    return {
+        channel: words(field, scale={"domain": domain, "range": list(found)}, legend=legend)
+        for channel, found in looks.items()
+    }
+
+
+def encode_terms(terms: Sequence[str], field: str) -> Spec:
+    """Colour and shape by a field with the names of terms."""
+    names = list(map(name_term, terms))
+    looks = {"color": map(term_colour, terms), "shape": map(term_shape, terms)}
+    return encode_looks(field, names, make_legend(names, offset=20), **looks)
+
+
+def make_legend(names: Iterable[str], **looks: Any) -> Spec:
+    """A legend above the chart, with as many columns as fit a phone."""
+    columns = max(1, min(4, _LEGEND_PX // (_SYMBOL_PX + _LETTER_PX * max(map(len, names)))))
+    shown = {"orient": "top", "title": None, "symbolOpacity": 1, "columns": columns}
+    return {**shown, "labelLimit": _LEGEND_PX - _SYMBOL_PX, **looks}
+
+
+def make_tooltip(title: str, *keys: str) -> list[Spec]:
+    """Names of a point, then its number with its interval."""
+    return [*(words(key, title=key) for key in keys), words("told", title=title)]
+
+
+def mark(kind: str, channels: Spec, **looks: Any) -> Spec:
+    """A layer of a chart."""
+    return {"mark": {"type": kind, **looks}, "encoding": channels}
+
+
+def dot(channels: Spec, size: int, **looks: Any) -> Spec:
+    """A layer of filled points."""
+    return mark("point", channels, **{"filled": True, "size": size, "opacity": 1, **looks})
+
+
+def mark_ends(rows: Sequence[Spec], along: str, place: Spec, colour: Spec) -> list[Spec]:
     """Intervals, and for CKA the biased estimate and its value for unrelated features."""
-    # Altair takes far longer over names of channels than over channels.
-    place, end = (alt.X, alt.X2) if along == "x" else (alt.Y, alt.Y2)
+    layers, coloured = [], {**place, "color": colour}
     if has_some(rows, "low"):
-        yield base.mark_rule(strokeWidth=1.4).encode(place("low:Q"), end("high:Q"), color=colour)
+        ends = {along: numbers("low"), f"{along}2": {"field": "high"}}
+        layers.append(mark("rule", coloured | ends, strokeWidth=1.4))
     if has_some(rows, "biased"):
-        yield base.mark_point(size=30).encode(place("biased:Q"), color=colour)
+        layers.append(mark("point", {**coloured, along: numbers("biased")}, size=30))
     if has_some(rows, "floor"):
-        orient: Any = "vertical" if along == "x" else "horizontal"
-        tick = base.mark_tick(color=FAINT, thickness=2, size=14, orient=orient)
-        yield tick.encode(place("floor:Q"))
+        looks = {"orient": "vertical" if along == "x" else "horizontal", "color": FAINT}
+        floor = {**place, along: numbers("floor")}
+        layers.append(mark("tick", floor, thickness=2, size=14, **looks))
+    return layers
 
 
-def has_some(rows: Sequence[Row], key: str) -> bool:
+def has_some(rows: Sequence[Spec], key: str) -> bool:
     """Whether any row has a number of this name."""
     return any(row.get(key) is not None for row in rows)
 
 
-def encode_value(channel: type[Channel], data: FigureData) -> Channel:
-    """The values on their axis."""
-    axis = alt.Axis(tickCount=5, format="%") if data.percent else alt.Axis(tickCount=5)
-    limits: Spec = {} if data.limits is None else {"domain": list(data.limits), "nice": False}
-    return channel("value:Q", title=data.axis, axis=axis, scale=alt.Scale(**limits))
-
-
-def encode_terms(terms: Sequence[str], field: str) -> tuple[alt.Color, alt.Shape]:
-    """Colour and shape by a field with the names of terms, with one legend for both."""
-    names = list(map(name_term, terms))
-    colours, shapes = (
-        alt.Scale(domain=names, range=list(map(look, terms))) for look in (term_colour, term_shape)
-    )
-    legend = make_legend(names, offset=20)
-    colour = alt.Color(f"{field}:N", scale=colours, legend=legend)
-    return colour, alt.Shape(f"{field}:N", scale=shapes, legend=legend)
-
-
-def make_legend(names: Iterable[str], **looks: Any) -> alt.Legend:
-    """A legend above the chart, with as many columns as fit a phone."""
-    columns = max(1, min(4, _LEGEND_PX // (_SYMBOL_PX + _LETTER_PX * max(map(len, names)))))
-    limit = _LEGEND_PX - _SYMBOL_PX
-    return alt.Legend(
-        orient="top", title=None, symbolOpacity=1, columns=columns, labelLimit=limit, **looks
-    )
-
-
-def make_range(names: Sequence[str], look: Any) -> alt.Scale:
-    """A scale from names to their looks."""
-    return alt.Scale(domain=list(names), range=[look(name) for name in names])
-
-
-def make_tooltip(title: str, *keys: str) -> list[alt.Tooltip]:
-    """Names of a point, then its number with its interval."""
-    return [
-        *(alt.Tooltip(f"{key}:N", title=key) for key in keys),
-        alt.Tooltip("told:N", title=title),
-    ]
-
-
-def finish(layers: Sequence[alt.Chart], description: str, *, height: int = _HEIGHT_PX) -> Spec:
-    """Layers as a specification in the style of the page."""
-    axis = {
-        "labelColor": "var(--soft)",
-        "titleColor": "var(--soft)",
-        "domainColor": RULE,
-        "tickColor": RULE,
-        "gridColor": RULE,
-        "labelFontSize": 12,
-        "labelSeparation": 6,
-        "titleFontSize": 12,
-        "titleFontWeight": "normal",
-        "titlePadding": 8,
+def finish(
+    title: str,
+    rows: Sequence[Spec],
+    layers: Sequence[Spec],
+    description: str,
+    height: int = _HEIGHT_PX,
+) -> Chart:
+    """A chart in the style of the page; layers may have rows of their own."""
+    spec = {
+        "data": {"values": rows},
+        "layer": layers,
+        "description": description,
+        "width": "container",
+        "height": height,
+        "config": _CONFIG,
     }
-    config = alt.Config(
-        background="transparent",
-        font="system-ui, sans-serif",
-        axis=axis,
-        axisY={"domain": False, "ticks": False, "labelPadding": 8},
-        legend={"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2},
-        view={"stroke": None},
-    )
-    # All at once: every method would copy the layers.
-    finished = alt.layer(
-        *layers, width="container", height=height, description=description, config=config
-    )
-    # Validation takes longer than all the rest; the tests do it.
-    spec: Spec = finished.to_dict(validate=False)
-    return spec
+    return Chart(title, spec)

@@ -76,10 +76,9 @@ class Explainer:
         # The largest audit that fits.
         vit = self._models[model_id]
         assert vit.weights_hash is not None
-        behaviour = vit.describe_behaviour()
         wanted = Wanted(
             weights_hash=vit.weights_hash,
-            behaviour=behaviour,
+            behaviour=vit.describe_behaviour(),
             layer=layer,
             preprocessing=vit.preprocessing,
         )

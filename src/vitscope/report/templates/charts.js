@@ -24,33 +24,25 @@ function draw(element) {
 
 // Charts to be drawn one at a time, so that the page answers in between: those near the screen first.
 const waiting = new Set(document.querySelectorAll(".chart"));
-const nearby = new Set();
-const near = new IntersectionObserver(
-  (entries) => {
-    for (const { isIntersecting, target } of entries) nearby[isIntersecting ? "add" : "delete"](target);
-  },
-  { rootMargin: "400px" },
-);
-waiting.forEach((element) => near.observe(element));
-
-function leaveOut(element) {
-  near.unobserve(element);
-  nearby.delete(element);
-  waiting.delete(element);
-}
-
 const whenIdle = window.requestIdleCallback ?? ((then) => setTimeout(then, 50));
 
+function isNear(element) {
+  const { top, bottom } = element.getBoundingClientRect();
+  return bottom > -400 && top < window.innerHeight + 400;
+}
+
 async function drawNext() {
-  const [next] = nearby.size > 0 ? nearby : waiting;
+  const all = [...waiting];
+  const next = all.find(isNear) ?? all[0];
   if (next === undefined) {
     document.documentElement.dataset.drawn = "all";
     return;
   }
-  leaveOut(next);
+  waiting.delete(next);
   await draw(next);
   whenIdle(drawNext);
 }
+
 window.addEventListener("load", () => whenIdle(drawNext));
 
 for (const choice of document.querySelectorAll("input[name=theme]")) {

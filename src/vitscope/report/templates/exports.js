@@ -19,12 +19,9 @@ async function copy(button, text) {
 }
 
 function makeButtons(of, actions) {
-  const buttons = Object.entries(actions).map(([name, act]) => {
-    const button = make("button", { type: "button", textContent: name });
-    button.setAttribute("aria-label", `${name}: ${of}`);
-    button.addEventListener("click", () => act(button));
-    return button;
-  });
+  const buttons = Object.entries(actions).map(([textContent, act]) =>
+    make("button", { type: "button", textContent, ariaLabel: `${textContent}: ${of}`, onclick: ({ currentTarget }) => act(currentTarget) }),
+  );
   return make("p", { className: "exports" }, ...buttons);
 }
 

@@ -1,36 +1,34 @@
 // The gallery: images sorted and filtered by any of their numbers.
 
-const terms = ["patches", "registers", "cls", "distillation", "skip", "bias"];
 const termNames = { patches: "patches", registers: "registers", cls: "[CLS] itself", distillation: "distillation", skip: "skip", bias: "bias" };
 const shareKinds = ["centred_share_", "share_"];
+const cosines = ["centred_cosine_residual_patches", "cosine_residual_patches"];
 const control = (name) => document.getElementById(`gallery-${name}`);
 const cards = control("cards");
-const state = { gallery: null, root: "", shown: [], elements: new Map() };
+const state = { gallery: null, paths: [], shown: [], buttons: [] };
 
-function numberOf(gallery, image, name) {
-  return image.numbers[gallery.columns.indexOf(name)];
+const hasNumber = (name) => state.gallery.columns.includes(name);
+
+function numberOf(image, name) {
+  return image.numbers[state.gallery.columns.indexOf(name)] ?? null;
 }
 
-function sharesOf(gallery, image) {
-  const kind = shareKinds.find((prefix) => gallery.columns.includes(`${prefix}patches`));
+function sharesOf(image) {
+  const kind = shareKinds.find((prefix) => hasNumber(`${prefix}patches`));
   if (kind === undefined) return { kind: null, shares: [] };
-  const shares = terms
-    .map((term) => ({ term, value: numberOf(gallery, image, kind + term) }))
-    .filter(({ value }) => typeof value === "number");
-  return { kind, shares };
+  const shares = Object.keys(termNames).map((term) => ({ term, value: numberOf(image, kind + term) }));
+  return { kind, shares: shares.filter(({ value }) => value !== null) };
 }
 
 function makeShares(shares) {
-  const bar = make("span", { className: "shares" });
-  bar.setAttribute("aria-hidden", "true");
   const whole = shares.reduce((sum, { value }) => sum + Math.abs(value), 0) || 1;
-  for (const { term, value } of shares) {
+  const parts = shares.map(({ term, value }) => {
     const part = make("span", { className: value < 0 ? "negative" : "" });
     part.style.width = `${(100 * Math.abs(value)) / whole}%`;
     part.style.background = `var(--${term})`;
-    bar.append(part);
-  }
-  return bar;
+    return part;
+  });
+  return make("span", { className: "shares", ariaHidden: true }, ...parts);
 }
 
 const percent = (share) => `${Math.round(100 * share) || 0} %`.replace("-", "−");
@@ -46,12 +44,7 @@ function makeTile(image, which, name) {
   const view = viewOf(image, which);
   const tile = make("span", { className: "tile" }, makeImage(view));
   tile.style.aspectRatio = view.size.join(" / ");
-  if (which !== null) {
-    const canvas = make("canvas");
-    canvas.style.opacity = `${control("mix").value}%`;
-    paint(canvas, openMap(image, which));
-    tile.append(canvas);
-  }
+  if (which !== null) tile.append(makeOverlay(openMap(image, which), control("mix").value));
   return make("span", {}, tile, make("span", { className: "tile-name", textContent: name }));
 }
 
@@ -69,144 +62,109 @@ function chooseMaps(image) {
   return other === undefined ? [first] : [first, other];
 }
 
-function offerMaps(gallery) {
-  const titles = new Map();
-  for (const { maps } of gallery.images) {
-    for (const [name, { title }] of Object.entries(maps).slice(1)) titles.set(name, title);
-  }
-  if (gallery.side_by_side) titles.clear();
-  if (gallery.side_by_side) titles.set("", gallery.side_by_side);
-  const kept = control("map").value;
-  control("map").replaceChildren(...Array.from(titles, ([name, title]) => new Option(title, name)));
-  const wanted = [kept, "attention"].find((name) => titles.has(name));
-  if (wanted !== undefined) control("map").value = wanted;
+function offerMaps({ images, side_by_side: common }) {
+  const others = images.flatMap(({ maps }) => Object.entries(maps).slice(1).map(([name, { title }]) => [name, title]));
+  const titles = new Map(common ? [["", common]] : others);
+  replaceOptions(control("map"), Array.from(titles, ([name, title]) => new Option(title, name)), undefined, "attention");
   control("map").disabled = titles.size < 2;
 }
 
+const isEmpty = (index) => state.buttons[index].childElementCount === 0;
+
 function changeMaps() {
-  for (const [index, element] of state.elements) {
-    if (element.firstChild.childElementCount > 0) fillCard(element.firstChild, state.gallery, state.gallery.images[index]);
-  }
+  for (const index of state.buttons.keys()) if (!isEmpty(index)) fillCard(index);
 }
 
-function fillCard(button, gallery, image) {
-  const found = sharesOf(gallery, image);
-  const cosine = ["centred_cosine_residual_patches", "cosine_residual_patches"].find((name) => gallery.columns.includes(name));
-  const tiles = make(
-    "span",
-    { className: "tiles" },
-    makeTile(image, null, "image"),
-    ...chooseMaps(image).map((name) => makeTile(image, name, nameMap(image, name))),
-  );
+function fillCard(index) {
+  const [button, image] = [state.buttons[index], state.gallery.images[index]];
+  comingNear.unobserve(button);
+  const found = sharesOf(image);
+  const maps = chooseMaps(image).map((name) => makeTile(image, name, nameMap(image, name)));
+  const tiles = make("span", { className: "tiles" }, makeTile(image, null, "image"), ...maps);
+  const name = make("span", { className: "card-name", textContent: state.paths[index] });
   const told = make("span", { className: "card-line" }, make("span", { textContent: tellShares(found) }));
+  const cosine = cosines.find(hasNumber);
   const lines = found.kind === null ? [] : [makeShares(found.shares), told];
-  if (cosine !== undefined) lines.push(makeLine(gallery, image, cosine));
-  const name = make("span", { className: "card-name", textContent: withoutRoot(image.path) });
-  button.replaceChildren(tiles, name, ...lines);
-  tellSorted(button, gallery, image);
+  button.replaceChildren(tiles, name, ...lines, ...(cosine === undefined ? [] : [makeLine(image, cosine)]));
+  tellSorted(index);
 }
 
-function makeLine(gallery, image, name) {
-  const value = tell(numberOf(gallery, image, name));
-  const line = make("span", { className: "card-line" }, make("span", { textContent: fullName(name) }), make("span", { textContent: value }));
+function makeLine(image, name) {
+  const words = [fullName(name), tell(numberOf(image, name))].map((textContent) => make("span", { textContent }));
+  const line = make("span", { className: "card-line" }, ...words);
   line.dataset.number = name;
   return line;
 }
 
-function tellSorted(button, gallery, image) {
+function tellSorted(index) {
+  const button = state.buttons[index];
   button.querySelector(".sorted")?.remove();
   const name = control("sort").value;
   if (!name || button.querySelector(`[data-number="${name}"]`)) return;
-  const line = makeLine(gallery, image, name);
+  const line = makeLine(state.gallery.images[index], name);
   line.classList.add("sorted");
   button.append(line);
 }
 
 const comingNear = new IntersectionObserver(
   (entries) => {
-    for (const { isIntersecting, target } of entries) {
-      if (!isIntersecting) continue;
-      comingNear.unobserve(target);
-      fillCard(target, state.gallery, state.gallery.images[target.dataset.index]);
-    }
+    for (const { isIntersecting, target } of entries) if (isIntersecting) fillCard(state.buttons.indexOf(target));
   },
   { rootMargin: "600px" },
 );
 
 function fillAll() {
-  for (const index of state.shown) {
-    const button = state.elements.get(index).firstChild;
-    if (button.childElementCount === 0) fillCard(button, state.gallery, state.gallery.images[index]);
-  }
+  state.shown.filter(isEmpty).forEach(fillCard);
 }
 
 // Images away from the screen are filled when the browser is idle, so that the page prints completely.
 function fillRest() {
-  const { gallery } = state;
-  const index = state.shown.find((at) => state.elements.get(at).firstChild.childElementCount === 0);
+  const index = state.shown.find(isEmpty);
   if (index === undefined) return;
-  const button = state.elements.get(index).firstChild;
-  comingNear.unobserve(button);
-  fillCard(button, gallery, gallery.images[index]);
+  fillCard(index);
   whenIdle(fillRest);
 }
 
 function makeCard(image, index) {
-  const button = make("button", { type: "button", className: "card", tabIndex: -1 });
-  button.dataset.index = index;
-  button.addEventListener("click", () => openView(state.shown.indexOf(index)));
-  return make("li", {}, button);
+  const onclick = () => openView(state.shown.indexOf(index));
+  const button = make("button", { type: "button", className: "card", onclick });
+  make("li", {}, button);
+  return button;
 }
 
-const withoutRoot = (path) => path.slice(state.root.length);
-
-function chooseGallery(index) {
+function chooseGallery() {
   comingNear.disconnect();
-  state.gallery = data.galleries[index];
-  state.elements = new Map(state.gallery.images.map((image, at) => [at, makeCard(image, at)]));
-  control("note").textContent = `${state.gallery.label}: ${state.gallery.note}`;
-  offerMaps(state.gallery);
-  const kept = control("sort").value;
-  offer(control("sort"), state.gallery.columns);
-  control("sort").value = state.gallery.columns.includes(kept) ? kept : state.gallery.sort;
-  const filtered = control("filter").value;
-  offer(control("filter"), state.gallery.columns, "any number");
-  control("filter").value = state.gallery.columns.includes(filtered) ? filtered : "";
-  const paths = state.gallery.images.map(({ path }) => path);
-  state.root = findRoot(paths);
-  offerFolders(control("folder"), paths.map(withoutRoot));
+  const gallery = data.galleries[control("model").value];
+  const paths = gallery.images.map(({ path }) => path.slice(gallery.root.length));
+  Object.assign(state, { gallery, paths, buttons: gallery.images.map(makeCard) });
+  control("note").textContent = `${gallery.label}: ${gallery.note}`;
+  offerMaps(gallery);
+  offerNumbers(control("sort"), gallery.columns, undefined, gallery.sort);
+  offerFilters(control, paths, gallery.columns);
   arrange();
   whenIdle(fillRest);
 }
 
 function arrange() {
-  const { gallery } = state;
-  const sort = control("sort").value;
-  const order = Number(control("order").value);
-  const keeps = readFilter(control);
-  state.shown = gallery.images
-    .map((image, index) => ({ image, index, value: numberOf(gallery, image, sort) ?? null }))
-    .filter(({ image }) => keeps(withoutRoot(image.path), (name) => numberOf(gallery, image, name)))
-    // Undefined numbers come last in either direction.
-    .sort((a, b) => (a.value === null) - (b.value === null) || order * (a.value - b.value) || a.index - b.index)
-    .map(({ index }) => index);
-  cards.replaceChildren(...state.shown.map((index) => state.elements.get(index)));
+  const { images } = state.gallery;
+  const [sort, order] = [control("sort").value, control("order").value];
+  state.shown = chooseImages(control, state.paths, (index, name) => numberOf(images[index], name));
+  cards.replaceChildren(...state.shown.map((index) => state.buttons[index].parentElement));
   state.shown.forEach((index, place) => {
-    const button = state.elements.get(index).firstChild;
-    const image = gallery.images[index];
+    const button = state.buttons[index];
     button.tabIndex = place === 0 ? 0 : -1;
-    const told = sort ? `, ${fullName(sort)} ${tell(numberOf(gallery, image, sort))}` : "";
-    button.setAttribute("aria-label", `${withoutRoot(image.path)}${told}. Open.`);
-    if (button.childElementCount === 0) comingNear.observe(button);
-    else tellSorted(button, gallery, image);
+    const told = sort ? `, ${fullName(sort)} ${tell(numberOf(images[index], sort))}` : "";
+    button.ariaLabel = `${state.paths[index]}${told}. Open.`;
+    if (isEmpty(index)) comingNear.observe(button);
+    else tellSorted(index);
   });
   const way = order > 0 ? "lowest" : "highest";
   const sorted = sort ? `, ${way} “${fullName(sort)}” first` : "";
-  control("status").textContent = `${state.shown.length} of ${gallery.images.length} images${sorted}.`;
+  control("status").textContent = `${state.shown.length} of ${images.length} images${sorted}.`;
 }
 
 function walk(event) {
-  const here = state.shown.indexOf(Number(event.target.dataset?.index));
+  const here = state.shown.indexOf(state.buttons.indexOf(event.target));
   if (here < 0) return;
   const across = Math.max(1, getComputedStyle(cards).gridTemplateColumns.split(" ").length);
   const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: across, ArrowUp: -across, Home: -here, End: state.shown.length - 1 - here };
@@ -216,33 +174,28 @@ function walk(event) {
 }
 
 function focusCard(place) {
-  for (const { firstChild } of state.elements.values()) firstChild.tabIndex = -1;
-  const button = state.elements.get(state.shown[place]).firstChild;
+  for (const button of state.buttons) button.tabIndex = -1;
+  const button = state.buttons[state.shown[place]];
   button.tabIndex = 0;
   button.focus();
 }
 
 function mixCards() {
-  const opacity = `${control("mix").value}%`;
-  for (const canvas of cards.querySelectorAll("canvas")) canvas.style.opacity = opacity;
+  for (const canvas of cards.querySelectorAll("canvas")) canvas.style.opacity = `${control("mix").value}%`;
 }
 
-function startGallery() {
-  if (data.galleries.length === 0) return;
-  data.galleries.forEach(({ label }, index) => control("model").append(new Option(label, index)));
-  control("model").addEventListener("change", () => chooseGallery(control("model").value));
-  for (const name of ["sort", "order", "folder", "filter", "from", "to", "name"]) control(name).addEventListener("input", arrange);
-  control("map").addEventListener("change", changeMaps);
-  control("mix").addEventListener("input", mixCards);
-  control("controls").addEventListener("submit", (event) => event.preventDefault());
-  control("controls").addEventListener("reset", (event) => {
-    event.preventDefault();
-    for (const name of ["folder", "filter", "from", "to", "name"]) control(name).value = "";
-    control("sort").value = state.gallery.sort;
-    control("order").value = "1";
-    arrange();
-  });
-  cards.addEventListener("keydown", walk);
-  chooseGallery(0);
+function clearFilters(event) {
+  event.preventDefault();
+  for (const name of ["folder", "filter", "from", "to", "name"]) control(name).value = "";
+  control("sort").value = state.gallery.sort;
+  control("order").value = "1";
+  arrange();
 }
-startGallery();
+
+if (data.galleries.length > 0) {
+  control("map").addEventListener("input", changeMaps);
+  control("mix").addEventListener("input", mixCards);
+  control("controls").addEventListener("reset", clearFilters);
+  cards.addEventListener("keydown", walk);
+  startForm(control, data.galleries, chooseGallery, arrange);
+}

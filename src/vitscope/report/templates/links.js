@@ -1,8 +1,7 @@
 // The address of the page says what is shown: a section, its controls, an image and one of its maps; or how a table is
 // sorted.
 
-// Forms, each with what its model decides.
-const forms = new Map([["gallery", chooseGallery], ["all-images", chooseTable], ["distribution", null]]);
+const forms = ["gallery", "all-images", "distribution"];
 
 function fieldsOf(key) {
   const fields = document.querySelectorAll(`#${key}-controls :is(select, input)`);
@@ -24,7 +23,7 @@ function readAddress() {
   if (query === undefined) return;
   const asked = new URLSearchParams(query);
   if (asked.has("table")) readSorting(asked);
-  else if (forms.has(key) && fieldsOf(key).length > 0) readForm(key, asked);
+  else if (forms.includes(key) && fieldsOf(key).length > 0) readForm(key, asked);
 }
 
 function readForm(key, asked) {
@@ -32,9 +31,8 @@ function readForm(key, asked) {
     const isOpen = !field.matches("select") || field.options[0]?.value === ""; // what need not be chosen
     if (asked.has(name) || isOpen) field.value = asked.get(name) ?? field.defaultValue ?? "";
     if (field.selectedIndex === -1) field.selectedIndex = 0;
-    if (name === "model") forms.get(key)(field.value);
+    field.dispatchEvent(new Event("input")); // a model decides what the others offer
   }
-  for (const [, field] of fieldsOf(key)) field.dispatchEvent(new Event(field.id === "gallery-map" ? "change" : "input"));
   document.getElementById(key).scrollIntoView({ behavior: "instant" });
   const at = key === "gallery" ? state.gallery.images.findIndex(({ id }) => id === asked.get("image")) : -1;
   if (at >= 0) openImage(control("model").value, at, asked.get("shown"));
@@ -44,7 +42,7 @@ const sortable = Array.from(document.querySelectorAll("table[data-name]"));
 
 function writeSorting(table) {
   const head = table.querySelector("[aria-sort]");
-  const order = head.getAttribute("aria-sort") === "ascending" ? 1 : -1;
+  const order = head.ariaSort === "ascending" ? 1 : -1;
   setAddress(table.closest("[id]").id, { table: table.dataset.name, sort: head.textContent, order });
 }
 
@@ -57,7 +55,7 @@ function readSorting(asked) {
   table.scrollIntoView({ behavior: "instant", block: "center" });
 }
 
-for (const key of forms.keys()) {
+for (const key of forms) {
   const form = document.getElementById(`${key}-controls`);
   for (const event of ["input", "reset"]) form?.addEventListener(event, () => setTimeout(writeAddress, 0, key));
 }

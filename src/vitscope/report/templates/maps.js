@@ -4,10 +4,8 @@ function readBytes(text) {
   return Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 }
 
-const palettes = {
-  sequential: readBytes(data.colourmaps.sequential),
-  diverging: readBytes(data.colourmaps.diverging),
-};
+const sequential = readBytes(data.sequential);
+const diverging = readBytes(data.diverging);
 
 const decoded = new WeakMap();
 
@@ -19,54 +17,55 @@ function bytesOf(source) {
 // What a map lies on: the image as its model saw it.
 const viewOf = (image, which) => ({ ...image, ...image.maps[which]?.view });
 
+const headsPerLayer = ({ layers }) => (layers === null ? 0 : layers.scale.length / layers.count);
+
 // One map of an image; `which` is its name, the number of a head, or “layer.head”. No name begins with a digit.
 function openMap(image, which) {
   const isNamed = which in image.maps;
   const isLayered = which.includes(".");
   const [head, layer] = isNamed ? [0, 0] : which.split(".").map(Number).reverse();
-  const map = isLayered ? image.layers : image.maps[isNamed ? which : image.heads.map];
-  const source = isNamed || isLayered ? map : image.heads;
+  const source = isNamed ? image.maps[which] : isLayered ? image.layers : image.heads;
+  const { title, unit, target, signed, part, told } = source;
   const place = isLayered ? layer * headsPerLayer(image) + head : head;
-  const [rows, columnsOfGrid] = viewOf(image, which).grid;
-  const bytes = bytesOf(source).subarray(place * rows * columnsOfGrid, (place + 1) * rows * columnsOfGrid);
-  const { signed, part } = map;
+  const [rows, across] = viewOf(image, which).grid;
+  const bytes = bytesOf(source).subarray(place * rows * across, (place + 1) * rows * across);
   const largest = source.scale[place];
   return {
     bytes,
     rows,
-    columns: columnsOfGrid,
+    across,
     largest,
     signed,
-    palette: signed ? palettes.diverging : palettes.sequential,
+    told,
+    palette: signed ? diverging : sequential,
     valueAt: (patch) => (signed ? ((bytes[patch] - 128) / 127) * largest : (bytes[patch] / 255) * largest),
     tell: (value) => (part ? `${tell(100 * value)} %` : tell(value)),
-    name: [map.title, !isNamed && ` of head ${head}`, isLayered && ` in layer ${layer}`].filter(Boolean).join(""),
-    unit: [map.unit, map.target && `target ${map.target}`].filter(Boolean).join(", "),
-    told: isNamed ? map.told : "",
+    name: [title, !isNamed && ` of head ${head}`, isLayered && ` in layer ${layer}`].filter(Boolean).join(""),
+    unit: [unit, target && `target ${target}`].filter(Boolean).join(", "),
   };
 }
 
-function paint(canvas, map) {
-  canvas.width = map.columns;
-  canvas.height = map.rows;
+// A map with a pixel for each patch.
+function paint({ bytes, rows, across, palette }, canvas = make("canvas")) {
+  Object.assign(canvas, { width: across, height: rows });
   const context = canvas.getContext("2d");
-  const image = context.createImageData(map.columns, map.rows);
-  map.bytes.forEach((level, patch) => {
-    image.data.set(map.palette.subarray(3 * level, 3 * level + 3), 4 * patch);
+  const image = context.createImageData(across, rows);
+  bytes.forEach((level, patch) => {
+    image.data.set(palette.subarray(3 * level, 3 * level + 3), 4 * patch);
     image.data[4 * patch + 3] = 255;
   });
   context.putImageData(image, 0, 0);
+  return canvas;
 }
 
-function countHeads(image) {
-  return image.heads === null ? 0 : image.heads.scale.length;
+// A map to lie over its image, in percent.
+function makeOverlay(map, mix) {
+  const canvas = paint(map);
+  canvas.style.opacity = `${mix}%`;
+  return canvas;
 }
 
-function headsPerLayer(image) {
-  return image.layers === null ? 0 : image.layers.scale.length / image.layers.count;
-}
-
-function makeImage(image) {
-  const source = `data:image/jpeg;base64,${data.thumbnails[image.thumbnail]}`;
-  return make("img", { src: source, alt: "", decoding: "async", draggable: false });
+function makeImage({ thumbnail }) {
+  const src = `data:image/jpeg;base64,${data.thumbnails[thumbnail]}`;
+  return make("img", { src, alt: "", decoding: "async", draggable: false });
 }

@@ -3,11 +3,13 @@
 const data = JSON.parse(document.getElementById("images-data").textContent);
 const columns = new Map(data.columns.map((column) => [column.name, column]));
 
+const range = (count) => [...Array(count).keys()];
+
 function tell(value) {
   if (value === null || value === undefined) return "undefined";
   if (value === 0) return "0";
   const size = Math.abs(value);
-  const text = size !== 0 && (size < 1e-3 || size >= 1e5) ? value.toExponential(2) : value.toPrecision(3);
+  const text = size < 1e-3 || size >= 1e5 ? value.toExponential(2) : value.toPrecision(3);
   return text.replace(/-/g, "−");
 }
 
@@ -22,66 +24,71 @@ function fullName(name) {
   return `${group}: ${label}`;
 }
 
-function offer(select, names, first) {
-  select.replaceChildren();
-  if (first !== undefined) select.append(new Option(first, ""));
-  const groups = new Map();
-  for (const name of columns.keys()) {
-    if (!names.includes(name)) continue;
-    const { group } = columns.get(name);
-    if (!groups.has(group)) {
-      groups.set(group, make("optgroup", { label: group }));
-      select.append(groups.get(group));
-    }
-    groups.get(group).append(new Option(fullName(name), name));
-  }
-}
-
-// The folder that all paths are in, with its last slash; of the first and the last in order, as no other differs sooner.
-function findRoot(paths) {
-  const sorted = [...paths].sort();
-  const [first, last] = [sorted[0], sorted.at(-1)];
-  let length = 0;
-  while (length < first.length && first[length] === last[length]) length += 1;
-  return first.slice(0, first.slice(0, length).lastIndexOf("/") + 1);
-}
-
-// Folders of paths, and the folders that these are in.
-function listFolders(paths) {
-  const found = new Set();
-  for (const path of paths) {
-    for (let end = path.lastIndexOf("/"); end > 0; end = path.lastIndexOf("/", end - 1)) found.add(path.slice(0, end));
-  }
-  return [...found].sort();
+// What may be chosen instead; what was chosen is kept if it is still there.
+function replaceOptions(select, options, first, otherwise = "") {
+  const wanted = [select.value, otherwise];
+  select.replaceChildren(...(first === undefined ? [] : [new Option(first, "")]), ...options);
+  const values = Array.from(select.options, ({ value }) => value);
+  select.selectedIndex = Math.max(0, values.indexOf(wanted.find((value) => values.includes(value))));
 }
 
 function offerNames(select, names, first) {
-  const kept = select.value;
-  select.replaceChildren(...(first === undefined ? [] : [new Option(first, "")]), ...names.map((name) => new Option(name, name)));
-  if (names.includes(kept)) select.value = kept;
+  replaceOptions(select, names.map((name) => new Option(name, name)), first);
 }
 
-function offerFolders(select, paths) {
-  const folders = listFolders(paths);
-  offerNames(select, folders, "any folder");
-  select.disabled = folders.length === 0;
+function offerNumbers(select, names, first, otherwise) {
+  const shown = Array.from(columns.values()).filter(({ name }) => names.includes(name));
+  const groups = Array.from(Map.groupBy(shown, ({ group }) => group), ([label, found]) =>
+    make("optgroup", { label }, ...found.map(({ name }) => new Option(fullName(name), name))),
+  );
+  replaceOptions(select, groups, first, otherwise);
 }
 
-// Whether an image passes a form's controls; `numberOf` reads one of its numbers by name.
-function readFilter(control) {
+// Undefined numbers come last in either direction.
+function compare(a, b, order) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  if (typeof a === "number" && typeof b === "number") return order * (a - b);
+  return order * String(a).localeCompare(String(b), "en", { numeric: true });
+}
+
+// A form that chooses among images, of one model after another.
+function startForm(control, models, chooseModel, arrange) {
+  control("model").append(...models.map(({ label }, index) => new Option(label, index)));
+  control("model").addEventListener("input", chooseModel);
+  for (const name of ["sort", "order", "folder", "filter", "from", "to", "name"]) control(name).addEventListener("input", arrange);
+  control("controls").addEventListener("submit", (event) => event.preventDefault());
+  chooseModel();
+}
+
+// Folders of paths, and the folders that these are in; and the numbers by which to filter.
+function offerFilters(control, paths, names) {
+  const folders = new Set();
+  for (const path of paths) {
+    for (let end = path.lastIndexOf("/"); end > 0; end = path.lastIndexOf("/", end - 1)) folders.add(path.slice(0, end));
+  }
+  offerNames(control("folder"), [...folders].sort(), "any folder");
+  control("folder").disabled = folders.size === 0;
+  offerNumbers(control("filter"), names, "any number");
+}
+
+// The images that pass a form's controls, in its order; `numberOf` reads a number of one by name.
+function chooseImages(control, paths, numberOf) {
   const wanted = control("name").value.trim().toLowerCase();
   const folder = control("folder").value;
-  const name = control("filter").value;
+  const [filter, sort] = [control("filter").value, control("sort").value];
   const from = control("from").value === "" ? -Infinity : Number(control("from").value);
   const to = control("to").value === "" ? Infinity : Number(control("to").value);
-  control("from").disabled = control("to").disabled = name === "";
-  return (path, numberOf) => {
-    if (folder && !path.startsWith(`${folder}/`)) return false;
-    if (wanted && !path.toLowerCase().includes(wanted)) return false;
-    if (name === "") return true;
-    const value = numberOf(name);
+  const order = Number(control("order").value);
+  control("from").disabled = control("to").disabled = filter === "";
+  const passes = (image) => {
+    if (folder && !paths[image].startsWith(`${folder}/`)) return false;
+    if (wanted && !paths[image].toLowerCase().includes(wanted)) return false;
+    if (filter === "") return true;
+    const value = numberOf(image, filter);
     return value !== null && value >= from && value <= to;
   };
+  const inOrder = (a, b) => (sort === "" ? order * (a - b) : compare(numberOf(a, sort), numberOf(b, sort), order) || a - b);
+  return range(paths.length).filter(passes).sort(inOrder);
 }
 
 const spread = document.getElementById("distribution-number"); // none if there is no audit
@@ -100,7 +107,7 @@ async function showBins(chart) {
   const told = document.querySelector(`[data-told="${index}"]`);
   chart.parentElement.hidden = bins === undefined;
   if (bins === undefined) {
-    leaveOut(chart); // drawn when there is something to draw
+    waiting.delete(chart); // drawn when there is something to draw
     return;
   }
   told.textContent =
@@ -122,13 +129,12 @@ async function showBins(chart) {
 }
 
 function startSpread() {
-  if (spread === null) return; // a report without audits
   const names = new Set(data.distributions.flatMap(({ bins }) => Object.keys(bins)));
   if (names.size === 0) {
     spread.disabled = true;
     return;
   }
-  offer(spread, [...names]);
+  offerNumbers(spread, [...names]);
   const count = (name) => data.distributions.filter(({ bins }) => name in bins).length;
   spread.value = Array.from(spread.options, ({ value }) => value).reduce((a, b) => (count(b) > count(a) ? b : a));
   spread.addEventListener("input", showSpread);

@@ -19,7 +19,7 @@ function openView(place) {
 function openImage(gallery, at, which = view.which) {
   if (data.galleries[gallery] !== state.gallery) {
     control("model").value = gallery;
-    chooseGallery(gallery);
+    chooseGallery();
   }
   if (!state.shown.includes(at)) {
     for (const name of ["folder", "filter", "name"]) control(name).value = "";
@@ -36,78 +36,68 @@ function showImage() {
   part("path").textContent = `${image.path} · ${view.place + 1} of ${state.shown.length} · ${gallery.label}`;
   part("told").textContent = image.told;
   part("why").textContent = image.why;
-  const { kind, shares } = sharesOf(gallery, image);
+  const { kind, shares } = sharesOf(image);
   part("shares").replaceChildren(...(kind === null ? [] : [makeShares(shares)]));
   const names = Object.keys(image.maps);
-  const heads = Array.from({ length: countHeads(image) }, (_, head) => String(head));
+  const heads = range(image.heads?.scale.length ?? 0).map(String);
   const all = [...names, ...heads, ...listLayers(image).flat()];
   part("map").replaceChildren(...all.map((which) => new Option(openMap(image, which).name, which)));
   if (!all.includes(view.which)) view.which = names[0];
   part("maps").replaceChildren(...names.map((name) => makeChoice(image, name, nameMap(image, name))));
   part("heads").replaceChildren(...heads.map((head) => makeChoice(image, head, head)));
   part("heads-title").hidden = image.heads === null;
-  part("heads-title").textContent = image.heads === null ? "" : `${image.maps[image.heads.map].title} of each head`;
+  part("heads-title").textContent = image.heads === null ? "" : `${image.heads.title} of each head`;
   part("layers").hidden = image.layers === null;
   fillLayers();
-  part("facts").replaceChildren(...tellFacts(gallery, image));
-  part("numbers").replaceChildren(
-    ...gallery.columns.map((name) =>
-      make("tr", {}, make("th", { scope: "row", textContent: fullName(name) }), make("td", { textContent: tell(numberOf(gallery, image, name)) })),
-    ),
-  );
+  const numbers = gallery.columns.map((name) => [fullName(name), tell(numberOf(image, name))]);
+  part("facts").replaceChildren(...listFacts(image).map(([name, value]) => makePair("div", "dt", name, "dd", value)));
+  part("numbers").replaceChildren(...numbers.map(([name, value]) => makePair("tr", "th", name, "td", value)));
   part("others").replaceChildren(...listOthers(image));
   view.patch = null;
   showMap(view.which);
 }
 
+function makePair(around, first, name, second, value) {
+  const named = make(first, { textContent: name, ...(first === "th" && { scope: "row" }) });
+  return make(around, {}, named, make(second, { textContent: value }));
+}
+
 function makeChoice(image, which, label) {
-  const canvas = make("canvas");
   const map = openMap(image, which);
+  const canvas = paint(map);
   canvas.style.aspectRatio = viewOf(image, which).size.join(" / ");
-  paint(canvas, map);
-  const button = make("button", { type: "button", className: "choice" }, canvas, make("span", { textContent: label }));
-  button.setAttribute("aria-label", map.name);
-  button.dataset.which = which;
-  button.setAttribute("aria-pressed", which === view.which);
-  button.addEventListener("click", () => showMap(which));
-  return button;
+  const looks = { type: "button", className: "choice", value: which, ariaLabel: map.name, ariaPressed: which === view.which };
+  return make("button", { ...looks, onclick: () => showMap(which) }, canvas, make("span", { textContent: label }));
 }
 
 // The heads of each layer, as `openMap` takes them.
 function listLayers(image) {
-  const heads = Array.from({ length: headsPerLayer(image) }, (_, head) => head);
-  return Array.from({ length: image.layers?.count ?? 0 }, (_, layer) => heads.map((head) => `${layer}.${head}`));
+  return range(image.layers?.count ?? 0).map((layer) => range(headsPerLayer(image)).map((head) => `${layer}.${head}`));
 }
 
 // Hundreds of maps, so not before they are asked for.
 function fillLayers() {
   const image = currentImage();
   const rows = part("layers").open ? listLayers(image) : [];
-  const numHeads = headsPerLayer(image);
   const label = (textContent) => make("span", { textContent });
-  const head = ["", ...Array(numHeads).keys()].map(label);
+  const head = rows.length > 0 ? ["", ...rows[0].keys()].map(label) : [];
   const cells = rows.flatMap((row, layer) => [label(layer), ...row.map((which) => makeChoice(image, which, ""))]);
-  part("grid").style.gridTemplateColumns = `auto repeat(${numHeads}, minmax(1.8rem, 1fr))`;
-  part("grid").replaceChildren(...(rows.length > 0 ? [...head, ...cells] : []));
+  part("grid").style.gridTemplateColumns = `auto repeat(${headsPerLayer(image)}, minmax(1.8rem, 1fr))`;
+  part("grid").replaceChildren(...head, ...cells);
 }
 
-function tellFacts(gallery, image) {
-  const { kind, shares } = sharesOf(gallery, image);
+function listFacts(image) {
+  const { kind, shares } = sharesOf(image);
   const facts = shares.map(({ term, value }) => [fullName(kind + term), percent(value)]);
-  for (const name of ["centred_cosine_residual_patches", "cosine_residual_patches", "attention_mass_patches", "patch_share"]) {
-    if (gallery.columns.includes(name)) facts.push([fullName(name), tell(numberOf(gallery, image, name))]);
-  }
-  return facts.map(([name, value]) => make("div", {}, make("dt", { textContent: name }), make("dd", { textContent: value })));
+  const others = [...cosines, "attention_mass_patches", "patch_share"].filter(hasNumber);
+  return [...facts, ...others.map((name) => [fullName(name), tell(numberOf(image, name))])];
 }
 
 function listOthers(image) {
-  const others = [];
-  data.galleries.forEach((gallery, index) => {
+  const others = data.galleries.flatMap((gallery, index) => {
     const at = gallery.images.findIndex(({ id }) => id === image.id);
-    if (gallery === state.gallery || at < 0) return;
-    const button = make("button", { type: "button", textContent: gallery.label });
-    button.addEventListener("click", () => openImage(index, at));
-    others.push(button);
+    if (gallery === state.gallery || at < 0) return [];
+    return [make("button", { type: "button", textContent: gallery.label, onclick: () => openImage(index, at) })];
   });
   return others.length > 0 ? others : ["It is in no other model’s gallery."];
 }
@@ -117,20 +107,16 @@ function showMap(which) {
   if (!isSameView(which, view.which)) view.patch = null;
   view.which = which;
   const map = openMap(image, which);
+  const seen = viewOf(image, which);
   part("map").value = which;
-  const canvas = make("canvas");
-  canvas.style.opacity = `${part("mix").value}%`;
-  paint(canvas, map);
-  part("stage").style.aspectRatio = viewOf(image, which).size.join(" / ");
-  part("stage").replaceChildren(makeImage(viewOf(image, which)), canvas);
-  part("photo").style.aspectRatio = part("stage").style.aspectRatio;
-  part("photo").replaceChildren(makeImage(viewOf(image, which)));
-  for (const button of view.dialog.querySelectorAll(".choice")) {
-    button.setAttribute("aria-pressed", button.dataset.which === which);
+  for (const place of ["stage", "photo"]) {
+    part(place).style.aspectRatio = seen.size.join(" / ");
+    part(place).replaceChildren(makeImage(seen));
   }
+  part("stage").append(makeOverlay(map, part("mix").value));
+  for (const button of view.dialog.querySelectorAll(".choice")) button.ariaPressed = button.value === which;
   part("unit").textContent = [image.scores?.[which], map.unit, map.told].filter(Boolean).join("; ");
-  const steps = Uint8Array.from({ length: 256 }, (_, level) => level);
-  paint(part("scale"), { bytes: steps, rows: 1, columns: 256, palette: map.palette });
+  paint({ ...map, bytes: Uint8Array.from(range(256)), rows: 1, across: 256 }, part("scale"));
   part("low").textContent = map.tell(map.signed ? -map.largest : 0);
   part("high").textContent = map.tell(map.largest);
   showPatch(view.patch);
@@ -186,10 +172,8 @@ async function saveMap(over) {
     context.drawImage(photo, 0, 0, width, height);
     context.globalAlpha = part("mix").value / 100;
   }
-  const patches = make("canvas");
-  paint(patches, map);
   context.imageSmoothingEnabled = false;
-  context.drawImage(patches, 0, 0, width, height);
+  context.drawImage(paint(map), 0, 0, width, height);
   const words = [stemOf(image), map.name, over ? "overlay" : "", state.gallery.label];
   save(`${nameFile(...words)}.png`, await encodePng(canvas));
 }
@@ -200,7 +184,7 @@ const gridCell = 64; // least width of a map in the file, in pixels
 async function saveGrid() {
   const image = currentImage();
   const maps = listLayers(image).map((row) => row.map((which) => openMap(image, which)));
-  const [{ columns: across, rows: down }] = maps[0];
+  const [{ across, rows: down }] = maps[0];
   const side = Math.ceil(gridCell / across);
   const [cell, edge, gap] = [{ width: side * across, height: side * down }, 44, 6];
   const top = edge + 60;
@@ -217,26 +201,29 @@ async function saveGrid() {
   Object.assign(context, { font, fillStyle: "#000", textBaseline: "middle", imageSmoothingEnabled: false });
   told.forEach((text, line) => context.fillText(text, gap, 18 + 26 * line));
   context.textAlign = "center";
-  const patches = make("canvas");
   maps.forEach((row, layer) => {
     const y = top + layer * (cell.height + gap);
     context.fillText(layer, edge / 2, y + cell.height / 2);
     row.forEach((map, head) => {
       const x = edge + head * (cell.width + gap);
       if (layer === 0) context.fillText(head, x + cell.width / 2, top - 18);
-      paint(patches, map);
-      context.drawImage(patches, x, y, cell.width, cell.height);
+      context.drawImage(paint(map), x, y, cell.width, cell.height);
     });
   });
   save(`${nameFile(stemOf(image), "heads by layer", state.gallery.label)}.png`, await encodePng(canvas));
 }
 
-function patchUnder(event) {
+// The patch in a row and a column, or the next inside the map.
+function patchAt(row, column) {
+  const [rows, across] = currentGrid();
+  const inside = (place, count) => Math.min(count - 1, Math.max(0, Math.floor(place)));
+  return inside(row, rows) * across + inside(column, across);
+}
+
+function pointAt({ clientX, clientY }) {
   const [rows, across] = currentGrid();
   const { left, top, width, height } = part("stage").getBoundingClientRect();
-  const column = Math.min(across - 1, Math.max(0, Math.floor(((event.clientX - left) / width) * across)));
-  const row = Math.min(rows - 1, Math.max(0, Math.floor(((event.clientY - top) / height) * rows)));
-  return row * across + column;
+  showPatch(patchAt(((clientY - top) / height) * rows, ((clientX - left) / width) * across));
 }
 
 function movePatch(event) {
@@ -245,11 +232,9 @@ function movePatch(event) {
   if (!(event.key in steps)) return;
   event.preventDefault();
   event.stopPropagation();
-  const [down, right] = view.patch === null ? [0, 0] : steps[event.key];
-  const here = view.patch ?? Math.floor(rows / 2) * across + Math.floor(across / 2);
-  const row = Math.min(rows - 1, Math.max(0, Math.floor(here / across) + down));
-  const column = Math.min(across - 1, Math.max(0, (here % across) + right));
-  showPatch(row * across + column);
+  const [down, right] = steps[event.key];
+  const here = view.patch;
+  showPatch(here === null ? patchAt(rows / 2, across / 2) : patchAt(Math.floor(here / across) + down, (here % across) + right));
 }
 
 function step(by) {
@@ -257,31 +242,26 @@ function step(by) {
   showImage();
 }
 
-function startView() {
-  part("stage").addEventListener("pointermove", (event) => showPatch(patchUnder(event)));
-  part("stage").addEventListener("pointerdown", (event) => showPatch(patchUnder(event)));
-  part("stage").addEventListener("keydown", movePatch);
-  part("map").addEventListener("change", () => showMap(part("map").value));
-  part("mix").addEventListener("input", () => {
-    part("stage").querySelector("canvas").style.opacity = `${part("mix").value}%`;
-  });
-  const exports = { "Map as PNG": () => saveMap(false), "Overlay as PNG": () => saveMap(true) };
-  part("mix").closest("p").after(makeButtons("the shown map", exports));
-  part("grid").parentElement.before(makeButtons("attention of each head in each layer", { "Grid as PNG": saveGrid }));
-  part("layers").addEventListener("toggle", () => view.dialog.open && fillLayers());
-  part("print").addEventListener("click", () => window.print());
-  part("previous").addEventListener("click", () => step(-1));
-  part("next").addEventListener("click", () => step(1));
-  part("close").addEventListener("click", () => view.dialog.close());
-  view.dialog.addEventListener("keydown", (event) => {
-    const typing = event.target.matches("input, select");
-    if (typing || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
-    event.preventDefault();
-    step(event.key === "ArrowLeft" ? -1 : 1);
-  });
-  view.dialog.addEventListener("click", (event) => {
-    if (event.target === view.dialog) view.dialog.close();
-  });
-  view.dialog.addEventListener("close", () => focusCard(view.place));
-}
-startView();
+for (const name of ["pointermove", "pointerdown"]) part("stage").addEventListener(name, pointAt);
+part("stage").addEventListener("keydown", movePatch);
+part("map").addEventListener("change", () => showMap(part("map").value));
+part("mix").addEventListener("input", () => {
+  part("stage").querySelector("canvas").style.opacity = `${part("mix").value}%`;
+});
+part("mix").closest("p").after(makeButtons("the shown map", { "Map as PNG": () => saveMap(false), "Overlay as PNG": () => saveMap(true) }));
+part("grid").parentElement.before(makeButtons("attention of each head in each layer", { "Grid as PNG": saveGrid }));
+part("layers").addEventListener("toggle", () => view.dialog.open && fillLayers());
+part("print").addEventListener("click", () => window.print());
+part("previous").addEventListener("click", () => step(-1));
+part("next").addEventListener("click", () => step(1));
+part("close").addEventListener("click", () => view.dialog.close());
+view.dialog.addEventListener("keydown", (event) => {
+  const typing = event.target.matches("input, select");
+  if (typing || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+  event.preventDefault();
+  step(event.key === "ArrowLeft" ? -1 : 1);
+});
+view.dialog.addEventListener("click", (event) => {
+  if (event.target === view.dialog) view.dialog.close();
+});
+view.dialog.addEventListener("close", () => focusCard(view.place));
