@@ -32,9 +32,17 @@ class RateColumn(ProgressColumn):
         return Text(f"{told} {unit}/s", style="progress.data.speed")
 
 
-def make_console(*, quiet: bool = False) -> Console:
+class LineConsole(Console):
+    """A console that also prints lines as they are, without markup and wrapping."""
+
+    def tell(self, line: str, style: str = "") -> None:
+        """Print a line."""
+        self.print(Text(line, style=style), soft_wrap=True)
+
+
+def make_console(*, quiet: bool = False) -> LineConsole:
     """Make the console for results: as wide as the terminal, and without one as wide as a line."""
-    console = Console(quiet=quiet)
+    console = LineConsole(quiet=quiet)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = _UNWRAPPED
     return console

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from cyclopts import Parameter
 from rich.console import RenderableType
 from rich.progress import TaskID
 from rich.text import Text
@@ -88,31 +90,63 @@ def find_images(
         return search(sources)
 
 
-class Edits(NamedTuple):
-    """Remedies that a model is given before it runs, and what they are measured on."""
-
-    remedies: Sequence[str]
-    images: Sequence[Any]
-    config: RunConfig
-
-    def applied(self, vit: "ViTAdapter") -> AbstractContextManager["ViTAdapter"]:
-        """Context with the edited model."""
-        if not self.remedies:
-            return nullcontext(vit)
-        from vitscope.runs.remedy_fit import edited
-
-        return edited(vit, self.remedies, self.images, self.config)
+Edits = Callable[["ViTAdapter"], AbstractContextManager["ViTAdapter"]]
+"""The context with a model as it is edited before it runs."""
 
 
-def check_remedies(remedies: Sequence[str] | None) -> list[str]:
-    """Refuse names, settings and files of remedies that do not exist."""
-    if not remedies:
-        return []
-    from vitscope.remedies.remedy_files import open_remedy
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The models of a command, how they are edited, and where their results go.
 
-    for text in remedies:
-        open_remedy(text)
-    return list(remedies)
+    Attributes:
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder per model.
+        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
+            in order.
+        overwrite: Replace earlier results there, finished or not.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
+    """
+
+    model: list[str]
+    out: Path
+    remedy: list[str] | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether results that are there may be replaced."""
+        return self.overwrite or self.resume
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each model's folder, which says what the edits are."""
+        return name_folders(self.model, self.remedy or ())
+
+    def choose_targets(
+        self, config: RunConfig, name_target: Callable[[Path, str], Path] = Path.joinpath
+    ) -> dict[str, Path]:
+        """Choose each model's folder; unknown models and sizes that do not fit are refused."""
+        check_ids(self.model)
+        for entry in filter(None, map(find_entry, self.model)):
+            if config.input_size is not None:
+                make_grid(*config.input_size, (entry.patch_size, entry.patch_size))
+        targets = {model_id: name_target(self.out, name) for model_id, name in self.names.items()}
+        for target in targets.values():
+            check_target(target, is_result if self.replaces else never)
+        check_writable(self.out)
+        return targets
+
+    def edit(self, images: Sequence[Any], config: RunConfig) -> Edits:
+        """The edits, measured on images; remedies that do not exist are refused."""
+        if not self.remedy:
+            return nullcontext
+        from vitscope.runs.remedy_fit import edited, read_remedies
+
+        chosen = read_remedies(self.remedy)
+        return partial(edited, remedies=chosen, images=images, config=config)
 
 
 def run_with_bars(
@@ -120,15 +154,15 @@ def run_with_bars(
     run: Callable[..., _Result],
     *,
     output: Terminal = _LOUD,
-    edits: Edits | None = None,
+    edits: Edits = nullcontext,
     **later: str,
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
     console = output.bars
-    told = Text(f"loading {printable(model_id)}")
-    console.print(told, soft_wrap=True)
+    told = f"loading {printable(model_id)}"
+    console.tell(told)
     # Nothing else moves then; what downloads has bars of its own, which this would hide.
-    with console.status(told) if has_weights(model_id) else nullcontext():
+    with console.status(Text(told)) if has_weights(model_id) else nullcontext():
         vit = vitscope.load_model(model_id)
     with make_progress(console) as progress:
         bars = {"on_progress": progress.add_task(model_id, total=None)}
@@ -138,7 +172,7 @@ def run_with_bars(
         def advance(bar: TaskID, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total, visible=True)
 
-        with nullcontext(vit) if edits is None else edits.applied(vit) as ready:
+        with edits(vit) as ready:
             return run(ready, **{name: partial(advance, bar) for name, bar in bars.items()})
 
 
@@ -158,29 +192,6 @@ def measure_each(
         output.conclude(run_with_bars(model_id, work, output=output, edits=edits, **later), make)
 
     run_each(targets, run)
-
-
-def choose_targets(
-    model_ids: Sequence[str],
-    out: Path,
-    *,
-    overwrite: bool,
-    remedies: Sequence[str] | None = None,
-    size: tuple[int, int] | None = None,
-    name_target: Callable[[Path, str], Path] = Path.joinpath,
-) -> dict[str, Path]:
-    """Choose each model's folder; unknown models and sizes that do not fit are refused."""
-    check_ids(model_ids)
-    for model_id in model_ids:
-        entry = find_entry(model_id)
-        if size is not None and entry is not None:
-            make_grid(*size, (entry.patch_size, entry.patch_size))
-    names = name_folders(model_ids, remedies or ())
-    targets = {model_id: name_target(out, name) for model_id, name in names.items()}
-    for target in targets.values():
-        check_target(target, is_result if overwrite else never)
-    check_writable(out)
-    return targets
 
 
 def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict[str, str]:

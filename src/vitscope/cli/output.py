@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, RenderableType
-from rich.text import Text
+from cyclopts import Parameter
+from rich.console import RenderableType
 
-from vitscope.cli.console import make_console
+from vitscope.cli.console import LineConsole, make_console
 from vitscope.cli.run_file import NO_OPTIONS, Config
 from vitscope.cli.settings import in_options
 from vitscope.files.json_files import read_json
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vitscope.results.saved_result import SavedResult
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Terminal:
     """What a command prints, and the options that repeat its run.
@@ -35,20 +36,19 @@ class Terminal:
     quiet: bool = False
 
     @cached_property
-    def console(self) -> Console:
+    def console(self) -> LineConsole:
         """For results, on standard output."""
         return make_console(quiet=self.quiet)
 
     @cached_property
-    def bars(self) -> Console:
+    def bars(self) -> LineConsole:
         """For progress, on standard error."""
-        return Console(stderr=True, quiet=self.quiet)
+        return LineConsole(stderr=True, quiet=self.quiet)
 
     @staticmethod
     def warn(told: str) -> None:
         """Say on standard error what a result lacks, even if quiet."""
-        text = Text(printable(in_options(told)), style="yellow")
-        Console(stderr=True).print(text, soft_wrap=True)
+        LineConsole(stderr=True).tell(printable(in_options(told)), "yellow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ class Output(Terminal):
     json: bool = False
 
     @cached_property
-    def console(self) -> Console:
+    def console(self) -> LineConsole:
         """For results, on standard output."""
         return make_console(quiet=self.quiet or self.json)
 
@@ -80,7 +80,6 @@ class Output(Terminal):
             sys.stdout.write(json.dumps(read_json(result.folder / MARKER)) + "\n")
         self.console.print(make(result.summary), soft_wrap=soft_wrap)
         if told := self.config.tell_changes(result):
-            self.console.print(Text(told, style="dim"), soft_wrap=True)
+            self.console.tell(told, "dim")
         place = place or printable_path(result.folder)
-        text = Text(f"“{printable(result.name)}” written to {place}\n")
-        self.console.print(text, soft_wrap=True)
+        self.console.tell(f"“{printable(result.name)}” written to {place}\n")

@@ -66,7 +66,7 @@ def serve(
             models[model_id] = vitscope.load_model(model_id)
         server = make_server(Explainer(models, audits, device), found, host)
         address = f"[{host}]" if ":" in host else host
-        where = f"open http://{address}:{socket.getsockname()[1]}/ (Ctrl-C stops)"
-        make_console().print(Text(where), soft_wrap=True)
+        port = socket.getsockname()[1]
+        make_console().tell(f"open http://{address}:{port}/ (Ctrl-C stops)")
         with suppress(KeyboardInterrupt):
             server.run(sockets=[socket])

@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hi
 
 from cyclopts import Group, Parameter, Token
 
-from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig
+from vitscope.config import (
+    AuditConfig,
+    JudgeConfig,
+    OneShotConfig,
+    ReproductionConfig,
+    RunConfig,
+)
 from vitscope.errors import UsageError
 
 _LayerWord = Literal["last", "all"]
@@ -79,7 +85,14 @@ def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
     )
 
 
-Source = Annotated[str, Parameter(required=True)]
+Source = Annotated[
+    str,
+    Parameter(
+        required=True,
+        help="Folders (searched recursively), images, text files of paths, tar shards, Parquet "
+        "files, or URLs (s3://, gs://, hf://, https://).",
+    ),
+]
 Result = Annotated[Path, Parameter(required=True)]
 Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
 Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
@@ -88,11 +101,13 @@ Layers = Annotated[
     _as_word(parse_layers, "last|all|3,7"),
     Parameter(allow_leading_hyphen=True),  # of -3,-1
 ]
+_UNSAID = Parameter(show_default=False)
 Names = Annotated[Sequence[str] | None, _as_word(parse_words, "A,B")]
 Width = Annotated[float | None, _as_word(parse_width, "3.5in|9cm")]
 Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class AuditSettings(AuditConfig):
     """Settings of `vitscope audit`."""
@@ -105,6 +120,44 @@ class AuditSettings(AuditConfig):
     shard: Shard = None
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings(JudgeConfig):
+    """Settings of `vitscope judge`.
+
+    Attributes:
+        dtype: Precision of the model.
+        removals: Ways to remove patches, of which the first decides: shuffle (the default), drop,
+            mean, blur, black, linear.
+        shard: One part of the images, such as 3/16, for `vitscope merge`.
+    """
+
+    left_out = "batch_size num_workers draft renormalize cls_term gallery"
+
+    dtype: Literal["float32", "float64"] = "float32"
+    size: Size = None
+    maps: Names = None
+    removals: Annotated[Sequence[str], _as_word(parse_words, "A,B"), _UNSAID] = ("shuffle",)
+    masks: Folder = None
+    shard: Shard = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings(RunConfig):
+    """Settings of `vitscope explain`.
+
+    Attributes:
+        size: Pixels of the shorter side, or HEIGHTxWIDTH to crop to; the judgement's or the model's
+            own by default.
+    """
+
+    left_out = "batch_size num_workers draft seed renormalize cls_term"
+
+    size: Size = None
+
+
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class OneShotSettings(OneShotConfig):
     """Settings of `vitscope one-shot`."""
@@ -112,6 +165,7 @@ class OneShotSettings(OneShotConfig):
     size: Size = None
 
 
+@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class ReproductionSettings(ReproductionConfig):
     """Settings of `vitscope reproduce`."""
@@ -171,8 +225,11 @@ def group_options(command: Command) -> Command:
     """Assign the options of a command and its settings to groups, and short names to three."""
     settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
     for annotated in (command, *settings):
+        left_out = getattr(annotated, "left_out", "").split()
         for name, hint in get_type_hints(annotated, include_extras=True).items():
-            if name in _GROUPS:
+            if name in left_out:
+                annotated.__annotations__[name] = Annotated[hint, Parameter(parse=False)]
+            elif name in _GROUPS:
                 parameter = Parameter(group=_GROUPS[name], alias=_SHORT.get(name))
                 annotated.__annotations__[name] = Annotated[hint, parameter]
     return command
