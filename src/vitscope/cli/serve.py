@@ -38,9 +38,6 @@ def serve(
         device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
         host: Address to serve on; by default this machine alone reaches it.
         port: Port to serve on; 0 for any that is free.
-
-    Raises:
-        UsageError: If neither results nor a model are named.
     """
     ids = model or []
     if not results and not ids:

@@ -42,9 +42,6 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
         results: Audits, or judgements: folders with a summary.json.
         out: Folder for the merged result.
         overwrite: Replace an earlier result there.
-
-    Raises:
-        UsageError: If fewer than two results are named.
     """
     folders = find_folders(results)
     if len(folders) < 2:
