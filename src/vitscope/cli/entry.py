@@ -53,20 +53,9 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (
-    audit,
-    demo,
-    one_shot,
-    models,
-    explain,
-    judge,
-    merge,
-    figures,
-    report,
-    cite,
-    reproduce,
-):
+for _command in (audit, demo, one_shot, models, explain, judge, merge, figures, report, cite):
     app.command(group_options(_command))
+app.command(group_options(reproduce))
 app.command(remedy)
 app.command(group_options(serve))
 app.register_install_completion_command(
@@ -132,27 +121,25 @@ def _run(arguments: Sequence[str] | None) -> int:
         app(arguments)
     except CycloptsError as error:
         return _fail(str(error), 2)
-    except UsageError as error:
-        return _fail("; ".join([str(error), *_notes_of(error)]), 2)
     except VitscopeError as error:
-        return _fail("; ".join([str(error), *_notes_of(error)]), 1)
+        return _fail(str(error), 2 if isinstance(error, UsageError) else 1, error)
     except KeyboardInterrupt as error:
-        left = _notes_of(error) or ["unfinished work was removed"]
-        return _fail("; ".join(["stopped", *left]), 1)
+        told = "stopped" if _notes_of(error) else "stopped; unfinished work was removed"
+        return _fail(told, 1, error)
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise
-        told = f"{tell_unexpected(error)} (set {_DEBUG}=1 to see where)"
-        return _fail("; ".join([told, *_notes_of(error)]), 1)
+        return _fail(f"{tell_unexpected(error)} (set {_DEBUG}=1 to see where)", 1, error)
     return 0
 
 
-def _notes_of(error: BaseException) -> list[str]:
+def _notes_of(error: BaseException | None) -> list[str]:
     # They say what remains of the work.
     return getattr(error, "__notes__", [])
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, error: BaseException | None = None) -> int:
+    message = "; ".join([message, *_notes_of(error)])
     line = f"vitscope: {printable(in_options(' '.join(message.split())))}"
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")

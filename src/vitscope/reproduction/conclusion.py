@@ -9,7 +9,7 @@ from vitscope.report import write_report
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
 from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT, RESULTS
+from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT, STAGES
 
 SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"": (IMAGES, ONE_SHOT, MAPS), "-imagenet": (IMAGENET,)}
@@ -65,7 +65,7 @@ def _list_results(run: Reproduction, ending: str) -> list[Path]:
 
 def _collect(run: Reproduction, name: str) -> ModelEvidence | None:
     done = {
-        data: RESULTS[stage].load(run.result_folder(name, stage)).summary
+        data: STAGES[stage].result.load(run.result_folder(name, stage)).summary
         for data, stage in _STAGES.items()
         if run.is_done(name, stage)
     }

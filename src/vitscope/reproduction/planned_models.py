@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from vitscope.adapters.registry import load_model
@@ -20,7 +21,6 @@ class PlannedModel:
     """One model of a reproduction."""
 
     name: str
-    recipe: str
     size: str
     num_params: int
     source: str
@@ -47,16 +47,13 @@ def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> P
         state = "at hand"
     return PlannedModel(
         name=name,
-        recipe=entry.family,
         size=entry.size,
         num_params=entry.num_params,
         source=str(file or entry.source),
         download_mb=0 if state in {"cached", "embedded", "at hand"} else entry.download_mb,
         state=state,
         weights=entry.repository if file is None else _describe_file(file),
-        load=(lambda: load_model(name))
-        if file is None
-        else (lambda: _load_file(name, entry, file)),
+        load=partial(_load, name, entry, file),
     )
 
 
@@ -73,7 +70,9 @@ def _describe_file(file: Path) -> str:
     return f"{printable(file.name)} ({status.st_size} bytes, of {written})"
 
 
-def _load_file(name: str, entry: CatalogueEntry, file: Path) -> ViTAdapter:
+def _load(name: str, entry: CatalogueEntry, file: Path | None) -> ViTAdapter:
+    if file is None:
+        return load_model(name)
     architecture = entry.id.partition("@")[0]
     vit = load_model(f"{architecture}@{file}").labelled(entry.family, entry.size)
     return vit.named(name, vit.info.source)

@@ -20,7 +20,7 @@ from vitscope.reproduction.stages import (
     IMAGES,
     MAPS,
     ONE_SHOT,
-    RESULTS,
+    STAGES,
     describe_stage,
     find_damage,
     run_stage,
@@ -61,7 +61,7 @@ class Reproduction:
         self.out = out
         self.config = config
         self._sets = ImageSets.find(images, imagenet, config.masks)
-        self._settings = {stage: describe_stage(stage, config, self._sets) for stage in RESULTS}
+        self._settings = {stage: describe_stage(stage, config, self._sets) for stage in STAGES}
         self._weights = {planned.name: planned.weights for planned in models}
         check_folder(out, images)
         self._remember()
@@ -69,7 +69,7 @@ class Reproduction:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that the given images allow, in order."""
-        return tuple(stage for stage in RESULTS if not self.why_left_out(stage))
+        return tuple(stage for stage in STAGES if not self.why_left_out(stage))
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -120,7 +120,7 @@ class Reproduction:
 
     def _run_model(self, planned: PlannedModel, on_stage: OnStage) -> list[StageOutcome]:
         name = planned.name
-        left_out = {stage: self.why_left_out(stage) for stage in RESULTS}
+        left_out = {stage: self.why_left_out(stage) for stage in STAGES}
         skipped = [StageOutcome(name, s, "skipped", why) for s, why in left_out.items() if why]
         missing = [stage for stage in self.stages if not self.is_done(name, stage)]
         kept = [StageOutcome(name, s, "kept") for s in self.stages if s not in missing]

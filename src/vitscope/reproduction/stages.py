@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig
 from vitscope.errors import ResultError, UsageError
@@ -22,34 +21,32 @@ from vitscope.runs.one_shot_loop import one_shot
 
 IMAGES, IMAGENET, ONE_SHOT, MAPS = "images", "imagenet", "one-shot", "maps"
 
-RESULTS: Mapping[str, type[SavedResult]] = MappingProxyType(
-    {IMAGES: AuditResult, IMAGENET: AuditResult, ONE_SHOT: OneShotResult, MAPS: Explanation}
-)
-"""The stages in the order in which they run, and the kind of result of each."""
-
 _OF_MAPS = ("dtype", "size", "seed")
 _OF_RESTRICTIONS = ("renormalize", "cls_term")
 _OF_AUDITS = (*_OF_MAPS, *_OF_RESTRICTIONS, "num_images", "layers")
 _OF_ONE_SHOT = ("draws", "classifier", "limit")
-# Other settings change numbers by rounding at most, or only the claims and figures.
-_SETTINGS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        IMAGES: _OF_AUDITS,
-        IMAGENET: _OF_AUDITS,
-        ONE_SHOT: (*_OF_MAPS, *_OF_RESTRICTIONS, *_OF_ONE_SHOT),
-        MAPS: (*_OF_MAPS, "examples"),
-    }
-)
-_SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {IMAGES: ("images", "masks"), IMAGENET: ("imagenet",), ONE_SHOT: ("imagenet",)}
-    | {MAPS: ("images",)}
-)
+
+
+class _Stage(NamedTuple):
+    result: type[SavedResult]
+    # Other settings change numbers by rounding at most, or only the claims and figures.
+    settings: tuple[str, ...]
+    sets: tuple[str, ...]  # sets of images that the numbers depend on
+
+
+STAGES: Mapping[str, _Stage] = {
+    IMAGES: _Stage(AuditResult, _OF_AUDITS, ("images", "masks")),
+    IMAGENET: _Stage(AuditResult, _OF_AUDITS, ("imagenet",)),
+    ONE_SHOT: _Stage(OneShotResult, (*_OF_MAPS, *_OF_RESTRICTIONS, *_OF_ONE_SHOT), ("imagenet",)),
+    MAPS: _Stage(Explanation, (*_OF_MAPS, "examples"), ("images",)),
+}
+"""The stages in the order in which they run."""
 
 
 def describe_stage(stage: str, config: ReproductionConfig, sets: ImageSets) -> dict[str, Any]:
     """Settings and images that the numbers of a stage depend on."""
-    settings = {name: getattr(config, name) for name in _SETTINGS[stage]}
-    return settings | {name: sets.digests.get(name) for name in _SETS[stage]}
+    settings = {name: getattr(config, name) for name in STAGES[stage].settings}
+    return settings | {name: sets.digests.get(name) for name in STAGES[stage].sets}
 
 
 def run_stage(
@@ -93,7 +90,7 @@ def find_damage(stage: str, folder: Path, record: StageRecord) -> str:
     if not folder.exists():
         return "it was not finished"
     try:
-        result = RESULTS[stage].load(folder)
+        result = STAGES[stage].result.load(folder)
         made_by = result.summary.model.id, result.provenance["weights_hash"]
         contents = count_contents(folder)
     except (ResultError, LookupError, TypeError, OSError) as error:
