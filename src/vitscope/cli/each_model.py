@@ -15,8 +15,7 @@ from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id, check_weights, has_weights
-from vitscope.cli.console import make_progress
-from vitscope.cli.output import Output, Terminal
+from vitscope.cli.output import Output, Terminal, make_progress
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,

@@ -11,7 +11,8 @@ from vitscope.errors import UsageError, VitscopeError
 if TYPE_CHECKING:
     from vitscope.results.audit_result import AuditResult
 
-Numbers, Settings = Mapping[str, float], Mapping[str, Any]
+Numbers = Mapping[str, float]
+Settings = Mapping[str, Any]
 
 
 def _log_to_tensorboard(folder: str, name: str, numbers: Numbers, _: Settings) -> None:

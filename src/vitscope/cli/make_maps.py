@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import vitscope
 from vitscope.cli.each_model import Models, find_images, measure_each, run_each, run_with_bars
 from vitscope.cli.output import Output
-from vitscope.cli.settings import ExplainSettings, JudgeSettings, Names, Source
+from vitscope.cli.settings import ExplainSettings, JudgeSettings, Source
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable_path
@@ -90,7 +90,7 @@ def explain(
     *images: Source,
     models: _Explained,
     layer: int | None = None,
-    maps: Names = None,
+    maps: list[str] | None = None,
     target: str | None = None,
     references: list[str] | None = None,
     score: bool = False,

@@ -8,7 +8,6 @@ from cyclopts import App
 from rich.text import Text
 
 from vitscope.adapters.model_ids import check_model_id
-from vitscope.cli.console import make_console
 from vitscope.cli.each_model import (
     Models,
     find_images,
@@ -16,7 +15,7 @@ from vitscope.cli.each_model import (
     run_each,
     run_with_bars,
 )
-from vitscope.cli.output import Output, Terminal
+from vitscope.cli.output import Output, Terminal, make_console
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import check_writable

@@ -10,8 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.console import LineConsole, make_progress
-from vitscope.cli.output import Terminal
+from vitscope.cli.output import LineConsole, Terminal, make_progress
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.console import make_console
 from vitscope.cli.each_model import check_all_weights, check_ids
+from vitscope.cli.output import make_console
 from vitscope.cli.settings import Result
 from vitscope.cli.use_results import find_folders
 from vitscope.config import RunConfig

@@ -75,13 +75,14 @@ def _convert(parse: Callable[[str], Any], _: object, tokens: Sequence[Token]) ->
     return parse(",".join(token.value for token in tokens))  # several in a file of options
 
 
-def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
+def _as_word(parse: Callable[[str], Any], shown: str, **settings: Any) -> Parameter:
     return Parameter(
         converter=partial(_convert, parse),
         n_tokens=1,
         accepts_keys=False,
         metavar=shown,
         show_choices=False,
+        **settings,
     )
 
 
@@ -94,30 +95,11 @@ Source = Annotated[
     ),
 ]
 Result = Annotated[Path, Parameter(required=True)]
-Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
-Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
-Layers = Annotated[
-    _LayerWord | Sequence[int],
-    _as_word(parse_layers, "last|all|3,7"),
-    Parameter(allow_leading_hyphen=True),  # of -3,-1
-]
-_UNSAID = Parameter(show_default=False)
-Names = Annotated[Sequence[str] | None, _as_word(parse_words, "A,B")]
-Width = Annotated[float | None, _as_word(parse_width, "3.5in|9cm")]
-Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
 class AuditSettings(AuditConfig):
     """Settings of `vitscope audit`."""
-
-    size: Size = None
-    layers: Layers = "last"
-    maps: Names = None
-    masks: Folder = None
-    metrics: Names = None
-    shard: Shard = None
 
 
 @Parameter(name="*")
@@ -135,15 +117,9 @@ class JudgeSettings(JudgeConfig):
     left_out = "batch_size num_workers draft renormalize cls_term gallery"
 
     dtype: Literal["float32", "float64"] = "float32"
-    size: Size = None
-    maps: Names = None
-    removals: Annotated[Sequence[str], _as_word(parse_words, "A,B"), _UNSAID] = ("shuffle",)
-    masks: Folder = None
-    shard: Shard = None
 
 
 @Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
 class ExplainSettings(RunConfig):
     """Settings of `vitscope explain`.
 
@@ -154,25 +130,15 @@ class ExplainSettings(RunConfig):
 
     left_out = "batch_size num_workers draft seed renormalize cls_term"
 
-    size: Size = None
-
 
 @Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
 class OneShotSettings(OneShotConfig):
     """Settings of `vitscope one-shot`."""
 
-    size: Size = None
-
 
 @Parameter(name="*")
-@dataclass(frozen=True, kw_only=True)
 class ReproductionSettings(ReproductionConfig):
     """Settings of `vitscope reproduce`."""
-
-    size: Size = None
-    layers: Layers = "last"
-    masks: Folder = None
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -219,10 +185,21 @@ def _as_option(found: re.Match[str]) -> str:
 
 
 _SHORT = {"model": "-m", "out": "-o", "quiet": "-q"}
+_PARSED = {
+    "size": _as_word(parse_size, "518|224x336"),
+    "layers": _as_word(parse_layers, "last|all|3,7", allow_leading_hyphen=True),  # of -3,-1
+    "maps": _as_word(parse_words, "A,B"),
+    "metrics": _as_word(parse_words, "A,B"),
+    "removals": _as_word(parse_words, "A,B", show_default=False),
+    "masks": Parameter(metavar="PATH"),
+    "width": _as_word(parse_width, "3.5in|9cm"),
+    "shard": _as_word(parse_shard, "3/16"),
+}
+"""How options are parsed that have a form of their own."""
 
 
 def group_options(command: Command) -> Command:
-    """Assign the options of a command and its settings to groups, and short names to three."""
+    """Assign the options of a command and its settings to groups, and tell how they are parsed."""
     settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
     for annotated in (command, *settings):
         left_out = getattr(annotated, "left_out", "").split()
@@ -230,6 +207,7 @@ def group_options(command: Command) -> Command:
             if name in left_out:
                 annotated.__annotations__[name] = Annotated[hint, Parameter(parse=False)]
             elif name in _GROUPS:
-                parameter = Parameter(group=_GROUPS[name], alias=_SHORT.get(name))
-                annotated.__annotations__[name] = Annotated[hint, parameter]
+                place = Parameter(group=_GROUPS[name], alias=_SHORT.get(name))
+                own = _PARSED.get(name, Parameter())
+                annotated.__annotations__[name] = Annotated[hint, own, place]
     return command

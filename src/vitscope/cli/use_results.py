@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from vitscope.cli.console import make_console
-from vitscope.cli.settings import Result, Width, in_options
+from vitscope.cli.output import make_console
+from vitscope.cli.settings import Result, in_options
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.images.paths import expand
@@ -77,7 +77,7 @@ def figures(
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     readout: Literal["attention", "values"] = "attention",
     style: str | None = None,
-    width: Width = None,
+    width: float | None = None,
     caption: Annotated[bool, Parameter(negative="--no-caption")] = True,
     overwrite: bool = False,
 ) -> None:
