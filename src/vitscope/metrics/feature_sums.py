@@ -120,7 +120,7 @@ class FeatureSums:
 
     def estimate_share(self, total: str, term: str) -> Estimate:
         """Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; NaN where the total does not vary."""
-        return pair_estimates.estimate_share(*self._divide(total, term))
+        return self.replicate_share(total, term).estimate()
 
     def replicate_cka(self, readout: str, part: str) -> Replicates:
         """Unbiased CKA between the full and a restricted output, and without each block."""
@@ -128,15 +128,14 @@ class FeatureSums:
 
     def replicate_share(self, total: str, term: str) -> Replicates:
         """The share of a term in the variance of its total, and without each block."""
-        return pair_estimates.replicate_share(*self._divide(total, term))
+        full, part = self.plan.shares[total][term]
+        return pair_estimates.replicate_share(
+            *map(self.estimate_pair, ((full, part), (full, full)))
+        )
 
     def _compare(self, readout: str, part: str) -> Iterator[PairEstimates]:
         full, kept = self.plan.comparisons[readout][part]
         return map(self.estimate_pair, ((full, kept), (full, full), (kept, kept)))
-
-    def _divide(self, total: str, term: str) -> Iterator[PairEstimates]:
-        full, part = self.plan.shares[total][term]
-        return map(self.estimate_pair, ((full, part), (full, full)))
 
     def estimate_pair(self, pair: Pair) -> PairEstimates:
         """Statistics of a pair, over all images and without one or two blocks."""

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.metrics.estimates import CkaEstimate
-from vitscope.metrics.jackknife import Estimate, Replicates, leave_out
+from vitscope.metrics.jackknife import Replicates, leave_out
 from vitscope.metrics.linear_cka import (
     Hsic,
     compute_cka,
@@ -99,9 +99,3 @@ def replicate_share(xy: PairEstimates, xx: PairEstimates) -> Replicates:
         return Replicates(math.nan, (math.nan,) * len(xy.sizes), xy.sizes)
     share = torch.where(xx.covariance > 0, xy.covariance / xx.covariance, math.nan)
     return Replicates(float(share[0]), tuple(share[xx.without_one].tolist()), xy.sizes)
-
-
-def estimate_share(xy: PairEstimates, xx: PairEstimates) -> Estimate:
-    """The same with its interval."""
-    found = replicate_share(xy, xx)
-    return Estimate(math.nan, None) if xx.constant else found.estimate()

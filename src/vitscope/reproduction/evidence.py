@@ -14,6 +14,7 @@ from vitscope.results.schema import Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
+Ends = tuple[float, float]
 
 MIN_IMAGES = MIN_IMAGES_TO_JUDGE
 """As for the verdict, for the same reason."""
@@ -67,11 +68,10 @@ class Measured:
     gap: str  # why it cannot decide a claim; empty if it can
 
     @property
-    def ends(self) -> tuple[float, float]:
-        """Ends of its interval; only without a gap."""
-        assert self.reading is not None
-        assert self.reading.low is not None
-        assert self.reading.high is not None
+    def ends(self) -> Ends:
+        """Ends of its interval; NaN if it has none."""
+        if self.reading is None or self.reading.low is None or self.reading.high is None:
+            return math.nan, math.nan
         return self.reading.low, self.reading.high
 
 
