@@ -156,7 +156,8 @@ class PatchNormCounts:
         if not fits or shapes != {(depths, NUM_BINS)} or tensors["highest"].shape != (depths,):
             raise ValueError(f"counts of patch norms of shape {tuple(by_place.shape)} at {first}")
         # Checked before memory is allocated: a few bytes must not ask for gigabytes.
-        if not torch.equal(by_place.sum(dim=2), _spread(tensors["image_peaks"].sum(dim=1), places)):
+        images = tensors["image_peaks"].sum(dim=1, keepdim=True)
+        if not torch.equal(by_place.sum(dim=2), images.expand(-1, places)):
             raise ValueError("counts of patch norms by place and by image differ")
         self._start(depths, places)
         self._counts["by_place"][..., first : first + width] = by_place
@@ -208,10 +209,6 @@ def lower_edge(bin_index: int) -> float:
 @functools.cache
 def _make_edges() -> Tensor:
     return torch.tensor([lower_edge(index) for index in range(NUM_BINS + 1)], dtype=torch.float64)
-
-
-def _spread(images: Int64[Tensor, " depth"], places: int) -> Int64[Tensor, "depth place"]:
-    return images[:, None].expand(-1, places)
 
 
 def _add_ones(counts: Tensor, cells: Int64[Tensor, "*axes"]) -> None:
