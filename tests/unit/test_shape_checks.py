@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shape_checks import checked, unchecked
-from vitscope.metrics.linear_cka import compute_hsic
+from vitscope.metrics.pair_estimates import compute_hsic
 from vitscope.metrics.moments import PairMoments
 
 Pair = dict[str, Float[Tensor, "row dim"]]

@@ -1,21 +1,19 @@
 """Running a command for each of several models."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cyclopts import Parameter
-from rich.console import RenderableType
 from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id, check_weights, has_weights
-from vitscope.cli.output import Output, Terminal, make_progress
+from vitscope.cli.output import Terminal, make_progress
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -33,25 +31,8 @@ from vitscope.weights.catalogue import find_entry
 if TYPE_CHECKING:
     from vitscope.images.search import FoundImages
     from vitscope.models.base import ViTAdapter
-    from vitscope.results.saved_result import SavedResult
 
 _Result = TypeVar("_Result")
-_LOUD = Terminal()
-
-
-def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
-    """Run the models one by one; those that cannot be loaded are named at the end."""
-    failed: dict[str, VitscopeError] = {}
-    for model_id in model_ids:
-        try:
-            run(model_id)
-        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
-            if len(model_ids) == 1:
-                raise
-            failed[model_id] = error
-    if failed:
-        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
-        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
 def check_ids(model_ids: Sequence[str]) -> None:
@@ -62,7 +43,7 @@ def check_ids(model_ids: Sequence[str]) -> None:
         check_model_id(model_id)
 
 
-def check_all_weights(model_ids: Iterable[str], output: Terminal = _LOUD) -> None:
+def check_all_weights(model_ids: Iterable[str], output: Terminal) -> None:
     """Refuse models whose weights can be neither read nor fetched, before any is loaded."""
     if output.quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -74,7 +55,7 @@ def check_all_weights(model_ids: Iterable[str], output: Terminal = _LOUD) -> Non
 
 
 def find_images(
-    sources: Sequence[str], model_ids: Iterable[str] = (), output: Terminal = _LOUD
+    sources: Sequence[str], model_ids: Iterable[str], output: Terminal
 ) -> "FoundImages":
     """Find images.
 
@@ -93,7 +74,6 @@ Edits = Callable[["ViTAdapter"], AbstractContextManager["ViTAdapter"]]
 """The context with a model as it is edited before it runs."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Models:
     """The models of a command, how they are edited, and where their results go.
@@ -152,7 +132,7 @@ def run_with_bars(
     model_id: str,
     run: Callable[..., _Result],
     *,
-    output: Terminal = _LOUD,
+    output: Terminal,
     edits: Edits = nullcontext,
     **later: str,
 ) -> _Result:
@@ -175,22 +155,29 @@ def run_with_bars(
             return run(ready, **{name: partial(advance, bar) for name, bar in bars.items()})
 
 
-def measure_each(
-    targets: Mapping[str, Path],
-    measure: Callable[..., "SavedResult"],
-    make: Callable[[Any], RenderableType],
+def run_each(
+    model_ids: Collection[str],
+    choose_work: Callable[[str], Callable[..., _Result]],
     *,
-    output: Output,
-    edits: Edits,
+    output: Terminal,
+    edits: Edits = nullcontext,
     **later: str,
-) -> None:
-    """Measure the models one by one, and print each result as `make` renders it."""
-
-    def run(model_id: str) -> None:
-        work = partial(measure, out=targets[model_id])
-        output.conclude(run_with_bars(model_id, work, output=output, edits=edits, **later), make)
-
-    run_each(targets, run)
+) -> Iterator[tuple[str, _Result]]:
+    """Run the models one by one; those that cannot be loaded are named at the end."""
+    failed: dict[str, VitscopeError] = {}
+    for model_id in model_ids:
+        try:
+            work = choose_work(model_id)
+            result = run_with_bars(model_id, work, output=output, edits=edits, **later)
+        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
+            if len(model_ids) == 1:
+                raise
+            failed[model_id] = error
+        else:
+            yield model_id, result
+    if failed:
+        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
+        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
 def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict[str, str]:

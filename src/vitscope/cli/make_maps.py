@@ -1,13 +1,13 @@
 """Commands that make maps: `vitscope explain` and `judge`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 import vitscope
-from vitscope.cli.each_model import Models, find_images, measure_each, run_each, run_with_bars
+from vitscope.cli.each_model import Models, find_images, run_each
 from vitscope.cli.output import Output
 from vitscope.cli.settings import ExplainSettings, JudgeSettings, Source
 from vitscope.errors import UsageError
@@ -50,7 +50,7 @@ def judge(
     # Check the arguments as far as possible before loading anything.
     folders = models.choose_targets(config)
     found = find_images(images, models.model, output)
-    compared = None if references is None else find_images(references, output=output)
+    compared = None if references is None else find_images(references, (), output)
     from vitscope.images.masks import find_masks
     from vitscope.maps.target_files import open_target
     from vitscope.runs.judge_run import check_enough, check_settings
@@ -73,7 +73,9 @@ def judge(
         overwrite=models.overwrite,
         resume=models.resume,
     )
-    measure_each(folders, work, make_judge_report, output=output, edits=edits, on_passes="passes")
+    run = partial(run_each, folders, output=output, edits=edits, on_passes="passes")
+    for _, result in run(lambda one: partial(work, out=folders[one])):
+        output.conclude(result, make_judge_report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +132,7 @@ def explain(
     folders = models.choose_targets(config, _name_target)
     found = find_images(images, models.model, output)
     config.resolve_device()
-    compared = find_images(references, output=output) if references else None
+    compared = find_images(references, (), output) if references else None
     edits = models.edit(compared or found, config)
     audits = _open_beside(models.names, reference or [], vitscope.AuditResult, "references")
     judgements = _open_beside(models.names, judged or [], vitscope.JudgeResult, "judgements")
@@ -160,8 +162,10 @@ def explain(
 
     explained: list[Explanation] = []
 
-    def run(model_id: str) -> None:
-        def work(vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress") -> None:
+    def choose_work(model_id: str) -> "Callable[..., Explanation]":
+        def work(
+            vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress"
+        ) -> "Explanation":
             one = explain_with(
                 vit,
                 judged=judgements[model_id],
@@ -173,17 +177,19 @@ def explain(
             if overlays:
                 again = models.replaces
                 one.save_overlays(painted[model_id], overwrite=again, on_progress=on_overlays)
+            return one
 
-        run_with_bars(model_id, work, edits=edits, output=output, on_overlays="overlays")
-        # No line wrapping: a line may hold a command to copy.
-        output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
-        for path, reason in explained[-1].failures:
-            output.warn(f"not readable: {path}: {reason}")
-        if overlays:
-            output.console.tell(f"overlays written to {printable_path(painted[model_id])}\n")
+        return work
 
+    run = partial(run_each, folders, output=output, edits=edits, on_overlays="overlays")
     try:
-        run_each(folders, run)
+        for model_id, one in run(choose_work):
+            # No line wrapping: a line may hold a command to copy.
+            output.conclude(one, make_explanation_report, soft_wrap=True)
+            for path, reason in one.failures:
+                output.warn(f"not readable: {path}: {reason}")
+            if overlays:
+                output.console.tell(f"overlays written to {printable_path(painted[model_id])}\n")
     finally:
         # Draw finished explanations even if a later model fails.
         if explained:

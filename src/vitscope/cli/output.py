@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
@@ -77,7 +76,6 @@ def make_progress(console: Console) -> Progress:
     )
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class Terminal:
     """What a command prints, and the options that repeat its run.

@@ -1,6 +1,7 @@
 """`vitscope remedy`: list remedies, find what they edit, compare before and after."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -150,28 +151,21 @@ def compare(
         find_classes(one_shot)
     config.resolve_device()
 
-    def run(model_id: str) -> None:
-        result = run_with_bars(
-            model_id,
-            lambda vit, on_progress: compare_remedies(
-                vit,
-                found,
-                chosen,
-                config=config,
-                one_shot=one_shot,
-                judge=judge,
-                out=targets[model_id].parent,
-                overwrite=models.overwrite,
-                resume=models.resume,
-                on_progress=on_progress,
-            ),
-            output=output,
-        )
+    work = partial(
+        compare_remedies,
+        images=found,
+        remedies=chosen,
+        config=config,
+        one_shot=one_shot,
+        judge=judge,
+        overwrite=models.overwrite,
+        resume=models.resume,
+    )
+    run = partial(run_each, targets, output=output)
+    for _, result in run(lambda one: partial(work, out=targets[one].parent)):
         where = printable_path(result.folder.parent)
         place = f"{where}; vitscope report {where} shows it"
         output.conclude(result, make_remedy_report, place=place)
-
-    run_each(targets, run)
 
 
 for _command, _name in ((list_remedies, "list"), (find, "find"), (compare, "compare")):

@@ -57,8 +57,7 @@ def reproduce(
         smoke: Try it on tiny random models and generated images, offline; its numbers mean nothing.
     """
     from vitscope.reproduction.planned_models import plan_reproduction
-    from vitscope.reproduction.run import Reproduction
-    from vitscope.reproduction.stages import IMAGES
+    from vitscope.reproduction.run import IMAGES, Reproduction
 
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
     models = plan_reproduction(parse_words(families), parse_words(sizes), checkpoints)

@@ -7,8 +7,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import escape, has_magic
@@ -104,21 +103,19 @@ def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
                     argument.tokens += [Token(value=str(value)) for value in values]
         for command in reversed(commands):  # else an option named as a command is left out
             options = {command: options}
-        with _of_its_command(path, commands):
+        try:
             Dict(options, source=path)(app, commands, arguments)
+        except UnknownOptionError:
+            _check_command(path, commands)
+            raise
     config.tokens[:] = [
         Token(keyword=_CONFIG, value=_tell_options(commands, arguments), source=path)
     ]
 
 
-@contextmanager
-def _of_its_command(path: str, commands: Sequence[str]) -> Iterator[None]:
-    try:
-        yield
-    except UnknownOptionError:
-        found = _COMMAND.match(_read_text(path))
-        if found is None or found[1] == f"vitscope {' '.join(commands)}":
-            raise
+def _check_command(path: str, commands: Sequence[str]) -> None:
+    found = _COMMAND.match(_read_text(path))
+    if found is not None and found[1] != f"vitscope {' '.join(commands)}":
         raise UsageError(
             f"{printable_path(Path(path))} has options of {found[1]}: run {found[1]} --config "
             f"{quote(path)} --out NEW"

@@ -16,9 +16,7 @@ from vitscope.cli.each_model import (
     Models,
     check_all_weights,
     find_images,
-    measure_each,
     run_each,
-    run_with_bars,
 )
 from vitscope.cli.loggers import Logger, open_logger
 from vitscope.cli.output import Output
@@ -150,7 +148,9 @@ def one_shot(
     from vitscope.terminal import make_one_shot_report  # here, because importing it is slow
 
     work = partial(vitscope.one_shot, images=folder, config=config, overwrite=models.overwrite)
-    measure_each(targets, work, make_one_shot_report, output=output, edits=edits, on_draw="draws")
+    run = partial(run_each, targets, output=output, edits=edits, on_draw="draws")
+    for _, result in run(lambda one: partial(work, out=targets[one])):
+        output.conclude(result, make_one_shot_report)
 
 
 def _audit_all(
@@ -165,26 +165,20 @@ def _audit_all(
 ) -> None:
     from vitscope.terminal import make_comparison, make_report  # here: importing it is slow
 
-    console = output.console
-    summaries: list[AuditSummary] = []
-    done: list[Path] = []
+    done: dict[Path, AuditSummary] = {}
     unlogged: list[str] = []
 
-    def run(model_id: str) -> None:
-        target = targets[model_id]
-        work = partial(vitscope.audit, images=images, out=target, **settings)
-        result = run_with_bars(model_id, work, edits=edits, output=output, on_trace="traced")
-        summaries.append(result.summary)
-        done.append(target)
-        output.conclude(result, make_report)
-        for logger in loggers:
-            try:
-                logger.log(result, f"{target.name}, {result.name}")
-            except VitscopeError as error:  # the other models are still to be audited
-                unlogged.append(str(error))
-
+    work = partial(vitscope.audit, images=images, **settings)
+    run = partial(run_each, targets, output=output, edits=edits, on_trace="traced")
     try:
-        run_each(targets, run)
+        for model_id, result in run(lambda one: partial(work, out=targets[one])):
+            done[targets[model_id]] = result.summary
+            output.conclude(result, make_report)
+            for logger in loggers:
+                try:
+                    logger.log(result, f"{targets[model_id].name}, {result.name}")
+                except VitscopeError as error:  # the other models are still to be audited
+                    unlogged.append(str(error))
     except KeyboardInterrupt:
         report = False  # whoever interrupts does not want to wait
         raise
@@ -194,10 +188,10 @@ def _audit_all(
         raise
     finally:
         # Compare and show finished results even if a later model fails.
-        if len(summaries) > 1:
-            console.print(make_comparison(summaries))
+        if len(done) > 1:
+            output.console.print(make_comparison([*done.values()]))
         if report and done:
-            _write_report(done, output)
+            _write_report([*done], output)
     if unlogged:
         raise VitscopeError("; ".join(unlogged))
 

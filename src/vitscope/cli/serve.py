@@ -4,12 +4,11 @@ from contextlib import suppress
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.text import Text
 
 import vitscope
 from vitscope.cli.each_model import check_all_weights, check_ids
-from vitscope.cli.output import make_console
+from vitscope.cli.output import Terminal
 from vitscope.cli.settings import Result
 from vitscope.cli.use_results import find_folders
 from vitscope.config import RunConfig
@@ -46,7 +45,8 @@ def serve(
         require_package(package, "serve", needed_by="vitscope serve")
     check_ids(ids)
     folders = find_folders(results)
-    check_all_weights(ids)
+    terminal = Terminal()
+    check_all_weights(ids, terminal)
     RunConfig(device=device).resolve_device()
     from vitscope.figures.saved import load_results  # here, because importing it is slow
     from vitscope.results.audit_result import AuditResult
@@ -56,14 +56,13 @@ def serve(
     found = load_results(folders)
     audits = [AuditResult.load(one.folder) for one in found if one.kind == "audit"]
     with listen(host, port) as socket:
-        progress = Console(stderr=True)
         models = {}
         for model_id in ids:
-            progress.print(Text(f"loading {model_id}"))
+            terminal.bars.print(Text(f"loading {model_id}"))
             models[model_id] = vitscope.load_model(model_id)
         server = make_server(Explainer(models, audits, device), found, host)
         address = f"[{host}]" if ":" in host else host
         port = socket.getsockname()[1]
-        make_console().tell(f"open http://{address}:{port}/ (Ctrl-C stops)")
+        terminal.console.tell(f"open http://{address}:{port}/ (Ctrl-C stops)")
         with suppress(KeyboardInterrupt):
             server.run(sockets=[socket])

@@ -97,12 +97,10 @@ Source = Annotated[
 Result = Annotated[Path, Parameter(required=True)]
 
 
-@Parameter(name="*")
 class AuditSettings(AuditConfig):
     """Settings of `vitscope audit`."""
 
 
-@Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class JudgeSettings(JudgeConfig):
     """Settings of `vitscope judge`.
@@ -119,7 +117,6 @@ class JudgeSettings(JudgeConfig):
     dtype: Literal["float32", "float64"] = "float32"
 
 
-@Parameter(name="*")
 class ExplainSettings(RunConfig):
     """Settings of `vitscope explain`.
 
@@ -131,12 +128,10 @@ class ExplainSettings(RunConfig):
     left_out = "batch_size num_workers draft seed renormalize cls_term"
 
 
-@Parameter(name="*")
 class OneShotSettings(OneShotConfig):
     """Settings of `vitscope one-shot`."""
 
 
-@Parameter(name="*")
 class ReproductionSettings(ReproductionConfig):
     """Settings of `vitscope reproduce`."""
 
@@ -200,8 +195,11 @@ _PARSED = {
 
 def group_options(command: Command) -> Command:
     """Assign the options of a command and its settings to groups, and tell how they are parsed."""
-    settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
-    for annotated in (command, *settings):
+    hints = get_type_hints(command, include_extras=True)
+    settings = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    for name, kind in settings.items():  # each field is an option
+        command.__annotations__[name] = Annotated[kind, Parameter(name="*")]
+    for annotated in (command, *settings.values()):
         left_out = getattr(annotated, "left_out", "").split()
         for name, hint in get_type_hints(annotated, include_extras=True).items():
             if name in left_out:

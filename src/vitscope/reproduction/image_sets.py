@@ -13,6 +13,8 @@ from vitscope.images.labels import find_classes
 from vitscope.images.masks import find_masks
 from vitscope.images.search import find_files
 
+_NO_SECOND = "no second set of images was given (--imagenet)"
+
 
 @dataclass(frozen=True)
 class ImageSets:
@@ -29,7 +31,7 @@ class ImageSets:
         """Find all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}
-        unlabelled = "no second set of images was given (--imagenet)"
+        unlabelled = _NO_SECOND
         if imagenet is not None:
             digests["imagenet"] = _digest(imagenet, find_files(imagenet), "images")
             unlabelled = _why_unlabelled(imagenet)
@@ -42,7 +44,7 @@ class ImageSets:
     def no_second(self) -> str:
         """Why there is no audit of a second set; empty if there is one."""
         if self.imagenet is None:
-            return "no second set of images was given (--imagenet)"
+            return _NO_SECOND
         if self.digests["images"] == self.digests["imagenet"]:
             return "the second set of images is the first over again"
         return ""
