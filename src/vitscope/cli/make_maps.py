@@ -221,11 +221,9 @@ def _open_beside(
             f"{len(folders)} {what} for {len(names)} models: give one per model, in the same "
             "order, or none"
         )
-    found = zip(names.items(), folders, strict=True)
-    return {model: kind.load(_find_result(folder, name)) for (model, name), folder in found}
-
-
-def _find_result(folder: Path, name: str) -> Path:
-    # Either a result itself, or the folder given to `--out`.
-    within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
-    return folder / name if within else folder
+    found: dict[str, R | None] = {}
+    for (model_id, name), folder in zip(names.items(), folders, strict=True):
+        # Either a result itself, or the folder given to `--out`.
+        within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
+        found[model_id] = kind.load(folder / name if within else folder)
+    return found

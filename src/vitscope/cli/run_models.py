@@ -64,7 +64,16 @@ def audit(
     loggers = [open_logger(text) for text in log or ()]
     found = find_images(images, models.model, output)
     config.resolve_device()
-    workers = _choose_engine(engine, address)
+    if engine == "ray":
+        from vitscope.engines.ray import RayEngine
+
+        workers: Engine = RayEngine(address)
+    elif address is not None:
+        raise UsageError(f"address {address!r} is for a Ray cluster: add --engine ray")
+    else:
+        from vitscope.engines.ranks import detect_engine  # or this process
+
+        workers = detect_engine()
     edits = models.edit(found, config)
     again = {"overwrite": models.overwrite, "resume": models.resume}
     settings = {"config": config, "engine": workers, **again}
@@ -207,16 +216,3 @@ def _write_report(results: Sequence[Path], output: Output) -> None:
         output.warn(f"no report was written: {error}")
     else:
         output.console.tell(f"open {printable_path(target)} in a browser")
-
-
-def _choose_engine(name: str, address: str | None) -> "Engine":
-    """Choose the engine; "local" includes the ranks of `torchrun` if it started this process."""
-    if name == "ray":
-        from vitscope.engines.ray import RayEngine
-
-        return RayEngine(address)
-    if address is not None:
-        raise UsageError(f"address {address!r} is for a Ray cluster: add --engine ray")
-    from vitscope.engines.ranks import detect_engine
-
-    return detect_engine()

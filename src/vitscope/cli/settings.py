@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 
@@ -17,8 +17,6 @@ from vitscope.config import (
     RunConfig,
 )
 from vitscope.errors import UsageError
-
-_LayerWord = Literal["last", "all"]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -39,10 +37,10 @@ def parse_shard(text: str) -> tuple[int, int]:
     raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
 
 
-def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
+def parse_layers(text: str) -> str | tuple[int, ...]:
     """Parse a choice of layers: last, all, or block numbers separated by commas, as in 3,-1."""
-    if text in get_args(_LayerWord):
-        return cast("_LayerWord", text)
+    if text in {"last", "all"}:
+        return text
     try:
         return tuple(map(int, text.split(",")))
     except ValueError:

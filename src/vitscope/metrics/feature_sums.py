@@ -129,9 +129,8 @@ class FeatureSums:
     def replicate_share(self, total: str, term: str) -> Replicates:
         """The share of a term in the variance of its total, and without each block."""
         full, part = self.plan.shares[total][term]
-        return pair_estimates.replicate_share(
-            *map(self.estimate_pair, ((full, part), (full, full)))
-        )
+        parts, whole = map(self.estimate_pair, ((full, part), (full, full)))
+        return pair_estimates.replicate_share(parts, whole)
 
     def _compare(self, readout: str, part: str) -> Iterator[PairEstimates]:
         full, kept = self.plan.comparisons[readout][part]
@@ -144,7 +143,8 @@ class FeatureSums:
             reference = self._reference_of(x) if x == y else None
             blocks = self.compute_block_moments(pair)
             # Single images can be left out only while all rows are still there.
-            in_rows = self._moments is None and pair in self.plan.gram_pairs
+            of_gram = any(pair in cells.values() for cells in self.plan.gram.values())
+            in_rows = self._moments is None and of_gram
             rows = ((x, y) for x, y, _ in self._iter_shifted(pair)) if in_rows else ()
             self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype, rows)
         return self._cache[pair]

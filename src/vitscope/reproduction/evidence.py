@@ -73,13 +73,10 @@ class Measured:
 
 def check_different(models: Sequence[ModelEvidence]) -> None:
     """Refuse two models of the same recipe and size, which claims cannot distinguish."""
-    seen: set[tuple[str, str]] = set()
-    for model in models:
-        if model.size is None:
-            continue
-        if (key := (model.recipe, model.size)) in seen:
-            raise UsageError(f"{' '.join(key)} is given twice: give one model per recipe and size")
-        seen.add(key)
+    named = [f"{model.recipe} {model.size}" for model in models if model.size is not None]
+    for name in named:
+        if named.count(name) > 1:
+            raise UsageError(f"{name} is given twice: give one model per recipe and size")
 
 
 def measure(

@@ -31,10 +31,13 @@ class ImageSets:
         """Find all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}
-        unlabelled = _NO_SECOND
+        unlabelled = _NO_SECOND if imagenet is None else ""
         if imagenet is not None:
             digests["imagenet"] = _digest(imagenet, find_files(imagenet), "images")
-            unlabelled = _why_unlabelled(imagenet)
+            try:
+                find_classes(imagenet)
+            except UsageError as error:
+                unlabelled = str(error)
         if masks is not None:
             found = [mask for mask in find_masks(masks, files) if mask is not None]
             digests["masks"] = _digest(Path(masks), found, "masks")
@@ -55,14 +58,6 @@ class ImageSets:
             len(self.files), min(count, len(self.files)), replace=False
         )
         return [self.files[i] for i in sorted(drawn)]
-
-
-def _why_unlabelled(folder: Path) -> str:
-    try:
-        find_classes(folder)
-    except UsageError as error:
-        return str(error)
-    return ""
 
 
 def _digest(root: Path, files: Sequence[Path], kind: str) -> str:

@@ -41,10 +41,11 @@ def plan_reproduction(
 
 
 def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> PlannedModel:
-    state: str = find_weights(entry)
-    file = _find_checkpoint(name, checkpoints) if entry.checkpoint else None
-    if file is not None:
-        state = "at hand"
+    file = None
+    if entry.checkpoint and checkpoints is not None:
+        files = (checkpoints / f"{name}{suffix}" for suffix in _SUFFIXES)
+        file = next((one for one in files if one.is_file()), None)
+    state = "at hand" if file is not None else find_weights(entry)
     return PlannedModel(
         name=name,
         size=entry.size,
@@ -55,13 +56,6 @@ def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> P
         weights=entry.repository if file is None else _describe_file(file),
         load=partial(_load, name, entry, file),
     )
-
-
-def _find_checkpoint(name: str, checkpoints: Path | None) -> Path | None:
-    if checkpoints is None:
-        return None
-    files = (checkpoints / f"{name}{suffix}" for suffix in _SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
 
 
 def _describe_file(file: Path) -> str:

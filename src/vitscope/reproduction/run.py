@@ -143,8 +143,8 @@ class Reproduction:
 
     def _run_model(self, planned: PlannedModel, on_stage: OnStage) -> list[StageOutcome]:
         name = planned.name
-        left_out = {stage: self.why_left_out(stage) for stage in STAGES}
-        skipped = [StageOutcome(name, s, "skipped", why) for s, why in left_out.items() if why]
+        left_out = [stage for stage in STAGES if stage not in self.stages]
+        skipped = [StageOutcome(name, s, "skipped", self.why_left_out(s)) for s in left_out]
         missing = [stage for stage in self.stages if not self.is_done(name, stage)]
         kept = [StageOutcome(name, s, "kept") for s in self.stages if s not in missing]
         if not missing:
