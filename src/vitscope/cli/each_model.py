@@ -13,7 +13,7 @@ from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id, check_weights, has_weights
-from vitscope.cli.output import Terminal, make_progress
+from vitscope.cli.output import Output, make_progress
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -43,7 +43,7 @@ def check_ids(model_ids: Sequence[str]) -> None:
         check_model_id(model_id)
 
 
-def check_all_weights(model_ids: Iterable[str], output: Terminal) -> None:
+def check_all_weights(model_ids: Iterable[str], output: Output) -> None:
     """Refuse models whose weights can be neither read nor fetched, before any is loaded."""
     if output.quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -54,9 +54,7 @@ def check_all_weights(model_ids: Iterable[str], output: Terminal) -> None:
             check_weights(model_id)
 
 
-def find_images(
-    sources: Sequence[str], model_ids: Iterable[str], output: Terminal
-) -> "FoundImages":
+def find_images(sources: Sequence[str], model_ids: Iterable[str], output: Output) -> "FoundImages":
     """Find images.
 
     Names that do not exist, and models without weights, are refused before torch is imported, which
@@ -132,7 +130,7 @@ def run_with_bars(
     model_id: str,
     run: Callable[..., _Result],
     *,
-    output: Terminal,
+    output: Output,
     edits: Edits = nullcontext,
     **later: str,
 ) -> _Result:
@@ -159,7 +157,7 @@ def run_each(
     model_ids: Collection[str],
     choose_work: Callable[[str], Callable[..., _Result]],
     *,
-    output: Terminal,
+    output: Output,
     edits: Edits = nullcontext,
     **later: str,
 ) -> Iterator[tuple[str, _Result]]:

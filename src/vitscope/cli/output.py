@@ -77,22 +77,24 @@ def make_progress(console: Console) -> Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Terminal:
+class Output:
     """What a command prints, and the options that repeat its run.
 
     Attributes:
         config: TOML file of options, with paths from its folder; run.toml in a result repeats its
             run. Options given as well take precedence.
         quiet: Print nothing but errors.
+        json: Print nothing but each model's summary, as a line of JSON.
     """
 
     config: Config = NO_OPTIONS
     quiet: bool = False
+    json: bool = False
 
     @cached_property
     def console(self) -> LineConsole:
         """For results, on standard output."""
-        return make_console(quiet=self.quiet)
+        return make_console(quiet=self.quiet or self.json)
 
     @cached_property
     def bars(self) -> LineConsole:
@@ -103,22 +105,6 @@ class Terminal:
     def warn(told: str) -> None:
         """Say on standard error what a result lacks, even if quiet."""
         LineConsole(stderr=True).tell(printable(in_options(told)), "yellow")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Output(Terminal):
-    """What a command that saves results prints.
-
-    Attributes:
-        json: Print nothing but each model's summary, as a line of JSON.
-    """
-
-    json: bool = False
-
-    @cached_property
-    def console(self) -> LineConsole:
-        """For results, on standard output."""
-        return make_console(quiet=self.quiet or self.json)
 
     def conclude(
         self,
@@ -137,3 +123,9 @@ class Output(Terminal):
             self.console.tell(told, "dim")
         place = place or printable_path(result.folder)
         self.console.tell(f"“{printable(result.name)}” written to {place}\n")
+
+
+class OutputWithoutJson(Output):
+    """What a command prints whose results are no summaries of models."""
+
+    left_out = "json"

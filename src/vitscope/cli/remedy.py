@@ -16,7 +16,7 @@ from vitscope.cli.each_model import (
     run_each,
     run_with_bars,
 )
-from vitscope.cli.output import Output, Terminal, make_console
+from vitscope.cli.output import Output, OutputWithoutJson, make_console
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import check_writable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vitscope.remedies.remedy import Remedy
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS, _OUTPUT, _TERMINAL = AuditSettings(), Output(), Terminal()
+_DEFAULTS, _OUTPUT, _TERMINAL = AuditSettings(), Output(), OutputWithoutJson()
 
 remedy = App(
     name="remedy",
@@ -56,7 +56,7 @@ def find(
     out: Path,
     overwrite: bool = False,
     config: AuditSettings = _DEFAULTS,
-    terminal: Terminal = _TERMINAL,
+    terminal: OutputWithoutJson = _TERMINAL,
 ) -> None:
     """Measure on images what a remedy needs, and save it.
 

@@ -10,7 +10,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.output import LineConsole, Terminal, make_progress
+from vitscope.cli.output import LineConsole, OutputWithoutJson, make_progress
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vitscope.reproduction.state import StageOutcome
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS, _TERMINAL = ReproductionSettings(), Terminal()
+_DEFAULTS, _TERMINAL = ReproductionSettings(), OutputWithoutJson()
 _ALL_SIZES, _SMOKE_SIZES = "ti,s,b,l,g", "s,l,g"
 _STATUS_STYLES = {"done": "green", "kept": "green", "failed": "bold red"}
 
@@ -36,7 +36,7 @@ def reproduce(
     out: Path = Path("vitscope-reproduction"),
     smoke: bool = False,
     config: ReproductionSettings = _DEFAULTS,
-    terminal: Terminal = _TERMINAL,
+    terminal: OutputWithoutJson = _TERMINAL,
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 

@@ -8,7 +8,7 @@ from rich.text import Text
 
 import vitscope
 from vitscope.cli.each_model import check_all_weights, check_ids
-from vitscope.cli.output import Terminal
+from vitscope.cli.output import Output
 from vitscope.cli.settings import Result
 from vitscope.cli.use_results import find_folders
 from vitscope.config import RunConfig
@@ -45,7 +45,7 @@ def serve(
         require_package(package, "serve", needed_by="vitscope serve")
     check_ids(ids)
     folders = find_folders(results)
-    terminal = Terminal()
+    terminal = Output()
     check_all_weights(ids, terminal)
     RunConfig(device=device).resolve_device()
     from vitscope.figures.saved import load_results  # here, because importing it is slow
