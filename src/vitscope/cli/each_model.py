@@ -184,17 +184,14 @@ def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict
     Names of edited models say what the edits are.
     """
     names: dict[str, str] = {}
+    # A setting may have a point in it, which begins no suffix.
+    edits = [Path(one).stem if one.endswith(".safetensors") else one for one in remedies]
     for model_id in model_ids:
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
-        stem = "+".join([stem, *map(_name_remedy, remedies)])
+        stem = "+".join([stem, *edits])
         stem = re.sub(r"[^\w.+=-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
         name, number = stem, 2
         while name in names.values():
             name, number = f"{stem}-{number}", number + 1
         names[model_id] = name
     return names
-
-
-def _name_remedy(text: str) -> str:
-    # A setting may have a point in it, which begins no suffix.
-    return Path(text).stem if text.endswith(".safetensors") else text

@@ -7,10 +7,10 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -71,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with _output_that_may_fail() as output:
+    output = _Output(sys.stdout)
+    with redirect_stdout(cast("TextIO", output)):
         code = _run(arguments)
+        output.flush()
     if output.error is not None and not isinstance(output.error, BrokenPipeError):
         reason = output.error.strerror
         return _fail(f"standard output cannot be written to ({reason}); all results are saved", 1)
@@ -104,16 +106,6 @@ class _Output:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-@contextmanager
-def _output_that_may_fail() -> Iterator[_Output]:
-    stream, sys.stdout = sys.stdout, _Output(sys.stdout)
-    try:
-        yield sys.stdout
-        sys.stdout.flush()
-    finally:
-        sys.stdout = stream
 
 
 def _run(arguments: Sequence[str] | None) -> int:

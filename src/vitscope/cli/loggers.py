@@ -1,10 +1,10 @@
 """The numbers of audits, logged to TensorBoard, Weights & Biases or MLflow."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from vitscope.errors import UsageError, VitscopeError
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Numbers = Mapping[str, float]
 Settings = Mapping[str, Any]
+Log = Callable[["AuditResult", str], None]
+"""Logs the numbers that callbacks log in training, as a run of this name."""
 
 
 def _log_to_tensorboard(folder: str, name: str, numbers: Numbers, _: Settings) -> None:
@@ -39,27 +41,7 @@ _LOG = {"tensorboard": _log_to_tensorboard, "wandb": _log_to_wandb, "mlflow": _l
 """By the name of the package."""
 
 
-class Logger(NamedTuple):
-    """Where the numbers of audits are logged."""
-
-    package: str
-    place: str
-
-    def log(self, result: "AuditResult", name: str) -> None:
-        """Log the numbers that callbacks log in training, as a run of this name."""
-        from vitscope.training import list_numbers
-
-        numbers, settings = list_numbers(result.summary), result.provenance["config"]
-        try:
-            _LOG[self.package](self.place, name, numbers, settings)
-        except Exception as error:
-            raise VitscopeError(
-                f"nothing was logged to {self.package}:{self.place} ({type(error).__name__}: "
-                f"{error}); the audit is saved in {result.folder}"
-            ) from error
-
-
-def open_logger(text: str) -> Logger:
+def open_logger(text: str) -> Log:
     """Find what a --log names; raise an error unless its package is installed."""
     package, _, place = text.partition(":")
     if package not in _LOG or not place:
@@ -68,4 +50,17 @@ def open_logger(text: str) -> Logger:
         )
     if find_spec(package) is None:
         raise UsageError(f"log {text!r}: {package} is not installed: pip install {package}")
-    return Logger(package, place)
+
+    def log(result: "AuditResult", name: str) -> None:
+        from vitscope.training import list_numbers
+
+        numbers, settings = list_numbers(result.summary), result.provenance["config"]
+        try:
+            _LOG[package](place, name, numbers, settings)
+        except Exception as error:
+            raise VitscopeError(
+                f"nothing was logged to {text} ({type(error).__name__}: {error}); the audit is "
+                f"saved in {result.folder}"
+            ) from error
+
+    return log

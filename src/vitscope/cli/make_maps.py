@@ -1,6 +1,6 @@
 """Commands that make maps: `vitscope explain` and `judge`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -162,28 +162,25 @@ def explain(
 
     explained: list[Explanation] = []
 
-    def choose_work(model_id: str) -> "Callable[..., Explanation]":
-        def work(
-            vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress"
-        ) -> "Explanation":
-            one = explain_with(
-                vit,
-                judged=judgements[model_id],
-                reference=audits[model_id],
-                out=folders[model_id],
-                on_progress=on_progress,
-            )
-            explained.append(one)
-            if overlays:
-                again = models.replaces
-                one.save_overlays(painted[model_id], overwrite=again, on_progress=on_overlays)
-            return one
-
-        return work
+    def work(
+        model_id: str, vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress"
+    ) -> "Explanation":
+        one = explain_with(
+            vit,
+            judged=judgements[model_id],
+            reference=audits[model_id],
+            out=folders[model_id],
+            on_progress=on_progress,
+        )
+        explained.append(one)
+        if overlays:
+            again = models.replaces
+            one.save_overlays(painted[model_id], overwrite=again, on_progress=on_overlays)
+        return one
 
     run = partial(run_each, folders, output=output, edits=edits, on_overlays="overlays")
     try:
-        for model_id, one in run(choose_work):
+        for model_id, one in run(lambda model_id: partial(work, model_id)):
             # No line wrapping: a line may hold a command to copy.
             output.conclude(one, make_explanation_report, soft_wrap=True)
             for path, reason in one.failures:

@@ -18,7 +18,7 @@ from vitscope.cli.each_model import (
     find_images,
     run_each,
 )
-from vitscope.cli.loggers import Logger, open_logger
+from vitscope.cli.loggers import Log, open_logger
 from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
@@ -170,7 +170,7 @@ def _audit_all(
     output: Output,
     report: bool,
     edits: Edits = nullcontext,
-    loggers: Sequence[Logger] = (),
+    loggers: Sequence[Log] = (),
 ) -> None:
     from vitscope.terminal import make_comparison, make_report  # here: importing it is slow
 
@@ -183,9 +183,9 @@ def _audit_all(
         for model_id, result in run(lambda one: partial(work, out=targets[one])):
             done[targets[model_id]] = result.summary
             output.conclude(result, make_report)
-            for logger in loggers:
+            for log in loggers:
                 try:
-                    logger.log(result, f"{targets[model_id].name}, {result.name}")
+                    log(result, f"{targets[model_id].name}, {result.name}")
                 except VitscopeError as error:  # the other models are still to be audited
                     unlogged.append(str(error))
     except KeyboardInterrupt:

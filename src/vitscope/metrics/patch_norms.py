@@ -116,7 +116,8 @@ class PatchNormCounts:
         mode = find_second_mode(counts) if counts.num_images else None
         if mode is None or not mode.found:
             return np.full(len(counts.by_place), np.nan)
-        frequency: np.ndarray = _count_above(counts, mode.first_bin) / counts.num_images
+        above = counts.by_place[:, mode.first_bin :].sum(axis=1)
+        frequency: np.ndarray = above / counts.num_images
         return frequency
 
     def replicate_fraction(self, depth: int, threshold: float) -> Replicates | None:
@@ -222,7 +223,7 @@ def _describe_outliers(
 ) -> HighNormTokens:
     first = NUM_BINS if mode is None else mode.first_bin
     edge = None if mode is None else lower_edge(first)
-    by_place, num_images = _count_above(counts, first), known.num_images
+    by_place, num_images = counts.by_place[:, first:].sum(axis=1), known.num_images
     num_tokens = num_images * len(by_place)
     tokens, images = int(by_place.sum()), int(counts.image_peaks[first:].sum())
     if mode is None or not mode.found:
@@ -240,11 +241,6 @@ def _describe_outliers(
         images_fraction=images / num_images,
         position_share=_explain_by_place(by_place, num_images) if num_images > 1 else None,
     )
-
-
-def _count_above(counts: NormCounts, first: int) -> np.ndarray:
-    above: np.ndarray = counts.by_place[:, first:].sum(axis=1)
-    return above
 
 
 def _explain_by_place(outliers: np.ndarray, num_images: int) -> float:

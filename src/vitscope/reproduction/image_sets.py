@@ -13,8 +13,6 @@ from vitscope.images.labels import find_classes
 from vitscope.images.masks import find_masks
 from vitscope.images.search import find_files
 
-_NO_SECOND = "no second set of images was given (--imagenet)"
-
 
 @dataclass(frozen=True)
 class ImageSets:
@@ -24,33 +22,29 @@ class ImageSets:
     imagenet: Path | None  # the second set, if given
     files: tuple[Path, ...]
     digests: Mapping[str, str]  # of "images", "imagenet" and "masks", if given
-    unlabelled: str  # why one-shot classification cannot run; empty if it can
+    left_out: Mapping[str, str]  # stages that these do not allow, and why
 
     @classmethod
     def find(cls, images: Path, imagenet: Path | None, masks: str | Path | None) -> "ImageSets":
         """Find all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}
-        unlabelled = _NO_SECOND if imagenet is None else ""
-        if imagenet is not None:
+        left_out = {}
+        if imagenet is None:
+            why = "no second set of images was given (--imagenet)"
+            left_out = {"imagenet": why, "one-shot": why}
+        else:
             digests["imagenet"] = _digest(imagenet, find_files(imagenet), "images")
+            if digests["images"] == digests["imagenet"]:
+                left_out["imagenet"] = "the second set of images is the first over again"
             try:
                 find_classes(imagenet)
             except UsageError as error:
-                unlabelled = str(error)
+                left_out["one-shot"] = str(error)
         if masks is not None:
             found = [mask for mask in find_masks(masks, files) if mask is not None]
             digests["masks"] = _digest(Path(masks), found, "masks")
-        return cls(images, imagenet, files, digests, unlabelled)
-
-    @property
-    def no_second(self) -> str:
-        """Why there is no audit of a second set; empty if there is one."""
-        if self.imagenet is None:
-            return _NO_SECOND
-        if self.digests["images"] == self.digests["imagenet"]:
-            return "the second set of images is the first over again"
-        return ""
+        return cls(images, imagenet, files, digests, left_out)
 
     def draw_examples(self, count: int, seed: int) -> list[Path]:
         """Draw images of the main set, the same for every model."""
@@ -65,13 +59,10 @@ def _digest(root: Path, files: Sequence[Path], kind: str) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         digest.update(os.fsencode(os.path.relpath(path.absolute(), root.absolute())))
-        digest.update(f"\0{_describe_file(path)}\n".encode())
+        try:
+            status = path.stat()
+            told = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):
+            told = "not there"  # listed but missing; the audit counts it as failed
+        digest.update(f"\0{told}\n".encode())
     return f"{len(files)} {kind}, {digest.hexdigest()}"
-
-
-def _describe_file(path: Path) -> str:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return "not there"  # listed but missing; the audit counts it as failed
-    return f"{status.st_size} {status.st_mtime_ns}"

@@ -100,7 +100,7 @@ class Reproduction:
 
     def why_left_out(self, stage: str) -> str:
         """Why a stage is left out for all models."""
-        return {IMAGENET: self._sets.no_second, ONE_SHOT: self._sets.unlabelled}.get(stage, "")
+        return self._sets.left_out.get(stage, "")
 
     def result_folder(self, model: str, stage: str) -> Path:
         """Folder of a stage's result."""
