@@ -183,18 +183,17 @@ class JudgeConfig(RunConfig):
     """Settings of judging maps.
 
     Attributes:
-        limit: Number of images, drawn at random; 50 by default.
-        maps: Maps to judge; by default all that exist for the model and take few passes. attention
-            (if the model has it), centre and edges are always among them.
+        limit: Number of images, drawn at random.
+        maps: Maps to judge, by name, besides attention, centre and edges; by default all that take
+            few passes.
         removals: Ways to remove patches; the first decides. shuffle replaces a patch's token by
             that of another image, drop takes it out of the sequence, mean replaces it by the mean
             token; blur, black and linear change pixels.
         masks: Folder of object masks (PNG files named like the images, 0 outside the object), for
             scores of plausibility.
-        layer: Block that the maps of one attention row are of: 0 is the first, -1 the last, as by
-            default.
-        sanity: Also compare maps with those of random weights and of another target, and measure
-            how much they change when the image hardly does; many more passes.
+        layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
+        sanity: Also compare maps with those of random weights, of another target and under noise;
+            many more passes.
         gallery: Number of images saved with their maps, for the report; 0 for none.
         shard: One part of the images, such as 3/16 for the third of sixteen; `vitscope merge`
             combines the results. Maps are compared with all images, if there are no references.

@@ -4,6 +4,8 @@ The exit code of the command line follows from the class: 2 for `UsageError` and
 (invalid request), 1 for every other `VitscopeError` (valid request that failed).
 """
 
+from functools import partial
+
 
 def first_line(error: BaseException) -> str:
     """The first line of a library's error; advice of its own may follow."""
@@ -43,11 +45,7 @@ class NonFiniteError(VitscopeError):
 
     def __reduce__(self) -> tuple[object, ...]:
         # Pickling must restore `image` as well.
-        return _make_non_finite, (*self.args, self.image)
-
-
-def _make_non_finite(message: str, image: int) -> NonFiniteError:
-    return NonFiniteError(message, image=image)
+        return partial(NonFiniteError, image=self.image), self.args
 
 
 class MemoryShortageError(VitscopeError):

@@ -334,7 +334,7 @@ def test_a_log_that_fails_says_that_the_audit_is_saved(place, libraries, monkeyp
     result = AuditResult.load(place / "out/tiny")
     saved = f"; the audit is saved in {re.escape(str(result.folder))}$"
     with pytest.raises(VitscopeError, match=r"nothing was logged to mlflow:x \(Attr.*" + saved):
-        open_logger("mlflow:x").log(result, "tiny")
+        open_logger("mlflow:x")(result, "tiny")
 
 
 def test_a_log_that_fails_stops_no_other_model(place, libraries, monkeypatch, capsys):

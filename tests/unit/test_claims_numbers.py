@@ -20,16 +20,8 @@ from vitscope.reproduction.comparisons import (
     in_order,
     rises,
 )
-from vitscope.reproduction.evidence import (
-    MIN_IMAGES,
-    Measured,
-    Quantity,
-    Reading,
-    UntoldError,
-    divide,
-    read_mean,
-    read_proportion,
-)
+from vitscope.reproduction.evidence import MIN_IMAGES, Measured, Quantity, Reading, UntoldError
+from vitscope.reproduction.quantities import divide, read_mean, read_proportion
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 QUANTITY = Quantity("height", "height", lambda _: Reading(0.0))

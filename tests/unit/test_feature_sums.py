@@ -13,7 +13,7 @@ from reference_jackknife import busing_interval
 from vitscope.errors import ResultError
 from vitscope.metrics.feature_plan import FeaturePlan, make_plan
 from vitscope.metrics.feature_sums import FeatureSums
-from vitscope.metrics.jackknife import NUM_BLOCKS, compute_interval
+from vitscope.metrics.jackknife import NUM_BLOCKS, make_estimate
 from vitscope.metrics.moments import add_rows, make_moments, shift_moments
 from vitscope.metrics.sums import Batch
 
@@ -304,7 +304,7 @@ def test_a_block_that_leaves_one_image_tells_no_interval(blocks):
     share = sums.estimate_share("residual", "patches")
     assert math.isfinite(share.value)
     assert share.ci95 is None
-    assert compute_interval(1.0, [0.9, 1.1], [2, 2]) is not None
+    assert make_estimate(1.0, [0.9, 1.1], [2, 2]).ci95 is not None
 
 
 def test_different_plans_do_not_merge():

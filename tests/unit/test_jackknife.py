@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reference_jackknife import busing_interval
-from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, compute_interval, student_975
+from vitscope.metrics.jackknife import NUM_BLOCKS, block_of, make_estimate, student_975
 
 
 def test_interval_is_the_textbook_jackknife_for_equal_blocks():
@@ -14,7 +14,7 @@ def test_interval_is_the_textbook_jackknife_for_equal_blocks():
     values = [1.0, 4.0, 2.0, 8.0, 5.0]
     mean = sum(values) / 5
     left_out = [(sum(values) - v) / 4 for v in values]
-    low, high = compute_interval(mean, left_out, [3] * 5)
+    low, high = make_estimate(mean, left_out, [3] * 5).ci95
     half = 2.7764451051977987 * np.std(values, ddof=1) / math.sqrt(5)
     assert (low, high) == pytest.approx((mean - half, mean + half))
 
@@ -24,7 +24,7 @@ UNEVEN = np.repeat([0, 1, 2, 3, 4], [2, 3, 5, 9, 21])
 
 def interval_by_blocks(statistic, rows, blocks):
     left_out = [statistic(rows[blocks != block]) for block in np.unique(blocks)]
-    return compute_interval(statistic(rows), left_out, np.bincount(blocks).tolist())
+    return make_estimate(statistic(rows), left_out, np.bincount(blocks).tolist()).ci95
 
 
 def test_interval_of_a_mean_of_uneven_blocks_is_that_of_its_block_means():
@@ -67,12 +67,10 @@ def test_blocks_are_even():
 
 def test_an_interval_ends_at_what_the_quantity_cannot_exceed():
     left_out, sizes = [0.99, 0.9, 0.97], [2, 2, 2]
-    low, high = compute_interval(0.95, left_out, sizes)
+    low, high = make_estimate(0.95, left_out, sizes).ci95
     assert high > 1
-    assert compute_interval(0.95, left_out, sizes, at_most=1.0) == (low, 1.0)
-    assert compute_interval(0.5, left_out, sizes, at_most=1e9) == compute_interval(
-        0.5, left_out, sizes
-    )
+    assert make_estimate(0.95, left_out, sizes, at_most=1.0).ci95 == (low, 1.0)
+    assert make_estimate(0.5, left_out, sizes, at_most=1e9) == make_estimate(0.5, left_out, sizes)
     # An estimate that passes the bound by its rounding is in its interval.
     above = 1 + 2**-52
-    assert compute_interval(above, [above] * 3, sizes, at_most=1.0)[1] == above
+    assert make_estimate(above, [above] * 3, sizes, at_most=1.0).ci95[1] == above

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from shape_checks import checked, unchecked
-from vitscope.metrics.linear_cka import compute_hsic
 from vitscope.metrics.moments import PairMoments
+from vitscope.metrics.pair_estimates import compute_hsic
 
 Pair = dict[str, Float[Tensor, "row dim"]]
 

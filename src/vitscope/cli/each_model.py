@@ -1,20 +1,19 @@
 """Running a command for each of several models."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from rich.console import RenderableType
 from rich.progress import TaskID
 from rich.text import Text
 
 import vitscope
 from vitscope.adapters.model_ids import check_model_id, check_weights, has_weights
-from vitscope.cli.console import make_progress
-from vitscope.cli.output import Output, Terminal
+from vitscope.cli.output import Output, make_progress
 from vitscope.config import RunConfig
 from vitscope.errors import (
     ModelUnreachableError,
@@ -32,25 +31,8 @@ from vitscope.weights.catalogue import find_entry
 if TYPE_CHECKING:
     from vitscope.images.search import FoundImages
     from vitscope.models.base import ViTAdapter
-    from vitscope.results.saved_result import SavedResult
 
 _Result = TypeVar("_Result")
-_LOUD = Terminal()
-
-
-def run_each(model_ids: Collection[str], run: Callable[[str], None]) -> None:
-    """Run the models one by one; those that cannot be loaded are named at the end."""
-    failed: dict[str, VitscopeError] = {}
-    for model_id in model_ids:
-        try:
-            run(model_id)
-        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
-            if len(model_ids) == 1:
-                raise
-            failed[model_id] = error
-    if failed:
-        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
-        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
 def check_ids(model_ids: Sequence[str]) -> None:
@@ -61,7 +43,7 @@ def check_ids(model_ids: Sequence[str]) -> None:
         check_model_id(model_id)
 
 
-def check_all_weights(model_ids: Iterable[str], output: Terminal = _LOUD) -> None:
+def check_all_weights(model_ids: Iterable[str], output: Output) -> None:
     """Refuse models whose weights can be neither read nor fetched, before any is loaded."""
     if output.quiet:
         from huggingface_hub.utils.tqdm import disable_progress_bars
@@ -72,9 +54,7 @@ def check_all_weights(model_ids: Iterable[str], output: Terminal = _LOUD) -> Non
             check_weights(model_id)
 
 
-def find_images(
-    sources: Sequence[str], model_ids: Iterable[str] = (), output: Terminal = _LOUD
-) -> "FoundImages":
+def find_images(sources: Sequence[str], model_ids: Iterable[str], output: Output) -> "FoundImages":
     """Find images.
 
     Names that do not exist, and models without weights, are refused before torch is imported, which
@@ -88,47 +68,78 @@ def find_images(
         return search(sources)
 
 
-class Edits(NamedTuple):
-    """Remedies that a model is given before it runs, and what they are measured on."""
-
-    remedies: Sequence[str]
-    images: Sequence[Any]
-    config: RunConfig
-
-    def applied(self, vit: "ViTAdapter") -> AbstractContextManager["ViTAdapter"]:
-        """Context with the edited model."""
-        if not self.remedies:
-            return nullcontext(vit)
-        from vitscope.runs.remedy_fit import edited
-
-        return edited(vit, self.remedies, self.images, self.config)
+Edits = Callable[["ViTAdapter"], AbstractContextManager["ViTAdapter"]]
+"""The context with a model as it is edited before it runs."""
 
 
-def check_remedies(remedies: Sequence[str] | None) -> list[str]:
-    """Refuse names, settings and files of remedies that do not exist."""
-    if not remedies:
-        return []
-    from vitscope.remedies.remedy_files import open_remedy
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The models of a command, how they are edited, and where their results go.
 
-    for text in remedies:
-        open_remedy(text)
-    return list(remedies)
+    Attributes:
+        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
+            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
+        out: Folder for the results, one folder per model.
+        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
+            in order.
+        overwrite: Replace earlier results there, finished or not.
+        resume: Resume an interrupted run with the same settings; finished results are kept.
+    """
+
+    model: list[str]
+    out: Path
+    remedy: list[str] | None = None
+    overwrite: bool = False
+    resume: bool = False
+
+    @property
+    def replaces(self) -> bool:
+        """Whether results that are there may be replaced."""
+        return self.overwrite or self.resume
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each model's folder, which says what the edits are."""
+        return name_folders(self.model, self.remedy or ())
+
+    def choose_targets(
+        self, config: RunConfig, name_target: Callable[[Path, str], Path] = Path.joinpath
+    ) -> dict[str, Path]:
+        """Choose each model's folder; unknown models and sizes that do not fit are refused."""
+        check_ids(self.model)
+        for entry in filter(None, map(find_entry, self.model)):
+            if config.input_size is not None:
+                make_grid(*config.input_size, (entry.patch_size, entry.patch_size))
+        targets = {model_id: name_target(self.out, name) for model_id, name in self.names.items()}
+        for target in targets.values():
+            check_target(target, is_result if self.replaces else never)
+        check_writable(self.out)
+        return targets
+
+    def edit(self, images: Sequence[Any], config: RunConfig) -> Edits:
+        """The edits, measured on images; remedies that do not exist are refused."""
+        if not self.remedy:
+            return nullcontext
+        from vitscope.runs.remedy_fit import edited, read_remedies
+
+        chosen = read_remedies(self.remedy)
+        return partial(edited, remedies=chosen, images=images, config=config)
 
 
 def run_with_bars(
     model_id: str,
     run: Callable[..., _Result],
     *,
-    output: Terminal = _LOUD,
-    edits: Edits | None = None,
+    output: Output,
+    edits: Edits = nullcontext,
     **later: str,
 ) -> _Result:
     """Run a model with a bar for its images and, once they advance, others."""
     console = output.bars
-    told = Text(f"loading {printable(model_id)}")
-    console.print(told, soft_wrap=True)
+    told = f"loading {printable(model_id)}"
+    console.tell(told)
     # Nothing else moves then; what downloads has bars of its own, which this would hide.
-    with console.status(told) if has_weights(model_id) else nullcontext():
+    with console.status(Text(told)) if has_weights(model_id) else nullcontext():
         vit = vitscope.load_model(model_id)
     with make_progress(console) as progress:
         bars = {"on_progress": progress.add_task(model_id, total=None)}
@@ -138,49 +149,33 @@ def run_with_bars(
         def advance(bar: TaskID, done: int, total: int) -> None:
             progress.update(bar, completed=done, total=total, visible=True)
 
-        with nullcontext(vit) if edits is None else edits.applied(vit) as ready:
+        with edits(vit) as ready:
             return run(ready, **{name: partial(advance, bar) for name, bar in bars.items()})
 
 
-def measure_each(
-    targets: Mapping[str, Path],
-    measure: Callable[..., "SavedResult"],
-    make: Callable[[Any], RenderableType],
+def run_each(
+    model_ids: Collection[str],
+    choose_work: Callable[[str], Callable[..., _Result]],
     *,
     output: Output,
-    edits: Edits,
+    edits: Edits = nullcontext,
     **later: str,
-) -> None:
-    """Measure the models one by one, and print each result as `make` renders it."""
-
-    def run(model_id: str) -> None:
-        work = partial(measure, out=targets[model_id])
-        output.conclude(run_with_bars(model_id, work, output=output, edits=edits, **later), make)
-
-    run_each(targets, run)
-
-
-def choose_targets(
-    model_ids: Sequence[str],
-    out: Path,
-    *,
-    overwrite: bool,
-    remedies: Sequence[str] | None = None,
-    size: tuple[int, int] | None = None,
-    name_target: Callable[[Path, str], Path] = Path.joinpath,
-) -> dict[str, Path]:
-    """Choose each model's folder; unknown models and sizes that do not fit are refused."""
-    check_ids(model_ids)
+) -> Iterator[tuple[str, _Result]]:
+    """Run the models one by one; those that cannot be loaded are named at the end."""
+    failed: dict[str, VitscopeError] = {}
     for model_id in model_ids:
-        entry = find_entry(model_id)
-        if size is not None and entry is not None:
-            make_grid(*size, (entry.patch_size, entry.patch_size))
-    names = name_folders(model_ids, remedies or ())
-    targets = {model_id: name_target(out, name) for model_id, name in names.items()}
-    for target in targets.values():
-        check_target(target, is_result if overwrite else never)
-    check_writable(out)
-    return targets
+        try:
+            work = choose_work(model_id)
+            result = run_with_bars(model_id, work, output=output, edits=edits, **later)
+        except (ModelUnreachableError, UnknownModelError, UnsupportedModelError) as error:
+            if len(model_ids) == 1:
+                raise
+            failed[model_id] = error
+        else:
+            yield model_id, result
+    if failed:
+        told = "; ".join(f"{model_id}: {error}" for model_id, error in failed.items())
+        raise VitscopeError(f"{len(failed)} of {len(model_ids)} models cannot be loaded: {told}")
 
 
 def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict[str, str]:
@@ -189,17 +184,14 @@ def name_folders(model_ids: Sequence[str], remedies: Sequence[str] = ()) -> dict
     Names of edited models say what the edits are.
     """
     names: dict[str, str] = {}
+    # A setting may have a point in it, which begins no suffix.
+    edits = [Path(one).stem if one.endswith(".safetensors") else one for one in remedies]
     for model_id in model_ids:
         stem = Path(model_id).name if Path(model_id).is_absolute() else model_id
-        stem = "+".join([stem, *map(_name_remedy, remedies)])
+        stem = "+".join([stem, *edits])
         stem = re.sub(r"[^\w.+=-]+", "-", stem, flags=re.ASCII).strip(".-")[:100] or "model"
         name, number = stem, 2
         while name in names.values():
             name, number = f"{stem}-{number}", number + 1
         names[model_id] = name
     return names
-
-
-def _name_remedy(text: str) -> str:
-    # A setting may have a point in it, which begins no suffix.
-    return Path(text).stem if text.endswith(".safetensors") else text

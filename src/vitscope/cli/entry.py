@@ -7,10 +7,10 @@ import os
 import pathlib
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -53,20 +53,9 @@ app = App(
 )
 _DEBUG = "VITSCOPE_DEBUG"
 
-for _command in (
-    audit,
-    demo,
-    one_shot,
-    models,
-    explain,
-    judge,
-    merge,
-    figures,
-    report,
-    cite,
-    reproduce,
-):
+for _command in (audit, demo, one_shot, models, explain, judge, merge, figures, report, cite):
     app.command(group_options(_command))
+app.command(group_options(reproduce))
 app.command(remedy)
 app.command(group_options(serve))
 app.register_install_completion_command(
@@ -82,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
-    with _output_that_may_fail() as output:
+    output = _Output(sys.stdout)
+    with redirect_stdout(cast("TextIO", output)):
         code = _run(arguments)
+        output.flush()
     if output.error is not None and not isinstance(output.error, BrokenPipeError):
         reason = output.error.strerror
         return _fail(f"standard output cannot be written to ({reason}); all results are saved", 1)
@@ -117,42 +108,30 @@ class _Output:
         return getattr(self._stream, name)
 
 
-@contextmanager
-def _output_that_may_fail() -> Iterator[_Output]:
-    stream, sys.stdout = sys.stdout, _Output(sys.stdout)
-    try:
-        yield sys.stdout
-        sys.stdout.flush()
-    finally:
-        sys.stdout = stream
-
-
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(arguments)
     except CycloptsError as error:
         return _fail(str(error), 2)
-    except UsageError as error:
-        return _fail("; ".join([str(error), *_notes_of(error)]), 2)
     except VitscopeError as error:
-        return _fail("; ".join([str(error), *_notes_of(error)]), 1)
+        return _fail(str(error), 2 if isinstance(error, UsageError) else 1, error)
     except KeyboardInterrupt as error:
-        left = _notes_of(error) or ["unfinished work was removed"]
-        return _fail("; ".join(["stopped", *left]), 1)
+        told = "stopped" if _notes_of(error) else "stopped; unfinished work was removed"
+        return _fail(told, 1, error)
     except Exception as error:
         if os.environ.get(_DEBUG):
             raise
-        told = f"{tell_unexpected(error)} (set {_DEBUG}=1 to see where)"
-        return _fail("; ".join([told, *_notes_of(error)]), 1)
+        return _fail(f"{tell_unexpected(error)} (set {_DEBUG}=1 to see where)", 1, error)
     return 0
 
 
-def _notes_of(error: BaseException) -> list[str]:
+def _notes_of(error: BaseException | None) -> list[str]:
     # They say what remains of the work.
     return getattr(error, "__notes__", [])
 
 
-def _fail(message: str, code: int) -> int:
+def _fail(message: str, code: int, error: BaseException | None = None) -> int:
+    message = "; ".join([message, *_notes_of(error)])
     line = f"vitscope: {printable(in_options(' '.join(message.split())))}"
     with suppress(OSError):
         sys.stderr.write(f"{line}\n")

@@ -1,27 +1,15 @@
 """Commands that make maps: `vitscope explain` and `judge`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
-
-from cyclopts import Parameter
-from rich.text import Text
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import vitscope
-from vitscope.cli.each_model import (
-    Edits,
-    check_remedies,
-    choose_targets,
-    find_images,
-    measure_each,
-    name_folders,
-    run_each,
-    run_with_bars,
-)
+from vitscope.cli.each_model import Models, find_images, run_each
 from vitscope.cli.output import Output
-from vitscope.cli.settings import Folder, Names, Shard, Size, Source
-from vitscope.config import DTypeName, JudgeConfig, RunConfig
+from vitscope.cli.settings import ExplainSettings, JudgeSettings, Source
 from vitscope.errors import UsageError
 from vitscope.files.own_files import check_figures_target
 from vitscope.files.printable import printable_path
@@ -35,31 +23,16 @@ if TYPE_CHECKING:
     from vitscope.runs.model_run import OnProgress
 
 R = TypeVar("R", bound="SavedResult")
-_OUTPUT = Output()
+_JUDGE_DEFAULTS, _EXPLAIN_DEFAULTS, _OUTPUT = JudgeSettings(), ExplainSettings(), Output()
 
 
 def judge(
     *images: Source,
-    model: list[str],
-    out: Path,
-    remedy: list[str] | None = None,
+    models: Models,
     references: list[str] | None = None,
-    maps: Names = None,
     target: str = "self",
-    removals: Names = None,
-    masks: Folder = None,
-    limit: int = 50,
-    layer: int | None = None,
-    sanity: bool = False,
-    shard: Shard = None,
-    seed: int = 0,
-    name: str | None = None,
-    device: str = "auto",
-    dtype: Literal["float32", "float64"] = "float32",
-    size: Size = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
+    config: JudgeSettings = _JUDGE_DEFAULTS,
+    output: Output = _OUTPUT,
 ) -> None:
     """Judge maps: which one shows what the output depends on.
 
@@ -69,71 +42,26 @@ def judge(
     Example:  vitscope judge photos/ --model dinov2-small --removals shuffle,drop --out judged
 
     Args:
-        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
-            files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
-            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder per model.
-        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
-            in order.
         references: Images to compare with, as for IMAGES; by default the judged ones.
-        maps: Maps to judge, by name, besides attention, centre and edges; by default all that take
-            few passes.
         target: What the maps explain: self (the image's own feature less the mean of the
             references), cosine, logit (of the class that an image gets), logit:CLASS (by number or
             name), image:PATH, or a file with a vector (.safetensors, .npy, .pt).
-        removals: Ways to remove patches, of which the first decides: shuffle (the default), drop,
-            mean, blur, black, linear.
-        masks: Folder of object masks (PNG files named like the images, 0 outside the object).
-        limit: Number of images, drawn at random.
-        layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
-        sanity: Also compare maps with those of random weights, of another target and under noise;
-            many more passes.
-        shard: One part of the images, such as 3/16, for `vitscope merge`.
-        seed: Seed of all random draws.
-        name: Name of the run; by default the folder of the images and the date.
-        device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
-        dtype: Precision of the model.
-        size: Input size in pixels, or HEIGHTxWIDTH; the model's own by default.
-        overwrite: Replace earlier results there, finished or not.
-        resume: Resume an interrupted run with the same settings; finished results are kept.
-        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
-    folders = choose_targets(
-        model,
-        out,
-        overwrite=overwrite or resume,
-        remedies=remedy,
-        size=RunConfig(size=size).input_size,
-    )
-    found = find_images(images, model, output)
-    compared = None if references is None else find_images(references, output=output)
+    folders = models.choose_targets(config)
+    found = find_images(images, models.model, output)
+    compared = None if references is None else find_images(references, (), output)
     from vitscope.images.masks import find_masks
     from vitscope.maps.target_files import open_target
     from vitscope.runs.judge_run import check_enough, check_settings
 
-    check_enough(min(limit, len(found)) if compared is None else len(compared))
-    if masks is not None:
-        find_masks(masks, found)
+    check_enough(min(config.limit or len(found), len(found)) if compared is None else len(compared))
+    if config.masks is not None:
+        find_masks(config.masks, found)
     explained = open_target(target)
-    config = JudgeConfig(
-        limit=limit,
-        maps=maps,
-        removals=removals or JudgeConfig.removals,
-        masks=masks,
-        layer=layer,
-        sanity=sanity,
-        shard=shard,
-        seed=seed,
-        name=name,
-        device=device,
-        dtype=dtype,
-        size=size,
-    )
     check_settings(config)
     config.resolve_device()
-    edits = Edits(check_remedies(remedy), found, config)
+    edits = models.edit(found, config)
     from vitscope.terminal import make_report  # here, because importing it is slow
 
     work = partial(
@@ -142,19 +70,29 @@ def judge(
         config=config,
         target=explained,
         references=compared,
-        overwrite=overwrite,
-        resume=resume,
+        overwrite=models.overwrite,
+        resume=models.resume,
     )
-    measure_each(folders, work, make_report, output=output, edits=edits, on_passes="passes")
+    run = partial(run_each, folders, output=output, edits=edits, on_passes="passes")
+    for _, result in run(lambda one: partial(work, out=folders[one])):
+        output.conclude(result, make_report)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Explained(Models):
+    """The models of `vitscope explain`.
+
+    Attributes:
+        out: Folder for the results, one folder per model, and for figures/, one figure per image.
+        overwrite: Replace earlier explanations and figures there; audits are kept.
+    """
 
 
 def explain(
     *images: Source,
-    model: list[str],
-    out: Path,
-    remedy: list[str] | None = None,
+    models: _Explained,
     layer: int | None = None,
-    maps: Names = None,
+    maps: list[str] | None = None,
     target: str | None = None,
     references: list[str] | None = None,
     score: bool = False,
@@ -163,13 +101,8 @@ def explain(
     heads: bool = False,
     overlays: bool = False,
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
-    device: str = "auto",
-    dtype: DTypeName = "float32",
-    size: Size = None,
-    name: str | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
-    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
+    config: ExplainSettings = _EXPLAIN_DEFAULTS,
+    output: Output = _OUTPUT,
 ) -> None:
     """Explain images: attention maps, and how much of the output they leave out.
 
@@ -179,13 +112,6 @@ def explain(
     Example:  vitscope explain dog.jpg --model dinov2-small --model dinov2-large-reg --out dog
 
     Args:
-        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
-            files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
-            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder per model, and for figures/, one figure per image.
-        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
-            in order.
         layer: Block whose attention row is explained: 0 is the first, -1 the last, as by default.
         maps: Maps by name (docs/recipes/maps.md); attention, contribution_norm and share by
             default, with --judged attention and the best.
@@ -201,98 +127,75 @@ def explain(
         heads: Also draw the maps of each head, and the attention of all layers.
         overlays: Also write each map and its overlay on the image as PNG, into OUT/overlays/.
         format: File format of the figures, once per format; png by default.
-        device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
-        dtype: Precision of the model.
-        size: Pixels of the shorter side, or HEIGHTxWIDTH to crop to; the judgement's or the model's
-            own by default.
-        name: Name of the run; by default the folder of the images and the date.
-        overwrite: Replace earlier explanations and figures there; audits are kept.
-        resume: Resume an interrupted run with the same settings; finished results are kept.
-        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
-    config = RunConfig(device=device, dtype=dtype, size=size, name=name)
-    folders = choose_targets(
-        model,
-        out,
-        overwrite=overwrite or resume,
-        remedies=remedy,
-        size=config.input_size,
-        name_target=_name_target,
-    )
-    found = find_images(images, model, output)
+    folders = models.choose_targets(config, _name_target)
+    found = find_images(images, models.model, output)
     config.resolve_device()
-    compared = find_images(references, output=output) if references else None
-    edits = Edits(check_remedies(remedy), compared or found, config)
-    names = name_folders(model, edits.remedies)
-    audits = _open_beside(names, reference or [], vitscope.AuditResult, "references")
-    judgements = _open_beside(names, judged or [], vitscope.JudgeResult, "judgements")
-    painted = {model_id: out / "overlays" / name for model_id, name in names.items()}
-    for folder in (out / "figures", *(painted.values() if overlays else ())):
-        check_figures_target(folder, overwrite=overwrite or resume)
+    compared = find_images(references, (), output) if references else None
+    edits = models.edit(compared or found, config)
+    audits = _open_beside(models.names, reference or [], vitscope.AuditResult, "references")
+    judgements = _open_beside(models.names, judged or [], vitscope.JudgeResult, "judgements")
+    drawings = models.out / "figures"
+    painted = {one: models.out / "overlays" / name for one, name in models.names.items()}
+    for folder in (drawings, *(painted.values() if overlays else ())):
+        check_figures_target(folder, overwrite=models.replaces)
     from vitscope.maps.registry import find_methods  # here, because importing it is slow
     from vitscope.maps.target_files import open_target
 
     find_methods(maps or ())
-    chosen: dict[str, Any] = {} if maps is None else {"maps": maps}
-    if target is not None:
-        chosen["target"] = open_target(target)
-    if compared:
-        chosen["references"] = compared
+    explain_with = partial(
+        vitscope.explain,
+        images=found,
+        config=config,
+        layer=layer,
+        maps=maps,
+        target=None if target is None else open_target(target),
+        references=compared,
+        score=score,
+        heads=heads,
+        overwrite=models.overwrite,
+        resume=models.resume,
+    )
     from vitscope.figures.draw import draw_explanations  # here, because importing it is slow
     from vitscope.terminal import make_explanation_report
 
-    console = output.console
     explained: list[Explanation] = []
 
-    def run(model_id: str) -> None:
-        def work(vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress") -> None:
-            one = vitscope.explain(
-                vit,
-                found,
-                config,
-                layer=layer,
-                **chosen,
-                score=score,
-                heads=heads,
-                judged=judgements[model_id],
-                reference=audits[model_id],
-                out=folders[model_id],
-                overwrite=overwrite,
-                resume=resume,
-                on_progress=on_progress,
-            )
-            explained.append(one)
-            if overlays:
-                folder = painted[model_id]
-                again = overwrite or resume
-                one.save_overlays(folder, overwrite=again, on_progress=on_overlays)
-
-        run_with_bars(model_id, work, edits=edits, output=output, on_overlays="overlays")
-        # No line wrapping: a line may hold a command to copy.
-        output.conclude(explained[-1], make_explanation_report, soft_wrap=True)
-        for path, reason in explained[-1].failures:
-            output.warn(f"not readable: {path}: {reason}")
+    def work(
+        model_id: str, vit: "ViTAdapter", on_progress: "OnProgress", on_overlays: "OnProgress"
+    ) -> "Explanation":
+        one = explain_with(
+            vit,
+            judged=judgements[model_id],
+            reference=audits[model_id],
+            out=folders[model_id],
+            on_progress=on_progress,
+        )
+        explained.append(one)
         if overlays:
-            where = printable_path(painted[model_id])
-            console.print(Text(f"overlays written to {where}\n"), soft_wrap=True)
+            again = models.replaces
+            one.save_overlays(painted[model_id], overwrite=again, on_progress=on_overlays)
+        return one
 
+    run = partial(run_each, folders, output=output, edits=edits, on_overlays="overlays")
     try:
-        run_each(folders, run)
+        for model_id, one in run(lambda model_id: partial(work, model_id)):
+            # No line wrapping: a line may hold a command to copy.
+            output.conclude(one, make_explanation_report, soft_wrap=True)
+            for path, reason in one.failures:
+                output.warn(f"not readable: {path}: {reason}")
+            if overlays:
+                output.console.tell(f"overlays written to {printable_path(painted[model_id])}\n")
     finally:
         # Draw finished explanations even if a later model fails.
         if explained:
             kinds: Sequence[Format] = format or ["png"]
             drawn = draw_explanations(
-                explained,
-                out / "figures",
-                formats=kinds,
-                heads=heads,
-                overwrite=overwrite or resume,
+                explained, drawings, formats=kinds, heads=heads, overwrite=models.replaces
             )
             count = f"{len(drawn)} figure{'s' * (len(drawn) != 1)}"
-            where = f"{count} written to {printable_path(out / 'figures')}"
-            console.print(Text(where), soft_wrap=True)
+            output.console.tell(f"{count} written to {printable_path(drawings)}")
 
 
 def _name_target(out: Path, name: str) -> Path:
@@ -315,11 +218,9 @@ def _open_beside(
             f"{len(folders)} {what} for {len(names)} models: give one per model, in the same "
             "order, or none"
         )
-    found = zip(names.items(), folders, strict=True)
-    return {model: kind.load(_find_result(folder, name)) for (model, name), folder in found}
-
-
-def _find_result(folder: Path, name: str) -> Path:
-    # Either a result itself, or the folder given to `--out`.
-    within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
-    return folder / name if within else folder
+    found: dict[str, R | None] = {}
+    for (model_id, name), folder in zip(names.items(), folders, strict=True):
+        # Either a result itself, or the folder given to `--out`.
+        within = not (folder / MARKER).is_file() and (folder / name / MARKER).is_file()
+        found[model_id] = kind.load(folder / name if within else folder)
+    return found

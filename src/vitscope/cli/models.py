@@ -13,7 +13,7 @@ from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.console import make_console
+from vitscope.cli.output import make_console
 from vitscope.errors import UsageError
 from vitscope.weights.catalogue import CATALOGUE, FAMILIES, CatalogueEntry, describe_near_matches
 

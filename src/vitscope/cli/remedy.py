@@ -1,21 +1,22 @@
 """`vitscope remedy`: list remedies, find what they edit, compare before and after."""
 
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import App, Parameter
+from cyclopts import App
 from rich.text import Text
 
 from vitscope.adapters.model_ids import check_model_id
-from vitscope.cli.console import make_console
 from vitscope.cli.each_model import (
-    check_remedies,
-    choose_targets,
+    Models,
     find_images,
+    name_folders,
     run_each,
     run_with_bars,
 )
-from vitscope.cli.output import Output, Terminal
+from vitscope.cli.output import Output, OutputWithoutJson, make_console
 from vitscope.cli.settings import AuditSettings, Source, group_options
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import check_writable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from vitscope.remedies.remedy import Remedy
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS, _OUTPUT, _TERMINAL = AuditSettings(), Output(), Terminal()
+_DEFAULTS, _OUTPUT, _TERMINAL = AuditSettings(), Output(), OutputWithoutJson()
 
 remedy = App(
     name="remedy",
@@ -54,8 +55,8 @@ def find(
     remedy: str,
     out: Path,
     overwrite: bool = False,
-    config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
-    terminal: Annotated[Terminal, Parameter(name="*")] = _TERMINAL,
+    config: AuditSettings = _DEFAULTS,
+    terminal: OutputWithoutJson = _TERMINAL,
 ) -> None:
     """Measure on images what a remedy needs, and save it.
 
@@ -66,14 +67,10 @@ def find(
     mean.safetensors
 
     Args:
-        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
-            files, or URLs (s3://, gs://, hf://, https://).
         model: Model id, as in `vitscope audit`.
         remedy: Remedy, with settings as in test-time-registers:depth=23,top=50.
         out: File for what was found, ending in .safetensors.
         overwrite: Replace a saved remedy there.
-        config: Settings.
-        terminal: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     check_model_id(model)
@@ -96,20 +93,34 @@ def find(
     for line in told:
         terminal.console.print(Text(line))
     save_remedy(fitted, out, overwrite=overwrite)
-    terminal.console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
+    terminal.console.tell(f"written to {printable_path(out)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Compared(Models):
+    """The models of `vitscope remedy compare`, each also with its edits.
+
+    Attributes:
+        remedy: Remedy, once each, with settings as in mask:tokens=registers,layers=10+11.
+        overwrite: Replace an earlier comparison there with all of its results, finished or not.
+        resume: Resume an interrupted run with the same settings; finished audits are kept.
+    """
+
+    remedy: list[str] = field()  # unlike of other commands, required
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The name of each model's folder, which holds the edits' as well."""
+        return name_folders(self.model)
 
 
 def compare(
     *images: Source,
-    model: list[str],
-    remedy: list[str],
-    out: Path,
+    models: _Compared,
     one_shot: Path | None = None,
     judge: int = 0,
-    overwrite: bool = False,
-    resume: bool = False,
-    config: Annotated[AuditSettings, Parameter(name="*")] = _DEFAULTS,
-    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
+    config: AuditSettings = _DEFAULTS,
+    output: Output = _OUTPUT,
 ) -> None:
     """Audit models and edits of them on the same images, and compare them.
 
@@ -119,64 +130,42 @@ def compare(
     mean:tokens=cls --out remedies
 
     Args:
-        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
-            files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
-            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        remedy: Remedy, once each, with settings as in mask:tokens=registers,layers=10+11.
-        out: Folder for the results, one folder per model.
         one_shot: Folder with one subfolder per class, to also classify from one example per class.
         judge: Number of images on which maps are also judged before and after; each takes hundreds
             of passes.
-        overwrite: Replace an earlier comparison there with all of its results, finished or not.
-        resume: Resume an interrupted run with the same settings; finished audits are kept.
-        config: Settings.
-        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
     from vitscope.results.schema_remedies import COMPARISON  # here, because importing it is slow
 
-    targets = choose_targets(
-        model,
-        out,
-        overwrite=overwrite or resume,
-        size=config.input_size,
-        name_target=lambda folder, name: folder / name / COMPARISON,
-    )
-    found = find_images(images, model, output)
+    targets = models.choose_targets(config, lambda folder, name: folder / name / COMPARISON)
+    found = find_images(images, models.model, output)
     from vitscope.images.labels import find_classes
+    from vitscope.runs.remedy_fit import read_remedies
     from vitscope.runs.remedy_loop import compare_remedies
     from vitscope.runs.remedy_measures import check_num_judged
     from vitscope.terminal import make_report
 
-    check_remedies(remedy)
+    chosen = read_remedies(models.remedy)
     check_num_judged(judge)
     if one_shot is not None:
         find_classes(one_shot)
     config.resolve_device()
 
-    def run(model_id: str) -> None:
-        result = run_with_bars(
-            model_id,
-            lambda vit, on_progress: compare_remedies(
-                vit,
-                found,
-                remedy,
-                config=config,
-                one_shot=one_shot,
-                judge=judge,
-                out=targets[model_id].parent,
-                overwrite=overwrite,
-                resume=resume,
-                on_progress=on_progress,
-            ),
-            output=output,
-        )
+    work = partial(
+        compare_remedies,
+        images=found,
+        remedies=chosen,
+        config=config,
+        one_shot=one_shot,
+        judge=judge,
+        overwrite=models.overwrite,
+        resume=models.resume,
+    )
+    run = partial(run_each, targets, output=output)
+    for _, result in run(lambda one: partial(work, out=targets[one].parent)):
         where = printable_path(result.folder.parent)
         place = f"{where}; vitscope report {where} shows it"
         output.conclude(result, make_report, place=place)
-
-    run_each(targets, run)
 
 
 for _command, _name in ((list_remedies, "list"), (find, "find"), (compare, "compare")):

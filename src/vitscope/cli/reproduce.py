@@ -2,29 +2,26 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from cyclopts import Parameter
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from vitscope.cli.console import make_progress
-from vitscope.cli.output import Terminal
+from vitscope.cli.output import LineConsole, OutputWithoutJson, make_progress
 from vitscope.cli.settings import ReproductionSettings, parse_words
 from vitscope.errors import UsageError, VitscopeError
 from vitscope.files.printable import printable_path
 
 if TYPE_CHECKING:
     from vitscope.figures.draw import Format
-    from vitscope.reproduction.planned_models import PlannedModel
     from vitscope.reproduction.run import Reproduction
     from vitscope.reproduction.state import StageOutcome
     from vitscope.runs.model_run import OnProgress
 
-_DEFAULTS, _TERMINAL = ReproductionSettings(), Terminal()
+_DEFAULTS, _TERMINAL = ReproductionSettings(), OutputWithoutJson()
 _ALL_SIZES, _SMOKE_SIZES = "ti,s,b,l,g", "s,l,g"
 _STATUS_STYLES = {"done": "green", "kept": "green", "failed": "bold red"}
 
@@ -38,8 +35,8 @@ def reproduce(
     checkpoints: Path | None = None,
     out: Path = Path("vitscope-reproduction"),
     smoke: bool = False,
-    config: Annotated[ReproductionSettings, Parameter(name="*")] = _DEFAULTS,
-    terminal: Annotated[Terminal, Parameter(name="*")] = _TERMINAL,
+    config: ReproductionSettings = _DEFAULTS,
+    terminal: OutputWithoutJson = _TERMINAL,
 ) -> None:
     """Run the whole paper on your images: every experiment, every figure, every claim.
 
@@ -58,18 +55,9 @@ def reproduce(
             ibot-small.pth.
         out: Folder for all results.
         smoke: Try it on tiny random models and generated images, offline; its numbers mean nothing.
-        config: Settings, including the choices the paper leaves open.
-        terminal: What is printed, and options from a file.
-
-    Raises:
-        UsageError: If no images are given, or `out` holds something else or results of other
-            settings.
-        VitscopeError: If no model could be audited, or figures or claims could not be written.
-        KeyboardInterrupt: When it is stopped, after saying that what is finished is kept.
     """
     from vitscope.reproduction.planned_models import plan_reproduction
-    from vitscope.reproduction.run import Reproduction
-    from vitscope.reproduction.stages import IMAGES
+    from vitscope.reproduction.run import IMAGES, Reproduction
 
     sizes = sizes or (_SMOKE_SIZES if smoke else _ALL_SIZES)
     models = plan_reproduction(parse_words(families), parse_words(sizes), checkpoints)
@@ -109,50 +97,40 @@ def _start_bar(progress: Progress, model: str, stage: str) -> "OnProgress":
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _conclude(run: "Reproduction", console: Console, formats: "Sequence[Format]") -> None:
-    from vitscope.reproduction.conclusion import SETS
+def _conclude(run: "Reproduction", console: LineConsole, formats: "Sequence[Format]") -> None:
+    from vitscope.reproduction.claims import make_claims_table
+    from vitscope.reproduction.conclusion import (
+        SETS,
+        draw_all_figures,
+        judge_all_claims,
+        write_full_report,
+    )
 
-    work = [partial(_show_figures, run, console, ending, formats) for ending in SETS]
-    work += [partial(_show_report, run, console, ending) for ending in SETS]
-    work += [partial(_show_claims, run, console)]
+    def show_figures(ending: str) -> None:
+        if (made := draw_all_figures(run, ending, formats)) is not None:
+            console.tell(f"{len(made.drawn)} figures in {printable_path(made.folder)}")
+
+    def show_report(ending: str) -> None:
+        if (path := write_full_report(run, ending)) is not None:
+            console.tell(f"report in {printable_path(path)}")
+
+    def show_claims(_: str) -> None:
+        console.print(make_claims_table(judge_all_claims(run)))
+
     reasons = []
-    for each in work:
+    for show, ending in [*product((show_figures, show_report), SETS), (show_claims, "")]:
         try:
-            each()
+            show(ending)
         except VitscopeError as error:  # one missing model or figure must not stop the others
             reasons.append(str(error))
-    console.print(Text(f"everything is in {printable_path(run.out)}"), soft_wrap=True)
+    console.tell(f"everything is in {printable_path(run.out)}")
     if reasons:
         raise VitscopeError("; ".join(reasons))
 
 
-def _show_claims(run: "Reproduction", console: Console) -> None:
-    from vitscope.reproduction.claims import make_claims_table
-    from vitscope.reproduction.conclusion import judge_all_claims
-
-    console.print(make_claims_table(judge_all_claims(run)))
-
-
-def _show_figures(
-    run: "Reproduction", console: Console, ending: str, formats: "Sequence[Format]"
-) -> None:
-    from vitscope.reproduction.conclusion import draw_all_figures
-
-    folder = draw_all_figures(run, ending, formats)
-    if folder is not None:
-        where = printable_path(folder.folder)
-        console.print(Text(f"{len(folder.drawn)} figures in {where}"), soft_wrap=True)
-
-
-def _show_report(run: "Reproduction", console: Console, ending: str) -> None:
-    from vitscope.reproduction.conclusion import write_full_report
-
-    path = write_full_report(run, ending)
-    if path is not None:
-        console.print(Text(f"report in {printable_path(path)}"), soft_wrap=True)
-
-
 def _make_plan_table(run: "Reproduction") -> Table:
+    from vitscope.results.number_text import write_millions  # here: importing it is slow
+
     table = Table(title="The plan", title_justify="left")
     table.add_column("model", no_wrap=True)
     table.add_column("size", no_wrap=True)
@@ -160,25 +138,19 @@ def _make_plan_table(run: "Reproduction") -> Table:
     table.add_column("weights", overflow="fold")
     table.add_column("finished", justify="right", no_wrap=True)
     for model in run.models:
-        table.add_row(*_describe_model(run, model))
+        finished = sum(run.is_done(model.name, stage) for stage in run.stages)
+        download = [f"{model.download_mb} MB"] if model.download_mb else []
+        table.add_row(
+            Text(model.name),
+            model.size,
+            write_millions(model.num_params / 1e6),
+            Text(", ".join([model.state, *download, model.source])),
+            f"{finished} of {len(run.stages)}",
+        )
     total = sum(model.download_mb for model in run.models)
-    download = f"{total / 1000:.1f} GB to download at most" if total else "nothing to download"
-    table.caption = f"{download}; models run in this order"
+    needed = f"{total / 1000:.1f} GB to download at most" if total else "nothing to download"
+    table.caption = f"{needed}; models run in this order"
     return table
-
-
-def _describe_model(run: "Reproduction", model: "PlannedModel") -> list[str | Text]:
-    from vitscope.results.number_text import write_millions
-
-    finished = sum(run.is_done(model.name, stage) for stage in run.stages)
-    download = [f"{model.download_mb} MB"] if model.download_mb else []
-    return [
-        Text(model.name),
-        model.size,
-        write_millions(model.num_params / 1e6),
-        Text(", ".join([model.state, *download, model.source])),
-        f"{finished} of {len(run.stages)}",
-    ]
 
 
 def _make_outcome_table(outcomes: Sequence["StageOutcome"]) -> Table:

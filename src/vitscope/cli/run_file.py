@@ -7,8 +7,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import escape, has_magic
@@ -39,7 +38,6 @@ _WHOLE_NUMBER = re.compile(r"0|-?[1-9]\d*", re.ASCII)
 
 _PATHS = {"out", "folder", "masks", "judged", "reference", "one-shot", "imagenet", "checkpoints"}
 _PATTERNS = {"images", "references"}
-_TENSORS = (".safetensors", ".npy", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -105,21 +103,19 @@ def add_config(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
                     argument.tokens += [Token(value=str(value)) for value in values]
         for command in reversed(commands):  # else an option named as a command is left out
             options = {command: options}
-        with _of_its_command(path, commands):
+        try:
             Dict(options, source=path)(app, commands, arguments)
+        except UnknownOptionError:
+            _check_command(path, commands)
+            raise
     config.tokens[:] = [
         Token(keyword=_CONFIG, value=_tell_options(commands, arguments), source=path)
     ]
 
 
-@contextmanager
-def _of_its_command(path: str, commands: Sequence[str]) -> Iterator[None]:
-    try:
-        yield
-    except UnknownOptionError:
-        found = _COMMAND.match(_read_text(path))
-        if found is None or found[1] == f"vitscope {' '.join(commands)}":
-            raise
+def _check_command(path: str, commands: Sequence[str]) -> None:
+    found = _COMMAND.match(_read_text(path))
+    if found is not None and found[1] != f"vitscope {' '.join(commands)}":
         raise UsageError(
             f"{printable_path(Path(path))} has options of {found[1]}: run {found[1]} --config "
             f"{quote(path)} --out NEW"
@@ -232,29 +228,18 @@ def _move_model(value: str, old: Path, new: Path) -> str:
     return moved if os.path.isabs(moved) or moved.startswith(".") else f"./{moved}"  # noqa: PTH117
 
 
-def _move_target(value: str, old: Path, new: Path) -> str:
-    word = value.partition(":")[0]
-    if word == "image":
-        return _move_after(f"{word}:", value, old, new)
-    is_file = word != "logit" and value.endswith(_TENSORS)
-    return _move_path(value, old, new) if is_file else value
-
-
-def _move_remedy(value: str, old: Path, new: Path) -> str:
-    return _move_path(value, old, new) if value.endswith(_TENSORS[0]) else value
-
-
-def _move_after(word: str, value: str, old: Path, new: Path) -> str:
-    rest = value.removeprefix(word)
-    return word + _move_path(rest, old, new) if rest != value else value
+def _move_rest(start: str, value: str, old: Path, new: Path) -> str:
+    # What follows the start, which is a pattern, is a path.
+    found = re.match(start, value, re.DOTALL)
+    return value if found is None else found[0] + _move_path(value[found.end() :], old, new)
 
 
 MOVES: Mapping[str, Callable[[str, Path, Path], str]] = {
     **dict.fromkeys(_PATHS, _move_path),
     **dict.fromkeys(_PATTERNS, partial(_move_path, wildcards=True)),
-    "log": partial(_move_after, "tensorboard:"),
+    "log": partial(_move_rest, "tensorboard:"),
     "model": _move_model,
-    "remedy": _move_remedy,
-    "target": _move_target,
+    "remedy": partial(_move_rest, r"(?=.*\.safetensors\Z)"),
+    "target": partial(_move_rest, r"image:|(?!logit:)(?=.*\.(safetensors|npy|pth?)\Z)"),
 }
 """Options that are paths or may hold one, and how these are moved."""

@@ -1,6 +1,7 @@
 """Commands that measure models: `vitscope audit`, `demo` and `one-shot`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,12 @@ from rich.text import Text
 import vitscope
 from vitscope.cli.each_model import (
     Edits,
+    Models,
     check_all_weights,
-    check_remedies,
-    choose_targets,
     find_images,
-    measure_each,
     run_each,
-    run_with_bars,
 )
-from vitscope.cli.loggers import Logger, open_logger
+from vitscope.cli.loggers import Log, open_logger
 from vitscope.cli.output import Output
 from vitscope.cli.settings import AuditSettings, OneShotSettings, Source
 from vitscope.config import AuditConfig
@@ -38,17 +36,13 @@ _Report = Annotated[bool, Parameter(negative="--no-report")]
 
 def audit(
     *images: Source,
-    model: list[str],
-    out: Path,
-    remedy: list[str] | None = None,
-    overwrite: bool = False,
-    resume: bool = False,
+    models: Models,
     report: _Report = True,
     log: list[str] | None = None,
     engine: Literal["local", "ray"] = "local",
     address: str | None = None,
-    config: Annotated[AuditSettings, Parameter(name="*")] = _AUDIT_DEFAULTS,
-    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
+    config: AuditSettings = _AUDIT_DEFAULTS,
+    output: Output = _OUTPUT,
 ) -> None:
     """Audit models on a set of images.
 
@@ -58,40 +52,34 @@ def audit(
     Example:  vitscope audit photos/ --model dinov2-small --model dinov2-large-reg --out results
 
     Args:
-        images: Folders (searched recursively), images, text files of paths, tar shards, Parquet
-            files, or URLs (s3://, gs://, hf://, https://).
-        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
-            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder per model.
-        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
-            in order.
-        overwrite: Replace earlier results there, finished or not.
-        resume: Resume an interrupted run with the same settings; finished results are kept.
         report: Write report.html beside the results.
         log: Also log the numbers: tensorboard:FOLDER, wandb:PROJECT or mlflow:EXPERIMENT; once per
             place.
         engine: local is this process, or all of `torchrun --nproc-per-node 8 -m vitscope audit …`;
             ray is a Ray cluster.
         address: Address of the Ray cluster, such as head:6379; by default one is started here.
-        config: Settings.
-        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
-    targets = choose_targets(
-        model, out, overwrite=overwrite or resume, remedies=remedy, size=config.input_size
-    )
+    targets = models.choose_targets(config)
     loggers = [open_logger(text) for text in log or ()]
-    found = find_images(images, model, output)
+    found = find_images(images, models.model, output)
     config.resolve_device()
-    workers = _choose_engine(engine, address)
-    edits = Edits(check_remedies(remedy), found, config)
-    settings = {"config": config, "engine": workers, "overwrite": overwrite, "resume": resume}
+    if engine == "ray":
+        from vitscope.engines.ray import RayEngine
+
+        workers: Engine = RayEngine(address)
+    elif address is not None:
+        raise UsageError(f"address {address!r} is for a Ray cluster: add --engine ray")
+    else:
+        from vitscope.engines.ranks import detect_engine  # or this process
+
+        workers = detect_engine()
+    edits = models.edit(found, config)
+    again = {"overwrite": models.overwrite, "resume": models.resume}
+    settings = {"config": config, "engine": workers, **again}
     if not workers.is_lead:  # only one of several processes prints
         output, report, loggers = Output(quiet=True), False, []
     _audit_all(targets, found, settings, edits=edits, output=output, report=report, loggers=loggers)
-
-
-_SCENES = "scenes:v1"
 
 
 def demo(
@@ -101,7 +89,7 @@ def demo(
     limit: int | None = None,
     overwrite: bool = False,
     report: _Report = True,
-    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
+    output: Output = _OUTPUT,
 ) -> None:
     """Audit a DINOv2-small on openly licensed photographs; needs no model hub.
 
@@ -115,10 +103,10 @@ def demo(
         limit: Number of images, drawn at random; all by default.
         overwrite: Replace an earlier demo there.
         report: Write report.html beside the result.
-        output: What is printed, and options from a file.
     """
     config = AuditConfig(limit=limit)
-    targets = choose_targets([_SCENES if scenes else "dinov2-small"], out, overwrite=overwrite)
+    name = "scenes:v1" if scenes else "dinov2-small"
+    targets = Models(model=[name], out=out, overwrite=overwrite).choose_targets(config)
     images = out / "images"
     if scenes:
         from vitscope.images.scenes import write_demo_scenes
@@ -136,16 +124,17 @@ def demo(
     _audit_all(targets, [images], settings, output=output, report=report)
 
 
+class _Unresumed(Models):
+    left_out = "resume"
+
+
 def one_shot(
     folder: Path,
     /,
     *,
-    model: list[str],
-    out: Path,
-    remedy: list[str] | None = None,
-    overwrite: bool = False,
-    config: Annotated[OneShotSettings, Parameter(name="*")] = _ONE_SHOT_DEFAULTS,
-    output: Annotated[Output, Parameter(name="*")] = _OUTPUT,
+    models: _Unresumed,
+    config: OneShotSettings = _ONE_SHOT_DEFAULTS,
+    output: Output = _OUTPUT,
 ) -> None:
     """Classify images from one example per class: by the full output, and by parts of it.
 
@@ -155,30 +144,22 @@ def one_shot(
 
     Args:
         folder: Folder with one subfolder per class, whose name is the label.
-        model: Model id, once per model: a built-in name, a Hugging Face id or local folder,
-            timm:NAME[@CHECKPOINT], torchhub:NAME, open_clip:NAME/TAG.
-        out: Folder for the results, one folder per model.
-        remedy: Edit the model first, as in mask:tokens=cls (`vitscope remedy list`); once per edit,
-            in order.
-        overwrite: Replace earlier results there, finished or not.
-        config: Settings.
-        output: What is printed, and options from a file.
     """
     # Check the arguments as far as possible before loading anything.
-    targets = choose_targets(
-        model, out, overwrite=overwrite, remedies=remedy, size=config.input_size
-    )
+    targets = models.choose_targets(config)
     check_given(folder)
     from vitscope.images.labels import find_classes  # here, because importing it is slow
 
     find_classes(folder)
-    check_all_weights(model, output)
+    check_all_weights(models.model, output)
     config.resolve_device()
-    edits = Edits(check_remedies(remedy), [folder], replace(config, limit=None))
+    edits = models.edit([folder], replace(config, limit=None))
     from vitscope.terminal import make_report  # here, because importing it is slow
 
-    work = partial(vitscope.one_shot, images=folder, config=config, overwrite=overwrite)
-    measure_each(targets, work, make_report, output=output, edits=edits, on_draw="draws")
+    work = partial(vitscope.one_shot, images=folder, config=config, overwrite=models.overwrite)
+    run = partial(run_each, targets, output=output, edits=edits, on_draw="draws")
+    for _, result in run(lambda one: partial(work, out=targets[one])):
+        output.conclude(result, make_report)
 
 
 def _audit_all(
@@ -188,31 +169,25 @@ def _audit_all(
     *,
     output: Output,
     report: bool,
-    edits: Edits | None = None,
-    loggers: Sequence[Logger] = (),
+    edits: Edits = nullcontext,
+    loggers: Sequence[Log] = (),
 ) -> None:
     from vitscope.terminal import make_comparison, make_report  # here: importing it is slow
 
-    console = output.console
-    summaries: list[AuditSummary] = []
-    done: list[Path] = []
+    done: dict[Path, AuditSummary] = {}
     unlogged: list[str] = []
 
-    def run(model_id: str) -> None:
-        target = targets[model_id]
-        work = partial(vitscope.audit, images=images, out=target, **settings)
-        result = run_with_bars(model_id, work, edits=edits, output=output, on_trace="traced")
-        summaries.append(result.summary)
-        done.append(target)
-        output.conclude(result, make_report)
-        for logger in loggers:
-            try:
-                logger.log(result, f"{target.name}, {result.name}")
-            except VitscopeError as error:  # the other models are still to be audited
-                unlogged.append(str(error))
-
+    work = partial(vitscope.audit, images=images, **settings)
+    run = partial(run_each, targets, output=output, edits=edits, on_trace="traced")
     try:
-        run_each(targets, run)
+        for model_id, result in run(lambda one: partial(work, out=targets[one])):
+            done[targets[model_id]] = result.summary
+            output.conclude(result, make_report)
+            for log in loggers:
+                try:
+                    log(result, f"{targets[model_id].name}, {result.name}")
+                except VitscopeError as error:  # the other models are still to be audited
+                    unlogged.append(str(error))
     except KeyboardInterrupt:
         report = False  # whoever interrupts does not want to wait
         raise
@@ -222,10 +197,10 @@ def _audit_all(
         raise
     finally:
         # Compare and show finished results even if a later model fails.
-        if len(summaries) > 1:
-            console.print(make_comparison(summaries))
+        if len(done) > 1:
+            output.console.print(make_comparison([*done.values()]))
         if report and done:
-            _write_report(done, output)
+            _write_report([*done], output)
     if unlogged:
         raise VitscopeError("; ".join(unlogged))
 
@@ -240,18 +215,4 @@ def _write_report(results: Sequence[Path], output: Output) -> None:
         # The results are complete and saved.
         output.warn(f"no report was written: {error}")
     else:
-        where = f"open {printable_path(target)} in a browser"
-        output.console.print(Text(where), soft_wrap=True)
-
-
-def _choose_engine(name: str, address: str | None) -> "Engine":
-    """Choose the engine; "local" includes the ranks of `torchrun` if it started this process."""
-    if name == "ray":
-        from vitscope.engines.ray import RayEngine
-
-        return RayEngine(address)
-    if address is not None:
-        raise UsageError(f"address {address!r} is for a Ray cluster: add --engine ray")
-    from vitscope.engines.ranks import detect_engine
-
-    return detect_engine()
+        output.console.tell(f"open {printable_path(target)} in a browser")

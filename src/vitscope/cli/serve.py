@@ -4,12 +4,11 @@ from contextlib import suppress
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
 from rich.text import Text
 
 import vitscope
-from vitscope.cli.console import make_console
 from vitscope.cli.each_model import check_all_weights, check_ids
+from vitscope.cli.output import Output
 from vitscope.cli.settings import Result
 from vitscope.cli.use_results import find_folders
 from vitscope.config import RunConfig
@@ -38,9 +37,6 @@ def serve(
         device: Where to run: auto (a GPU if there is one), cpu, cuda:1, mps.
         host: Address to serve on; by default this machine alone reaches it.
         port: Port to serve on; 0 for any that is free.
-
-    Raises:
-        UsageError: If neither results nor a model are named.
     """
     ids = model or []
     if not results and not ids:
@@ -49,7 +45,8 @@ def serve(
         require_package(package, "serve", needed_by="vitscope serve")
     check_ids(ids)
     folders = find_folders(results)
-    check_all_weights(ids)
+    terminal = Output()
+    check_all_weights(ids, terminal)
     RunConfig(device=device).resolve_device()
     from vitscope.figures.saved import load_results  # here, because importing it is slow
     from vitscope.results.audit_result import AuditResult
@@ -59,14 +56,13 @@ def serve(
     found = load_results(folders)
     audits = [AuditResult.load(one.folder) for one in found if one.kind == "audit"]
     with listen(host, port) as socket:
-        progress = Console(stderr=True)
         models = {}
         for model_id in ids:
-            progress.print(Text(f"loading {model_id}"))
+            terminal.bars.print(Text(f"loading {model_id}"))
             models[model_id] = vitscope.load_model(model_id)
         server = make_server(Explainer(models, audits, device), found, host)
         address = f"[{host}]" if ":" in host else host
-        where = f"open http://{address}:{socket.getsockname()[1]}/ (Ctrl-C stops)"
-        make_console().print(Text(where), soft_wrap=True)
+        port = socket.getsockname()[1]
+        terminal.console.tell(f"open http://{address}:{port}/ (Ctrl-C stops)")
         with suppress(KeyboardInterrupt):
             server.run(sockets=[socket])

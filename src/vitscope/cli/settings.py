@@ -5,14 +5,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast, get_args, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from cyclopts import Group, Parameter, Token
 
-from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig
+from vitscope.config import (
+    AuditConfig,
+    JudgeConfig,
+    OneShotConfig,
+    ReproductionConfig,
+    RunConfig,
+)
 from vitscope.errors import UsageError
-
-_LayerWord = Literal["last", "all"]
 
 
 def parse_size(text: str) -> int | tuple[int, int]:
@@ -33,10 +37,10 @@ def parse_shard(text: str) -> tuple[int, int]:
     raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
 
 
-def parse_layers(text: str) -> _LayerWord | tuple[int, ...]:
+def parse_layers(text: str) -> str | tuple[int, ...]:
     """Parse a choice of layers: last, all, or block numbers separated by commas, as in 3,-1."""
-    if text in get_args(_LayerWord):
-        return cast("_LayerWord", text)
+    if text in {"last", "all"}:
+        return text
     try:
         return tuple(map(int, text.split(",")))
     except ValueError:
@@ -69,56 +73,65 @@ def _convert(parse: Callable[[str], Any], _: object, tokens: Sequence[Token]) ->
     return parse(",".join(token.value for token in tokens))  # several in a file of options
 
 
-def _as_word(parse: Callable[[str], Any], shown: str) -> Parameter:
+def _as_word(parse: Callable[[str], Any], shown: str, **settings: Any) -> Parameter:
     return Parameter(
         converter=partial(_convert, parse),
         n_tokens=1,
         accepts_keys=False,
         metavar=shown,
         show_choices=False,
+        **settings,
     )
 
 
-Source = Annotated[str, Parameter(required=True)]
-Result = Annotated[Path, Parameter(required=True)]
-Folder = Annotated[str | Path | None, Parameter(metavar="PATH")]
-Size = Annotated[int | tuple[int, int] | None, _as_word(parse_size, "518|224x336")]
-Layers = Annotated[
-    _LayerWord | Sequence[int],
-    _as_word(parse_layers, "last|all|3,7"),
-    Parameter(allow_leading_hyphen=True),  # of -3,-1
+Source = Annotated[
+    str,
+    Parameter(
+        required=True,
+        help="Folders (searched recursively), images, text files of paths, tar shards, Parquet "
+        "files, or URLs (s3://, gs://, hf://, https://).",
+    ),
 ]
-Names = Annotated[Sequence[str] | None, _as_word(parse_words, "A,B")]
-Width = Annotated[float | None, _as_word(parse_width, "3.5in|9cm")]
-Shard = Annotated[tuple[int, int] | None, _as_word(parse_shard, "3/16")]
+Result = Annotated[Path, Parameter(required=True)]
 
 
-@dataclass(frozen=True, kw_only=True)
 class AuditSettings(AuditConfig):
     """Settings of `vitscope audit`."""
 
-    size: Size = None
-    layers: Layers = "last"
-    maps: Names = None
-    masks: Folder = None
-    metrics: Names = None
-    shard: Shard = None
-
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeSettings(JudgeConfig):
+    """Settings of `vitscope judge`.
+
+    Attributes:
+        dtype: Precision of the model.
+        removals: Ways to remove patches, of which the first decides: shuffle (the default), drop,
+            mean, blur, black, linear.
+        shard: One part of the images, such as 3/16, for `vitscope merge`.
+    """
+
+    left_out = "batch_size num_workers draft renormalize cls_term gallery"
+
+    dtype: Literal["float32", "float64"] = "float32"
+
+
+class ExplainSettings(RunConfig):
+    """Settings of `vitscope explain`.
+
+    Attributes:
+        size: Pixels of the shorter side, or HEIGHTxWIDTH to crop to; the judgement's or the model's
+            own by default.
+    """
+
+    left_out = "batch_size num_workers draft seed renormalize cls_term"
+
+
 class OneShotSettings(OneShotConfig):
     """Settings of `vitscope one-shot`."""
 
-    size: Size = None
 
-
-@dataclass(frozen=True, kw_only=True)
 class ReproductionSettings(ReproductionConfig):
     """Settings of `vitscope reproduce`."""
-
-    size: Size = None
-    layers: Layers = "last"
-    masks: Folder = None
 
 
 Command = TypeVar("Command", bound=Callable[..., None])
@@ -165,14 +178,32 @@ def _as_option(found: re.Match[str]) -> str:
 
 
 _SHORT = {"model": "-m", "out": "-o", "quiet": "-q"}
+_PARSED = {
+    "size": _as_word(parse_size, "518|224x336"),
+    "layers": _as_word(parse_layers, "last|all|3,7", allow_leading_hyphen=True),  # of -3,-1
+    "maps": _as_word(parse_words, "A,B"),
+    "metrics": _as_word(parse_words, "A,B"),
+    "removals": _as_word(parse_words, "A,B", show_default=False),
+    "masks": Parameter(metavar="PATH"),
+    "width": _as_word(parse_width, "3.5in|9cm"),
+    "shard": _as_word(parse_shard, "3/16"),
+}
+"""How options are parsed that have a form of their own."""
 
 
 def group_options(command: Command) -> Command:
-    """Assign the options of a command and its settings to groups, and short names to three."""
-    settings = [kind for kind in get_type_hints(command).values() if is_dataclass(kind)]
-    for annotated in (command, *settings):
+    """Assign the options of a command and its settings to groups, and tell how they are parsed."""
+    hints = get_type_hints(command, include_extras=True)
+    settings = {name: kind for name, kind in hints.items() if is_dataclass(kind)}
+    for name, kind in settings.items():  # each field is an option
+        command.__annotations__[name] = Annotated[kind, Parameter(name="*")]
+    for annotated in (command, *settings.values()):
+        left_out = getattr(annotated, "left_out", "").split()
         for name, hint in get_type_hints(annotated, include_extras=True).items():
-            if name in _GROUPS:
-                parameter = Parameter(group=_GROUPS[name], alias=_SHORT.get(name))
-                annotated.__annotations__[name] = Annotated[hint, parameter]
+            if name in left_out:
+                annotated.__annotations__[name] = Annotated[hint, Parameter(parse=False)]
+            elif name in _GROUPS:
+                place = Parameter(group=_GROUPS[name], alias=_SHORT.get(name))
+                own = _PARSED.get(name, Parameter())
+                annotated.__annotations__[name] = Annotated[hint, own, place]
     return command

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
-from rich.text import Text
 
-from vitscope.cli.console import make_console
-from vitscope.cli.settings import Result, Width, in_options
+from vitscope.cli.output import make_console
+from vitscope.cli.settings import Result, in_options
 from vitscope.errors import UsageError
 from vitscope.files.printable import printable_path
 from vitscope.images.paths import expand
@@ -41,9 +40,6 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
         results: Audits, or judgements: folders with a summary.json.
         out: Folder for the merged result.
         overwrite: Replace an earlier result there.
-
-    Raises:
-        UsageError: If fewer than two results are named.
     """
     folders = find_folders(results)
     if len(folders) < 2:
@@ -66,10 +62,10 @@ def merge(*results: Result, out: Path, overwrite: bool = False) -> None:
     console.print(make_report(merged.summary))
     if (missing := merged.missing_shards) is None:
         told = "these are shards of different lists of images: missing shards cannot be determined"
-        console.print(Text(told), soft_wrap=True)
+        console.tell(told)
     elif missing:
-        console.print(Text(f"still missing: {', '.join(missing)}"), soft_wrap=True)
-    console.print(Text(f"written to {printable_path(out)}"), soft_wrap=True)
+        console.tell(f"still missing: {', '.join(missing)}")
+    console.tell(f"written to {printable_path(out)}")
 
 
 def figures(
@@ -79,7 +75,7 @@ def figures(
     format: list[Literal["png", "pdf", "svg"]] | None = None,  # noqa: A002 - the option's name
     readout: Literal["attention", "values"] = "attention",
     style: str | None = None,
-    width: Width = None,
+    width: float | None = None,
     caption: Annotated[bool, Parameter(negative="--no-caption")] = True,
     overwrite: bool = False,
 ) -> None:
@@ -118,15 +114,13 @@ def figures(
     )
     console = make_console()
     for figure in drawn.drawn:
-        console.print(Text(f"{figure.name}: {_count(figure.shown, 'result')}"), soft_wrap=True)
+        console.tell(f"{figure.name}: {_count(figure.shown, 'result')}")
         for label, reason in figure.omitted.items():
-            why = f"  not shown: {label}: {in_options(reason)}"
-            console.print(Text(why, style="dim"), soft_wrap=True)
+            console.tell(f"  not shown: {label}: {in_options(reason)}", "dim")
     if drawn.skipped:
-        why = f"{len(drawn.skipped)} not drawn: {printable_path(out / 'index.md')} says why"
-        console.print(Text(why, style="yellow"), soft_wrap=True)
-    where = f"{_count(drawn.drawn, 'figure')} written to {printable_path(out)}"
-    console.print(Text(where), soft_wrap=True)
+        where = printable_path(out / "index.md")
+        console.tell(f"{len(drawn.skipped)} not drawn: {where} says why", "yellow")
+    console.tell(f"{_count(drawn.drawn, 'figure')} written to {printable_path(out)}")
 
 
 def _count(items: tuple[object, ...], name: str) -> str:
@@ -150,8 +144,7 @@ def report(*results: Result, out: Path = Path("report.html"), overwrite: bool = 
 
     write_report(folders, out, overwrite=overwrite)
     size = out.stat().st_size / 2**20
-    where = f"report written to {printable_path(out)} ({size:.1f} MB)"
-    make_console().print(Text(where), soft_wrap=True)
+    make_console().tell(f"report written to {printable_path(out)} ({size:.1f} MB)")
 
 
 def cite(result: Path, /) -> None:

@@ -46,7 +46,7 @@ def make_prefixes(order: Order) -> Sets:
 
     `NUM_STEPS` + 1 sets, from none to all; the k-th has round(k P / 16) of P patches.
     """
-    places = _invert(order)
+    places = order.argsort()
     return places < _cut(len(order), NUM_STEPS)[:, None]
 
 
@@ -55,7 +55,7 @@ def make_groups(order: Order) -> Sets:
 
     Fewer than that if there are fewer patches.
     """
-    places = _invert(order)
+    places = order.argsort()
     bounds = np.unique(_cut(len(order), NUM_GROUPS))[:, None]
     return (places >= bounds[:-1]) & (places < bounds[1:])
 
@@ -189,12 +189,6 @@ def compute_sufficiency(insertion: Curve, fractions: Sequence[float]) -> list[fl
 def compute_comprehensiveness(deletion: Curve, fractions: Sequence[float]) -> list[float]:
     """What s loses without the most important patches, interpolated likewise."""
     return [float(deletion[0] - value) for value in np.interp(fractions, FRACTIONS, deletion)]
-
-
-def _invert(order: Order) -> Order:
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
-    return places
 
 
 def _cut(num_patches: int, parts: int) -> Int[np.ndarray, " bound"]:

@@ -24,11 +24,6 @@ class FeaturePlan:
     gram: Mapping[str, Mapping[tuple[str, str], Pair]]
 
     @property
-    def gram_pairs(self) -> frozenset[Pair]:
-        """The pairs behind the Gram ledger."""
-        return frozenset(pair for cells in self.gram.values() for pair in cells.values())
-
-    @property
     def pairs(self) -> tuple[Pair, ...]:
         """Every pair whose moments are summed, self-pairs included."""
         wanted: dict[Pair, None] = {}

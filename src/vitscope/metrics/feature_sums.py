@@ -120,7 +120,7 @@ class FeatureSums:
 
     def estimate_share(self, total: str, term: str) -> Estimate:
         """Σ ⟨term − mean, total − mean⟩ / Σ ‖total − mean‖²; NaN where the total does not vary."""
-        return pair_estimates.estimate_share(*self._divide(total, term))
+        return self.replicate_share(total, term).estimate()
 
     def replicate_cka(self, readout: str, part: str) -> Replicates:
         """Unbiased CKA between the full and a restricted output, and without each block."""
@@ -128,15 +128,13 @@ class FeatureSums:
 
     def replicate_share(self, total: str, term: str) -> Replicates:
         """The share of a term in the variance of its total, and without each block."""
-        return pair_estimates.replicate_share(*self._divide(total, term))
+        full, part = self.plan.shares[total][term]
+        parts, whole = map(self.estimate_pair, ((full, part), (full, full)))
+        return pair_estimates.replicate_share(parts, whole)
 
     def _compare(self, readout: str, part: str) -> Iterator[PairEstimates]:
         full, kept = self.plan.comparisons[readout][part]
         return map(self.estimate_pair, ((full, kept), (full, full), (kept, kept)))
-
-    def _divide(self, total: str, term: str) -> Iterator[PairEstimates]:
-        full, part = self.plan.shares[total][term]
-        return map(self.estimate_pair, ((full, part), (full, full)))
 
     def estimate_pair(self, pair: Pair) -> PairEstimates:
         """Statistics of a pair, over all images and without one or two blocks."""
@@ -145,7 +143,8 @@ class FeatureSums:
             reference = self._reference_of(x) if x == y else None
             blocks = self.compute_block_moments(pair)
             # Single images can be left out only while all rows are still there.
-            in_rows = self._moments is None and pair in self.plan.gram_pairs
+            of_gram = any(pair in cells.values() for cells in self.plan.gram.values())
+            in_rows = self._moments is None and of_gram
             rows = ((x, y) for x, y, _ in self._iter_shifted(pair)) if in_rows else ()
             self._cache[pair] = pair_estimates.estimate_pair(blocks, reference, self.dtype, rows)
         return self._cache[pair]

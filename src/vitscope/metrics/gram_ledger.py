@@ -48,10 +48,11 @@ def estimate_gram_ledger(
         }
     )
     of_all, unbiased_of_all = (_sum(cells) for cells in (biased, unbiased))
+    known = unbiased_of_all[0] > 0
     found = {
         cell: GramShare(
             biased=float(biased[cell][0] / of_all[0]),
-            unbiased=_divide(unbiased[cell][0], unbiased_of_all[0]),
+            unbiased=float(unbiased[cell][0] / unbiased_of_all[0]) if known else math.nan,
             ci95=compute_ratio_interval(unbiased[cell], unbiased_of_all, pair.sizes),
         )
         for cell, pair in pairs.items()
@@ -71,7 +72,3 @@ def _sum(cells: Cells) -> Float64[np.ndarray, " union"]:
     weighted = [h if a == b else 2 * h for (a, b), h in cells.items()]
     total: np.ndarray = np.sum(weighted, axis=0)
     return total
-
-
-def _divide(above: float, below: float) -> float:
-    return float(above / below) if below > 0 else math.nan

@@ -26,6 +26,46 @@ class Estimate:
     ci95: tuple[float, float] | None  # 95 % interval; None where it is undefined
 
 
+def make_estimate(
+    value: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
+) -> Estimate:
+    """An estimate θ with its interval, from its values θ_(j) without each nonempty block j.
+
+    With n images, m_j in block j, h_j = n / m_j and pseudo-values h_j θ − (h_j − 1) θ_(j), the
+    variance is the mean over blocks of (pseudo-value_j − θ_J)² / (h_j − 1), θ_J their jackknife
+    mean. Cutting the interval at an upper bound of θ does not change its coverage.
+
+    Args:
+        value: The estimate over all images.
+        left_out: The same with one block of images left out, for each nonempty block.
+        sizes: Number of images in each of those blocks.
+        at_most: Upper bound of the quantity, and of the interval.
+
+    Returns:
+        The value and its interval, which is undefined with fewer than two blocks, an undefined
+        value, or at most one image outside the largest block.
+    """
+    blocks, total = len(sizes), sum(sizes)
+    defined = all(math.isfinite(one) for one in (value, *left_out))
+    # An estimate from one image is rounding: it has no variance.
+    if blocks < 2 or not defined or total - max(sizes) < 2:
+        return Estimate(value, None)
+    ratios = [total / size for size in sizes]
+    centre = blocks * value - sum(
+        (1 - size / total) * one for size, one in zip(sizes, left_out, strict=True)
+    )
+    variance = (
+        sum(
+            (h * value - (h - 1) * one - centre) ** 2 / (h - 1)
+            for h, one in zip(ratios, left_out, strict=True)
+        )
+        / blocks
+    )
+    half = student_975(float(blocks - 1)) * math.sqrt(variance)
+    # Rounding may put the estimate above the bound; the interval still contains it.
+    return Estimate(value, (value - half, min(value + half, max(value, at_most))))
+
+
 @dataclass(frozen=True)
 class Replicates:
     """A number over images, and without each block of them."""
@@ -36,8 +76,7 @@ class Replicates:
 
     def estimate(self, *, at_most: float = math.inf) -> Estimate:
         """The number with its interval."""
-        interval = compute_interval(self.value, self.left_out, self.sizes, at_most=at_most)
-        return Estimate(self.value, interval)
+        return make_estimate(self.value, self.left_out, self.sizes, at_most=at_most)
 
     def __sub__(self, other: "Replicates") -> "Replicates":
         """The paired difference: both numbers without the same images."""
@@ -98,36 +137,3 @@ def student_975(degrees: float) -> float:
     from scipy.special import stdtrit  # slow to import
 
     return float(stdtrit(degrees, 0.975))
-
-
-def compute_interval(
-    estimate: float, left_out: Sequence[float], sizes: Sequence[int], *, at_most: float = math.inf
-) -> tuple[float, float] | None:
-    """95 % interval of an estimate θ from its values θ_(j) without each nonempty block j.
-
-    With n images, m_j in block j, h_j = n / m_j and pseudo-values h_j θ − (h_j − 1) θ_(j), the
-    variance is the mean over blocks of (pseudo-value_j − θ_J)² / (h_j − 1), θ_J their jackknife
-    mean. Cutting the interval at an upper bound of θ does not change its coverage.
-
-    None where it is undefined: fewer than two blocks, an undefined value, or at most one image
-    outside the largest block.
-    """
-    blocks, total = len(sizes), sum(sizes)
-    if blocks < 2 or not all(math.isfinite(value) for value in (estimate, *left_out)):
-        return None
-    if total - max(sizes) < 2:
-        return None  # an estimate from one image is rounding: it has no variance
-    ratios = [total / size for size in sizes]
-    centre = blocks * estimate - sum(
-        (1 - size / total) * value for size, value in zip(sizes, left_out, strict=True)
-    )
-    variance = (
-        sum(
-            (h * estimate - (h - 1) * value - centre) ** 2 / (h - 1)
-            for h, value in zip(ratios, left_out, strict=True)
-        )
-        / blocks
-    )
-    half = student_975(float(blocks - 1)) * math.sqrt(variance)
-    # Rounding may put the estimate above the bound; the interval still contains it.
-    return estimate - half, min(estimate + half, max(estimate, at_most))

@@ -71,9 +71,8 @@ class OtherMetrics:
             for key, tensor in found.items():
                 if not isinstance(tensor, Tensor) or tensor.dtype not in _DTYPES:
                     kind = getattr(tensor, "dtype", type(tensor).__name__)
-                    raise self._refuse(
-                        name, f"saves {key!r} as {kind}", f"a tensor of {_name_dtypes()}"
-                    )
+                    names = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+                    raise self._refuse(name, f"saves {key!r} as {kind}", f"a tensor of {names}")
                 # A copy: tensors that share memory are not saved.
                 saved[f"{name}/{key}"] = tensor.detach().cpu().clone().contiguous()
         return saved
@@ -129,10 +128,6 @@ def _is_sound(estimate: object) -> bool:
     return all(abs(number) <= LARGEST for number in known)
 
 
-def _name_dtypes() -> str:
-    return ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-
-
 def _find(name: str) -> EntryPoint:
     if "/" in name:
         raise UsageError(f"metric {name!r}: expected a name without a slash")
@@ -147,11 +142,10 @@ def _find(name: str) -> EntryPoint:
 
 def _make_sums(point: EntryPoint) -> Sums:
     with plain_faults(point):
-        sums = point.load()()
+        sums: Sums = point.load()()
     if not all(callable(getattr(sums, method, None)) for method in _METHODS):
         raise UsageError(
             f"{point.value} of the package {name_package(point)} is no metric: expected a class "
             f"with the methods {', '.join(_METHODS)}"
         )
-    made: Sums = sums
-    return made
+    return sums

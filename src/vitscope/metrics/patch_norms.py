@@ -116,7 +116,8 @@ class PatchNormCounts:
         mode = find_second_mode(counts) if counts.num_images else None
         if mode is None or not mode.found:
             return np.full(len(counts.by_place), np.nan)
-        frequency: np.ndarray = _count_above(counts, mode.first_bin) / counts.num_images
+        above = counts.by_place[:, mode.first_bin :].sum(axis=1)
+        frequency: np.ndarray = above / counts.num_images
         return frequency
 
     def replicate_fraction(self, depth: int, threshold: float) -> Replicates | None:
@@ -156,7 +157,8 @@ class PatchNormCounts:
         if not fits or shapes != {(depths, NUM_BINS)} or tensors["highest"].shape != (depths,):
             raise ValueError(f"counts of patch norms of shape {tuple(by_place.shape)} at {first}")
         # Checked before memory is allocated: a few bytes must not ask for gigabytes.
-        if not torch.equal(by_place.sum(dim=2), _spread(tensors["image_peaks"].sum(dim=1), places)):
+        images = tensors["image_peaks"].sum(dim=1, keepdim=True)
+        if not torch.equal(by_place.sum(dim=2), images.expand(-1, places)):
             raise ValueError("counts of patch norms by place and by image differ")
         self._start(depths, places)
         self._counts["by_place"][..., first : first + width] = by_place
@@ -210,10 +212,6 @@ def _make_edges() -> Tensor:
     return torch.tensor([lower_edge(index) for index in range(NUM_BINS + 1)], dtype=torch.float64)
 
 
-def _spread(images: Int64[Tensor, " depth"], places: int) -> Int64[Tensor, "depth place"]:
-    return images[:, None].expand(-1, places)
-
-
 def _add_ones(counts: Tensor, cells: Int64[Tensor, "*axes"]) -> None:
     # Cells may repeat; += would count them once.
     ones = torch.ones(cells.numel(), dtype=counts.dtype)
@@ -225,7 +223,7 @@ def _describe_outliers(
 ) -> HighNormTokens:
     first = NUM_BINS if mode is None else mode.first_bin
     edge = None if mode is None else lower_edge(first)
-    by_place, num_images = _count_above(counts, first), known.num_images
+    by_place, num_images = counts.by_place[:, first:].sum(axis=1), known.num_images
     num_tokens = num_images * len(by_place)
     tokens, images = int(by_place.sum()), int(counts.image_peaks[first:].sum())
     if mode is None or not mode.found:
@@ -243,11 +241,6 @@ def _describe_outliers(
         images_fraction=images / num_images,
         position_share=_explain_by_place(by_place, num_images) if num_images > 1 else None,
     )
-
-
-def _count_above(counts: NormCounts, first: int) -> np.ndarray:
-    above: np.ndarray = counts.by_place[:, first:].sum(axis=1)
-    return above
 
 
 def _explain_by_place(outliers: np.ndarray, num_images: int) -> float:

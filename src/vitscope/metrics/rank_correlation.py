@@ -66,7 +66,11 @@ def correlate_ranks(first: Numbers, second: Numbers) -> RankCorrelation:
         t = rho * np.sqrt(np.maximum((n - 2) / ((rho + 1) * (1 - np.float64(rho))), 0))
     p = float(2 * stdtr(n - 2, -abs(t)))
     smallest = math.exp(math.log(2) - math.lgamma(n + 1))
-    return RankCorrelation(rho, _compute_interval(rho, n), max(p, smallest), n)
+    if abs(rho) > _PERFECT:
+        return RankCorrelation(rho, None, max(p, smallest), n)
+    half = NORMAL_975 * math.sqrt((1 + rho**2 / 2) / (n - 3))
+    ends = math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half)
+    return RankCorrelation(rho, ends, max(p, smallest), n)
 
 
 def _rank(values: Numbers) -> Numbers:
@@ -104,11 +108,3 @@ def adjust_holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(ascending) - rank) * p))
         adjusted[name] = largest
     return adjusted
-
-
-def _compute_interval(rho: float, n: int) -> tuple[float, float] | None:
-    if abs(rho) > _PERFECT:
-        return None
-    centre = math.atanh(rho)
-    half = NORMAL_975 * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    return math.tanh(centre - half), math.tanh(centre + half)

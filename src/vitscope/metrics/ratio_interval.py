@@ -10,7 +10,6 @@ E. C. Fieller, "Some problems in interval estimation" (JRSS B 1954).
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import combinations, combinations_with_replacement
 
 import numpy as np
@@ -46,9 +45,14 @@ def compute_ratio_interval(
         return None
     # In units of the denominator no square overflows.
     above, below = above / below[0], below / below[0]
-    spread = _Spread.measure(np.stack([above, below], axis=1), sizes)
-    ratio, quantile = float(above[0]), student_975(len(spread.singles) - 1.0)
-    variances = spread.bound_variances(ratio)
+    singles, pairs, repeats = _measure_spread(np.stack([above, below], axis=1), sizes)
+    ratio, quantile = float(above[0]), student_975(len(singles) - 1.0)
+    # Two variances of above − (ratio + d) · below, as quadratics in d; the larger one counts. It is
+    # the jackknife variance less the excess from pairs, of which the jackknife variance has at
+    # least R times their part: J − (R − 1) min(P, J / R).
+    weights = np.array([[1.0, 0.0], [-ratio, -1.0]])
+    jackknife, of_pairs = (_square(each @ weights) for each in (singles, pairs))
+    variances = jackknife - (repeats - 1) * of_pairs, jackknife / repeats
     if not np.isfinite(variances).all():  # too few images without two blocks
         return None
     pieces = [piece for each in variances for piece in _solve(quantile**2 * each)]
@@ -56,51 +60,37 @@ def compute_ratio_interval(
     return (ratio + low, ratio + high) if math.isfinite(high - low) else None
 
 
-@dataclass(frozen=True)
-class _Spread:
-    """Sampling variation of two statistics."""
+def _measure_spread(
+    values: Float64[np.ndarray, "union 2"], sizes: Sequence[int]
+) -> tuple[Float64[np.ndarray, "single 2"], Float64[np.ndarray, "pair 2"], float]:
+    """Sampling variation of two statistics.
 
-    # effect of leaving out each image or block, one row each; the sum of squares is the delete-one
-    # jackknife variance
-    singles: Float64[np.ndarray, "single 2"]
-    # interaction of each two blocks, likewise; the sum of squares is the part of the variance that
-    # comes from pairs of images, or its lower end
-    pairs: Float64[np.ndarray, "pair 2"]
-    repeats: float  # how many times the jackknife variance counts that part
-
-    @classmethod
-    def measure(cls, values: Float64[np.ndarray, "union 2"], sizes: Sequence[int]) -> "_Spread":
-        """Compute the differences, scaled to variances."""
-        # For a pure pair statistic the variance is known: each two blocks add their number of
-        # pairs of images.
-        kept = leave_out(sizes)
-        n = kept @ np.array(sizes, dtype=np.float64)
-        cells = list(combinations_with_replacement(range(len(sizes)), 2))
-        held = np.stack([kept[:, j] * kept[:, k] for j, k in cells], axis=1)
-        worth = [2 * sizes[j] * (sizes[k] - 1 if j == k else 2 * sizes[k]) for j, k in cells]
-        pure = held / (n * (n - 1))[:, np.newaxis] * np.sqrt(worth)
-        variance = float((pure[0] ** 2).sum())
-        scale = math.sqrt(variance / float((_differ_by_two(pure, n, len(sizes)) ** 2).sum()))
-        pairs = scale * _differ_by_two(values[: len(n)], n, len(sizes))
-        whole, without_image = n[0], values[len(n) :]
-        if len(without_image):
-            counts = np.append(whole, np.full(len(without_image), whole - 1))
-            singles = _differ_by_one(np.concatenate([values[:1], without_image]), counts)
-            return cls(singles, pairs, float(2 * (whole - 1) / (whole - 2)))
-        one = slice(1 + len(sizes))
-        repeats = float((_differ_by_one(pure[one], n[one]) ** 2).sum()) / variance
-        certain = math.sqrt(len(pairs) / chdtri(len(pairs), 0.025))
-        return cls(_differ_by_one(values[one], n[one]), certain * pairs, repeats)
-
-    def bound_variances(self, ratio: float) -> tuple[_Quadratic, _Quadratic]:
-        """Two variances of above − (ratio + d) · below, as quadratics in d; the larger one counts.
-
-        It is the jackknife variance less the excess from pairs, of which the jackknife variance
-        has at least `repeats` times their part: J − (R − 1) min(P, J / R).
-        """
-        weights = np.array([[1.0, 0.0], [-ratio, -1.0]])
-        jackknife, of_pairs = (_square(each @ weights) for each in (self.singles, self.pairs))
-        return jackknife - (self.repeats - 1) * of_pairs, jackknife / self.repeats
+    Returns:
+        The effect of leaving out each image or block, one row each: the sum of squares is the
+        delete-one jackknife variance. The interaction of each two blocks, likewise: the sum of
+        squares is the part of the variance that comes from pairs of images, or its lower end. How
+        many times the jackknife variance counts that part.
+    """
+    # For a pure pair statistic the variance is known: each two blocks add their number of
+    # pairs of images.
+    kept = leave_out(sizes)
+    n = kept @ np.array(sizes, dtype=np.float64)
+    cells = list(combinations_with_replacement(range(len(sizes)), 2))
+    held = np.stack([kept[:, j] * kept[:, k] for j, k in cells], axis=1)
+    worth = [2 * sizes[j] * (sizes[k] - 1 if j == k else 2 * sizes[k]) for j, k in cells]
+    pure = held / (n * (n - 1))[:, np.newaxis] * np.sqrt(worth)
+    variance = float((pure[0] ** 2).sum())
+    scale = math.sqrt(variance / float((_differ_by_two(pure, n, len(sizes)) ** 2).sum()))
+    pairs = scale * _differ_by_two(values[: len(n)], n, len(sizes))
+    whole, without_image = n[0], values[len(n) :]
+    if len(without_image):
+        counts = np.append(whole, np.full(len(without_image), whole - 1))
+        singles = _differ_by_one(np.concatenate([values[:1], without_image]), counts)
+        return singles, pairs, float(2 * (whole - 1) / (whole - 2))
+    one = slice(1 + len(sizes))
+    repeats = float((_differ_by_one(pure[one], n[one]) ** 2).sum()) / variance
+    certain = math.sqrt(len(pairs) / chdtri(len(pairs), 0.025))
+    return _differ_by_one(values[one], n[one]), certain * pairs, repeats
 
 
 def _square(values: Float64[np.ndarray, "row 2"]) -> _Quadratic:

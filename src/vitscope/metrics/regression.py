@@ -1,9 +1,8 @@
 """Cross-validated regression of one number on several others."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64, Integer
@@ -63,7 +62,7 @@ def regress(covariates: Mapping[str, Numbers], target: Numbers, groups: Groups) 
     if undefined is not None:
         return Regression(math.nan, left_out=left_out, n=n, undefined=undefined)
     x = np.stack(columns, axis=1)[complete]
-    coefficients = _fit(x, y).coefficients / y.std()
+    coefficients = _fit(x, y)[0] / y.std()
     return Regression(
         r2=_cross_validate(x, y, groups),
         coefficients=dict(zip(entering, coefficients.tolist(), strict=True)),
@@ -102,18 +101,8 @@ def _explain_undefined(num_covariates: int, target: Numbers, groups: Groups) -> 
     return None
 
 
-class _Ridge(NamedTuple):
-    mean: Coefficients
-    std: Coefficients
-    coefficients: Coefficients
-    constant: float
-
-    def predict(self, x: Columns) -> Numbers:
-        predicted: np.ndarray = self.constant + (x - self.mean) / self.std @ self.coefficients
-        return predicted
-
-
-def _fit(x: Columns, y: Numbers) -> _Ridge:
+def _fit(x: Columns, y: Numbers) -> tuple[Coefficients, Callable[[Columns], Numbers]]:
+    # Standardised coefficients, and what they predict.
     mean, std = x.mean(axis=0), np.where(np.ptp(x, axis=0) > 0, x.std(axis=0), 1.0)
     u, s, vt = np.linalg.svd((x - mean) / std, full_matrices=False)
     constant = float(y.mean())
@@ -129,15 +118,15 @@ def _fit(x: Columns, y: Numbers) -> _Ridge:
 
     penalty = min(PENALTIES, key=leave_one_out)
     coefficients = vt.T @ (s / (s**2 + len(y) * penalty) * rotated)
-    return _Ridge(mean, std, coefficients, constant)
+    return coefficients, lambda new: constant + (new - mean) / std @ coefficients
 
 
 def _cross_validate(x: Columns, y: Numbers, groups: Groups) -> float:
     error = total = 0.0
     for group in np.unique(groups):
         held_out = groups == group
-        foretold = _fit(x[~held_out], y[~held_out]).predict(x[held_out])
-        error += float(np.sum((y[held_out] - foretold) ** 2))
+        _, predict = _fit(x[~held_out], y[~held_out])
+        error += float(np.sum((y[held_out] - predict(x[held_out])) ** 2))
         total += float(np.sum((y[held_out] - y[~held_out].mean()) ** 2))
     # total > 0: a varying target cannot equal the mean of the other groups in every group.
     return 1 - error / total

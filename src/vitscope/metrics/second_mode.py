@@ -91,12 +91,11 @@ def find_second_mode(counts: NormCounts) -> SecondMode | None:
 
 def sum_windows(counts: Integer[np.ndarray, "*axes bin"]) -> Int64[np.ndarray, "*axes bin"]:
     """Tokens in the window of five bins around each bin; windows are shorter at the ends."""
-    margin, size = _WINDOW // 2, counts.shape[-1]
-    padded = np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(margin, margin)])
-    total = np.zeros(counts.shape, dtype=np.int64)
-    for shift in range(_WINDOW):
-        total += padded[..., shift : shift + size]
-    return total
+    margin = _WINDOW // 2
+    padded = np.pad(counts, [(0, 0)] * (counts.ndim - 1) + [(margin + 1, margin)])
+    below = padded.cumsum(axis=-1, dtype=np.int64)
+    windows: np.ndarray = below[..., _WINDOW:] - below[..., :-_WINDOW]
+    return windows
 
 
 def estimate_variance(squares: np.ndarray, totals: np.ndarray, num_clusters: int) -> np.ndarray:

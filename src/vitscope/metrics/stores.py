@@ -33,13 +33,15 @@ class RowStore:
         shards = [] if saved is None else sorted(saved.glob("*.safetensors"))
         self._shards = {s: _count(read_tensors(s, [_BLOCKS])[0][_BLOCKS]) for s in shards}
         self._num_files = 0  # ever written, so no name is reused
-        self._num_written = sum(map(sum, self._shards.values()))
         self._pending: dict[str, list[Tensor]] = {}
-        self._num_pending = 0
 
     def __len__(self) -> int:
         """Number of rows."""
-        return self._num_written + self._num_pending
+        return sum(self.block_sizes) + self._num_pending
+
+    @property
+    def _num_pending(self) -> int:
+        return sum(map(len, self._pending.get(_BLOCKS, ())))
 
     @property
     def block_sizes(self) -> list[int]:
@@ -52,7 +54,6 @@ class RowStore:
             self.flush()
         for name, rows in {**features, _BLOCKS: torch.tensor(blocks, dtype=torch.int64)}.items():
             self._pending.setdefault(name, []).append(rows)
-        self._num_pending += len(blocks)
 
     def merge(self, other: "RowStore") -> None:
         """Append all rows of another store, whose shards are hard-linked."""
@@ -73,7 +74,7 @@ class RowStore:
         file = self._next_file()
         write_tensors(file, shard)
         self._add_shard(file, _count(shard[_BLOCKS]))
-        self._pending, self._num_pending = {}, 0
+        self._pending = {}
 
     def iter_rows(self, names: Sequence[str]) -> Iterator[tuple[dict[str, Rows], Blocks]]:
         """Iterate over whole shards of about `_ROWS_AT_ONCE` rows, with the block of each image."""
@@ -88,8 +89,7 @@ class RowStore:
         for shard in self._shards:
             if shard.parent == self._folder:
                 shard.unlink()
-        self._shards, self._num_written = {}, 0
-        self._pending, self._num_pending = {}, 0
+        self._shards, self._pending = {}, {}
 
     def _next_file(self) -> Path:
         return self._folder / f"{self._num_files:06d}.safetensors"
@@ -97,7 +97,6 @@ class RowStore:
     def _add_shard(self, file: Path, sizes: list[int]) -> None:
         self._shards[file] = sizes
         self._num_files += 1
-        self._num_written += sum(sizes)
 
     def _group_shards(self) -> Iterator[list[Path]]:
         group: list[Path] = []

@@ -15,12 +15,9 @@ from vitscope.files.printable import escape_markdown
 from vitscope.files.storage import staged_folder
 from vitscope.reproduction.comparisons import ANSWERS, Answer, describe
 from vitscope.reproduction.evidence import Data, ModelEvidence, check_different
-from vitscope.reproduction.paper_claims import Claim, Models, list_claims
+from vitscope.reproduction.paper_claims import list_claims
 from vitscope.results.schema import SCHEMA_VERSION
 
-_CSV, _JSON, _PAGE = "claims.csv", "claims.json", "claims.md"
-_KIND = "claims"
-_HEADINGS = ("Where", "The paper says", "Agrees when", "You measured", "Agrees?", "Why")
 _VERBS = {"agrees": "agree", "disagrees": "disagree", "cannot tell": "cannot be told"}
 _COLOURS = {"agrees": "bold green", "disagrees": "bold red", "cannot tell": "bold magenta"}
 
@@ -43,20 +40,19 @@ def judge_claims(
 ) -> list[Finding]:
     """Compare every claim of the paper with the measurements."""
     check_different(evidence)
-    return [_find(claim, evidence) for claim in list_claims(readout, classifier)]
-
-
-def _find(claim: Claim, evidence: Models) -> Finding:
-    check = claim.check(evidence)
-    return Finding(
-        where=claim.where,
-        data=claim.data,
-        claim=claim.statement,
-        criterion=claim.criterion,
-        measured=describe(check.numbers),
-        answer=check.answer,
-        reason="; ".join(check.reasons),
-    )
+    return [
+        Finding(
+            where=claim.where,
+            data=claim.data,
+            claim=claim.statement,
+            criterion=claim.criterion,
+            measured=describe(check.numbers),
+            answer=check.answer,
+            reason="; ".join(check.reasons),
+        )
+        for claim in list_claims(readout, classifier)
+        for check in [claim.check(evidence)]
+    ]
 
 
 def count_answers(findings: Sequence[Finding]) -> str:
@@ -71,31 +67,17 @@ def write_claims(folder: Path, findings: Sequence[Finding], reports: Sequence[Pa
     The last links to `reports`, which are beside the folder.
     """
     rows = [asdict(finding) for finding in findings]
-    check_nothing_else(folder, kind=_KIND, index=_JSON)
-    with staged_folder(folder, replaces=_is_claims) as staging:
+    names = {"kind": "claims", "index": "claims.json"}
+    check_nothing_else(folder, **names)
+    with staged_folder(folder, replaces=lambda one: not list_other_files(one, **names)) as staging:
         headings = [field.name for field in fields(Finding)]
-        write_csv(staging / _CSV, [headings, *(list(row.values()) for row in rows)])
-        write_text(staging / _PAGE, _make_page(findings, reports))
+        write_csv(staging / "claims.csv", [headings, *(list(row.values()) for row in rows)])
+        write_text(staging / "claims.md", _make_page(findings, reports))
         content = {"schema_version": SCHEMA_VERSION, "claims": rows}
-        write_index(staging, content, kind=_KIND, index=_JSON)
-
-
-def _is_claims(folder: Path) -> bool:
-    return not list_other_files(folder, kind=_KIND, index=_JSON)
+        write_index(staging, content, **names)
 
 
 def _make_page(findings: Sequence[Finding], reports: Sequence[Path]) -> str:
-    rows = [
-        (
-            f"{finding.where}, {finding.data}",
-            finding.claim,
-            finding.criterion,
-            finding.measured,
-            finding.answer,
-            finding.reason,
-        )
-        for finding in findings
-    ]
     lines = [
         "# The paper's claims, measured",
         "",
@@ -106,15 +88,16 @@ def _make_page(findings: Sequence[Finding], reports: Sequence[Path]) -> str:
         "",
         *(f"- [Verdicts, charts and images](../{path.name})" for path in reports),
         *([""] if reports else []),
-        _row(_HEADINGS),
-        _row(["---"] * len(_HEADINGS)),
-        *(_row([escape_markdown(text) for text in row]) for row in rows),
+        "| Where | The paper says | Agrees when | You measured | Agrees? | Why |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *map(_make_row, findings),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+def _make_row(finding: Finding) -> str:
+    where, data, *others = asdict(finding).values()
+    return f"| {' | '.join(map(escape_markdown, [f'{where}, {data}', *others]))} |"
 
 
 def make_claims_table(findings: Sequence[Finding]) -> Table:

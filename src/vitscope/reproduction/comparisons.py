@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal, get_args
 
-from vitscope.reproduction.evidence import Measured
+from vitscope.reproduction.evidence import Ends, Measured
 
 Answer = Literal["agrees", "disagrees", "cannot tell"]
 ANSWERS: tuple[Answer, ...] = get_args(Answer)
@@ -26,12 +26,12 @@ class Check:
 
 def above(number: Measured, line: float) -> Check:
     """Whether a number is above a threshold."""
-    return _hold(number, line, 1)
+    return _hold(number, line, "above", 1)
 
 
 def below(number: Measured, line: float) -> Check:
     """Whether a number is below a threshold."""
-    return _hold(number, line, -1)
+    return _hold(number, line, "below", -1)
 
 
 def between(number: Measured, low: float, high: float) -> Check:
@@ -41,18 +41,15 @@ def between(number: Measured, low: float, high: float) -> Check:
 
 def in_order(smaller: Measured, larger: Measured) -> Check:
     """Whether one number is smaller than another; conservative for two over the same images."""
-    numbers = (smaller, larger)
-    if gaps := _gaps(numbers):
-        return Check("cannot tell", gaps, numbers)
-    sign = _direction(smaller, larger)
-    if sign > 0:
-        return Check("agrees", (), numbers)
-    if sign < 0:
-        first, second = _tell_apart(smaller, larger)
-        reason = f"{first} is not smaller than {second}"
-        return Check("disagrees", (reason,), numbers)
-    reason = f"the intervals of {' and '.join(_tell_apart(smaller, larger))} overlap"
-    return Check("cannot tell", (reason,), numbers)
+    first, second = _title(smaller), f"in {larger.size}"
+    if smaller.quantity != larger.quantity:
+        first, second = smaller.quantity.name, _title(larger)
+    return _answer(
+        (smaller, larger),
+        _direction(smaller.ends, larger.ends),
+        f"{first} is not smaller than {second}",
+        f"the intervals of {first} and {second} overlap",
+    )
 
 
 def rises(numbers: Sequence[Measured]) -> Check:
@@ -67,19 +64,16 @@ def falls(numbers: Sequence[Measured]) -> Check:
 
 def has_no_order(numbers: Sequence[Measured]) -> Check:
     """Whether a number neither rises nor falls with size throughout."""
-    numbers = tuple(numbers)
-    if gaps := _gaps(numbers):
-        return Check("cannot tell", gaps, numbers)
     if len(numbers) < 3:
-        return Check("cannot tell", ("an order takes three sizes or more",), numbers)
+        return _answer(numbers, 0, "", "an order takes three sizes or more")
     signs = _directions(numbers)
-    if 1 in signs and -1 in signs:
-        return Check("agrees", (), numbers)
-    if 0 not in signs:
-        way = "rises" if signs[0] > 0 else "falls"
-        reason = f"{numbers[0].quantity.name} {way} with every size"
-        return Check("disagrees", (reason,), numbers)
-    return Check("cannot tell", ("the intervals of some sizes overlap",), numbers)
+    way = "rises" if signs[0] > 0 else "falls"
+    return _answer(
+        numbers,
+        1 if {1, -1} <= {*signs} else -(0 not in signs),
+        f"{numbers[0].quantity.name} {way} with every size",
+        "the intervals of some sizes overlap",
+    )
 
 
 def all_of(checks: Sequence[Check]) -> Check:
@@ -121,62 +115,48 @@ def _show(number: Measured) -> str:
     return f"{text} ({reading.note})" if reading.note else text
 
 
-def _hold(number: Measured, line: float, side: int) -> Check:
-    if number.gap:
-        return Check("cannot tell", (number.gap,), (number,))
-    word = "above" if side > 0 else "below"
-    nearest, farthest = sorted(side * (end - line) for end in number.ends)
-    if nearest > 0:
-        return Check("agrees", (), (number,))
-    if farthest < 0:
-        reason = f"{_title(number)} is not {word} {_format(line)}"
-        return Check("disagrees", (reason,), (number,))
-    reason = f"the interval of {_title(number)} contains {_format(line)}"
-    return Check("cannot tell", (reason,), (number,))
+def _answer(numbers: Sequence[Measured], sign: int, not_met: str, unclear: str) -> Check:
+    """Met if the sign is positive, not met if it is negative; undecided if a number is missing."""
+    gaps = tuple(dict.fromkeys(number.gap for number in numbers if number.gap))
+    if gaps or sign == 0:
+        return Check("cannot tell", gaps or (unclear,), tuple(numbers))
+    if sign > 0:
+        return Check("agrees", (), tuple(numbers))
+    return Check("disagrees", (not_met,), tuple(numbers))
+
+
+def _hold(number: Measured, line: float, word: str, side: int) -> Check:
+    return _answer(
+        (number,),
+        side * _direction((line, line), number.ends),
+        f"{_title(number)} is not {word} {_format(line)}",
+        f"the interval of {_title(number)} contains {_format(line)}",
+    )
 
 
 def _follow(numbers: Sequence[Measured], side: int) -> Check:
-    numbers = tuple(numbers)
-    if gaps := _gaps(numbers):
-        return Check("cannot tell", gaps, numbers)
-    if len(numbers) < 2:
-        return Check("cannot tell", ("a trend takes two sizes or more",), numbers)
-    ends = numbers[0], numbers[-1]
-    check = all_of([in_order(*ends[::side]), _most_follow(numbers, side)])
-    return replace(check, numbers=numbers)
-
-
-def _most_follow(numbers: tuple[Measured, ...], side: int) -> Check:
+    if len(numbers) < 2 or any(number.gap for number in numbers):
+        return _answer(numbers, 0, "", "a trend takes two sizes or more")
     signs = [side * sign for sign in _directions(numbers)]
     along, against = signs.count(1), signs.count(-1)
-    if along > against:
-        return Check("agrees", (), numbers)
     told = f"of {along + against} pairs of sizes that differ, {against} go the other way"
-    return Check("disagrees" if against else "cannot tell", (told,), numbers)
+    most = _answer(numbers, 1 if along > against else -bool(against), told, told)
+    ends = numbers[0], numbers[-1]
+    return replace(all_of([in_order(*ends[::side]), most]), numbers=tuple(numbers))
 
 
 def _directions(numbers: Sequence[Measured]) -> list[int]:
-    return [_direction(first, second) for first, second in combinations(numbers, 2)]
+    return [_direction(first.ends, second.ends) for first, second in combinations(numbers, 2)]
 
 
-def _direction(first: Measured, second: Measured) -> int:
-    if first.ends[1] < second.ends[0]:
+def _direction(first: Ends, second: Ends) -> int:
+    if first[1] < second[0]:
         return 1
-    return -1 if second.ends[1] < first.ends[0] else 0
-
-
-def _gaps(numbers: Sequence[Measured]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(number.gap for number in numbers if number.gap))
+    return -1 if second[1] < first[0] else 0
 
 
 def _title(number: Measured) -> str:
     return f"{number.quantity.name} in {number.size}"
-
-
-def _tell_apart(first: Measured, second: Measured) -> tuple[str, str]:
-    if first.quantity == second.quantity:
-        return _title(first), f"in {second.size}"
-    return first.quantity.name, _title(second)
 
 
 def _format(value: float) -> str:

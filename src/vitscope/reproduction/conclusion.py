@@ -2,23 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
 from vitscope.figures.draw import FigureFolder, Format, draw_figures
 from vitscope.report import write_report
 from vitscope.reproduction.claims import Finding, judge_claims, write_claims
 from vitscope.reproduction.evidence import Data, ModelEvidence
-from vitscope.reproduction.run import Reproduction
-from vitscope.reproduction.stages import IMAGENET, IMAGES, MAPS, ONE_SHOT, RESULTS
+from vitscope.reproduction.run import IMAGENET, IMAGES, MAPS, ONE_SHOT, STAGES, Reproduction
 
-SETS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"": (IMAGES, ONE_SHOT, MAPS), "-imagenet": (IMAGENET,)}
-)
+SETS: Mapping[str, Sequence[str]] = {"": (IMAGES, ONE_SHOT, MAPS), "-imagenet": (IMAGENET,)}
 """Endings of the names of figures and reports, and the stages that these show."""
 
-_STAGES: Mapping[Data, str] = MappingProxyType(
-    {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
-)
+_STAGES: Mapping[Data, str] = {"COCO": IMAGES, "ImageNet": IMAGENET, "one-shot": ONE_SHOT}
 
 
 def judge_all_claims(run: Reproduction) -> list[Finding]:
@@ -65,7 +59,7 @@ def _list_results(run: Reproduction, ending: str) -> list[Path]:
 
 def _collect(run: Reproduction, name: str) -> ModelEvidence | None:
     done = {
-        data: RESULTS[stage].load(run.result_folder(name, stage)).summary
+        data: STAGES[stage].result.load(run.result_folder(name, stage)).summary
         for data, stage in _STAGES.items()
         if run.is_done(name, stage)
     }

@@ -7,19 +7,16 @@ from typing import Any, Literal
 
 from vitscope.errors import UsageError
 from vitscope.figures.intervals import Interval
-from vitscope.metrics.distribution import Distribution
-from vitscope.metrics.jackknife import Estimate, student_975
-from vitscope.metrics.rank_correlation import NORMAL_975
 from vitscope.results.schema import Summary
 from vitscope.results.verdict import MIN_IMAGES_TO_JUDGE
 
 Data = Literal["COCO", "ImageNet", "one-shot"]
+Ends = tuple[float, float]
 
 MIN_IMAGES = MIN_IMAGES_TO_JUDGE
 """As for the verdict, for the same reason."""
 MIN_IMAGES_WITHOUT_INTERVAL = 100
 """For numbers without an interval: at least five images in each 5 % tail."""
-MISSING = "is missing or undefined"
 
 _KINDS = {"COCO": "audit", "ImageNet": "audit on ImageNet", "one-shot": "one-shot result"}
 
@@ -67,23 +64,19 @@ class Measured:
     gap: str  # why it cannot decide a claim; empty if it can
 
     @property
-    def ends(self) -> tuple[float, float]:
-        """Ends of its interval; only without a gap."""
-        assert self.reading is not None
-        assert self.reading.low is not None
-        assert self.reading.high is not None
+    def ends(self) -> Ends:
+        """Ends of its interval; NaN if it has none."""
+        if self.reading is None or self.reading.low is None or self.reading.high is None:
+            return math.nan, math.nan
         return self.reading.low, self.reading.high
 
 
 def check_different(models: Sequence[ModelEvidence]) -> None:
     """Refuse two models of the same recipe and size, which claims cannot distinguish."""
-    seen: set[tuple[str, str]] = set()
-    for model in models:
-        if model.size is None:
-            continue
-        if (key := (model.recipe, model.size)) in seen:
-            raise UsageError(f"{' '.join(key)} is given twice: give one model per recipe and size")
-        seen.add(key)
+    named = [f"{model.recipe} {model.size}" for model in models if model.size is not None]
+    for name in named:
+        if named.count(name) > 1:
+            raise UsageError(f"{name} is given twice: give one model per recipe and size")
 
 
 def measure(
@@ -147,65 +140,3 @@ def _order(models: Sequence[ModelEvidence]) -> list[ModelEvidence]:
 
 def _letter(model: ModelEvidence) -> str:
     return str(model.size).split("/")[0]
-
-
-def read_mean(found: Distribution | None, *, at_most: float = math.inf) -> Reading:
-    """A mean over images with its 95 % interval."""
-    if found is None or not math.isfinite(found.mean):
-        raise UntoldError(MISSING)
-    mean = found.mean
-    if not math.isfinite(found.std) or found.n < 2:
-        return Reading(mean)
-    half = student_975(float(found.n - 1)) * found.std / math.sqrt(found.n - 1)
-    return Reading(mean, mean - half, min(mean + half, max(mean, at_most)))
-
-
-def read_proportion(part: float, count: int) -> Reading:
-    """A fraction of the images with its 95 % interval."""
-    if not 0 <= part <= 1:
-        raise UntoldError("is not between 0 and 1")
-    if count < 1:
-        return Reading(part)
-    square = NORMAL_975**2
-    centre = (part + square / (2 * count)) / (1 + square / count)
-    half = math.sqrt(part * (1 - part) / count + square / (4 * count**2))
-    half *= NORMAL_975 / (1 + square / count)
-    # For none or all of the images, the end is exactly 0 or 1; avoid rounding.
-    low = 0.0 if part == 0 else centre - half
-    return Reading(part, low, 1.0 if part == 1 else centre + half)
-
-
-def divide(above: Interval, below: Interval) -> Reading:
-    """Ratio of two nonnegative numbers."""
-    if below.value <= 0:
-        raise UntoldError("would divide by zero")
-    value = above.value / below.value
-    if above.low is None or above.high is None or below.low is None or below.high is None:
-        return Reading(value)
-    high = above.high / below.low if below.low > 0 else math.inf
-    return Reading(value, max(0.0, above.low) / below.high, high)
-
-
-def read_estimate(found: Estimate | None) -> Reading:
-    """An estimate with its own interval."""
-    if found is None or not math.isfinite(found.value):
-        raise UntoldError(MISSING)
-    return Reading(found.value, *(found.ci95 or (None, None)))
-
-
-def take_as_it_is(value: float | None, note: str = "") -> Reading:
-    """A number without an interval, compared with thresholds as it is."""
-    if value is None or not math.isfinite(value):
-        raise UntoldError(MISSING)
-    return Reading(value, value, value, note=note)
-
-
-def average(readings: Sequence[Interval]) -> Interval:
-    """Mean of several numbers."""
-
-    def mean(ends: Sequence[float | None]) -> float | None:
-        known = [end for end in ends if end is not None]
-        return sum(known) / len(known) if len(known) == len(ends) else None
-
-    value = sum(reading.value for reading in readings) / len(readings)
-    return Interval(value, mean([r.low for r in readings]), mean([r.high for r in readings]))

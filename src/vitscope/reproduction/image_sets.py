@@ -22,30 +22,29 @@ class ImageSets:
     imagenet: Path | None  # the second set, if given
     files: tuple[Path, ...]
     digests: Mapping[str, str]  # of "images", "imagenet" and "masks", if given
-    unlabelled: str  # why one-shot classification cannot run; empty if it can
+    left_out: Mapping[str, str]  # stages that these do not allow, and why
 
     @classmethod
     def find(cls, images: Path, imagenet: Path | None, masks: str | Path | None) -> "ImageSets":
         """Find all images."""
         files = find_files(images)
         digests = {"images": _digest(images, files, "images")}
-        unlabelled = "no second set of images was given (--imagenet)"
-        if imagenet is not None:
+        left_out = {}
+        if imagenet is None:
+            why = "no second set of images was given (--imagenet)"
+            left_out = {"imagenet": why, "one-shot": why}
+        else:
             digests["imagenet"] = _digest(imagenet, find_files(imagenet), "images")
-            unlabelled = _why_unlabelled(imagenet)
+            if digests["images"] == digests["imagenet"]:
+                left_out["imagenet"] = "the second set of images is the first over again"
+            try:
+                find_classes(imagenet)
+            except UsageError as error:
+                left_out["one-shot"] = str(error)
         if masks is not None:
             found = [mask for mask in find_masks(masks, files) if mask is not None]
             digests["masks"] = _digest(Path(masks), found, "masks")
-        return cls(images, imagenet, files, digests, unlabelled)
-
-    @property
-    def no_second(self) -> str:
-        """Why there is no audit of a second set; empty if there is one."""
-        if self.imagenet is None:
-            return "no second set of images was given (--imagenet)"
-        if self.digests["images"] == self.digests["imagenet"]:
-            return "the second set of images is the first over again"
-        return ""
+        return cls(images, imagenet, files, digests, left_out)
 
     def draw_examples(self, count: int, seed: int) -> list[Path]:
         """Draw images of the main set, the same for every model."""
@@ -55,26 +54,15 @@ class ImageSets:
         return [self.files[i] for i in sorted(drawn)]
 
 
-def _why_unlabelled(folder: Path) -> str:
-    try:
-        find_classes(folder)
-    except UsageError as error:
-        return str(error)
-    return ""
-
-
 def _digest(root: Path, files: Sequence[Path], kind: str) -> str:
     # Of relative names, sizes and times: a set may be moved, and no image is read.
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
         digest.update(os.fsencode(os.path.relpath(path.absolute(), root.absolute())))
-        digest.update(f"\0{_describe_file(path)}\n".encode())
+        try:
+            status = path.stat()
+            told = f"{status.st_size} {status.st_mtime_ns}"
+        except (OSError, ValueError):
+            told = "not there"  # listed but missing; the audit counts it as failed
+        digest.update(f"\0{told}\n".encode())
     return f"{len(files)} {kind}, {digest.hexdigest()}"
-
-
-def _describe_file(path: Path) -> str:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return "not there"  # listed but missing; the audit counts it as failed
-    return f"{status.st_size} {status.st_mtime_ns}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from vitscope.adapters.registry import load_model
@@ -20,7 +21,6 @@ class PlannedModel:
     """One model of a reproduction."""
 
     name: str
-    recipe: str
     size: str
     num_params: int
     source: str
@@ -41,30 +41,21 @@ def plan_reproduction(
 
 
 def _plan_model(name: str, entry: CatalogueEntry, checkpoints: Path | None) -> PlannedModel:
-    state: str = find_weights(entry)
-    file = _find_checkpoint(name, checkpoints) if entry.checkpoint else None
-    if file is not None:
-        state = "at hand"
+    file = None
+    if entry.checkpoint and checkpoints is not None:
+        files = (checkpoints / f"{name}{suffix}" for suffix in _SUFFIXES)
+        file = next((one for one in files if one.is_file()), None)
+    state = "at hand" if file is not None else find_weights(entry)
     return PlannedModel(
         name=name,
-        recipe=entry.family,
         size=entry.size,
         num_params=entry.num_params,
         source=str(file or entry.source),
         download_mb=0 if state in {"cached", "embedded", "at hand"} else entry.download_mb,
         state=state,
         weights=entry.repository if file is None else _describe_file(file),
-        load=(lambda: load_model(name))
-        if file is None
-        else (lambda: _load_file(name, entry, file)),
+        load=partial(_load, name, entry, file),
     )
-
-
-def _find_checkpoint(name: str, checkpoints: Path | None) -> Path | None:
-    if checkpoints is None:
-        return None
-    files = (checkpoints / f"{name}{suffix}" for suffix in _SUFFIXES)
-    return next((file for file in files if file.is_file()), None)
 
 
 def _describe_file(file: Path) -> str:
@@ -73,7 +64,9 @@ def _describe_file(file: Path) -> str:
     return f"{printable(file.name)} ({status.st_size} bytes, of {written})"
 
 
-def _load_file(name: str, entry: CatalogueEntry, file: Path) -> ViTAdapter:
+def _load(name: str, entry: CatalogueEntry, file: Path | None) -> ViTAdapter:
+    if file is None:
+        return load_model(name)
     architecture = entry.id.partition("@")[0]
     vit = load_model(f"{architecture}@{file}").labelled(entry.family, entry.size)
     return vit.named(name, vit.info.source)

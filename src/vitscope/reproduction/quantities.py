@@ -1,30 +1,89 @@
 """The numbers of a summary to compare with the paper's claims, each with its interval."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
 from vitscope.figures.intervals import Interval, tell_undefined_cka
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import TokenSummary
+from vitscope.metrics.jackknife import Estimate, student_975
+from vitscope.metrics.rank_correlation import NORMAL_975
 from vitscope.reproduction.evidence import (
     MIN_IMAGES_WITHOUT_INTERVAL,
-    MISSING,
     Quantity,
     Reading,
     UntoldError,
-    average,
-    divide,
-    read_estimate,
-    read_mean,
-    read_proportion,
-    take_as_it_is,
 )
 from vitscope.results.schema import AuditSummary, OneShotSummary
 from vitscope.results.schema_numbers import Anatomy, DominantRegister
 from vitscope.results.vocabulary import TOTALS
 
+MISSING = "is missing or undefined"
 _REGISTER = "layers[-1].anatomy.tokens.register_*"
+
+
+def read_mean(found: Distribution | None, *, at_most: float = math.inf) -> Reading:
+    """A mean over images with its 95 % interval."""
+    if found is None or not math.isfinite(found.mean):
+        raise UntoldError(MISSING)
+    mean = found.mean
+    if not math.isfinite(found.std) or found.n < 2:
+        return Reading(mean)
+    half = student_975(float(found.n - 1)) * found.std / math.sqrt(found.n - 1)
+    return Reading(mean, mean - half, min(mean + half, max(mean, at_most)))
+
+
+def read_proportion(part: float, count: int) -> Reading:
+    """A fraction of the images with its 95 % interval."""
+    if not 0 <= part <= 1:
+        raise UntoldError("is not between 0 and 1")
+    if count < 1:
+        return Reading(part)
+    square = NORMAL_975**2
+    centre = (part + square / (2 * count)) / (1 + square / count)
+    half = math.sqrt(part * (1 - part) / count + square / (4 * count**2))
+    half *= NORMAL_975 / (1 + square / count)
+    # For none or all of the images, the end is exactly 0 or 1; avoid rounding.
+    low = 0.0 if part == 0 else centre - half
+    return Reading(part, low, 1.0 if part == 1 else centre + half)
+
+
+def divide(above: Interval, below: Interval) -> Reading:
+    """Ratio of two nonnegative numbers."""
+    if below.value <= 0:
+        raise UntoldError("would divide by zero")
+    value = above.value / below.value
+    if above.low is None or above.high is None or below.low is None or below.high is None:
+        return Reading(value)
+    high = above.high / below.low if below.low > 0 else math.inf
+    return Reading(value, max(0.0, above.low) / below.high, high)
+
+
+def read_estimate(found: Estimate | None) -> Reading:
+    """An estimate with its own interval."""
+    if found is None or not math.isfinite(found.value):
+        raise UntoldError(MISSING)
+    return Reading(found.value, *(found.ci95 or (None, None)))
+
+
+def take_as_it_is(value: float | None, note: str = "") -> Reading:
+    """A number without an interval, compared with thresholds as it is."""
+    if value is None or not math.isfinite(value):
+        raise UntoldError(MISSING)
+    return Reading(value, value, value, note=note)
+
+
+def average(readings: Sequence[Interval]) -> Interval:
+    """Mean of several numbers."""
+
+    def mean(ends: Sequence[float | None]) -> float | None:
+        known = [end for end in ends if end is not None]
+        return sum(known) / len(known) if len(known) == len(ends) else None
+
+    value = sum(reading.value for reading in readings) / len(readings)
+    return Interval(value, mean([r.low for r in readings]), mean([r.high for r in readings]))
 
 
 def cka(readout: str, part: str) -> Quantity:

@@ -1,12 +1,14 @@
 """All of the paper's experiments on a set of models, one after another, each resumable."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from vitscope.config import ReproductionConfig
-from vitscope.errors import UsageError, VitscopeError
+from vitscope.config import AuditConfig, OneShotConfig, ReproductionConfig, RunConfig
+from vitscope.errors import ResultError, UsageError, VitscopeError
 from vitscope.extras import tell_unexpected
 from vitscope.files.locking import held_alone, remove_leftovers
 from vitscope.files.printable import printable_path
@@ -15,16 +17,6 @@ from vitscope.files.workspace import discard_workspace
 from vitscope.models.base import ViTAdapter
 from vitscope.reproduction.image_sets import ImageSets
 from vitscope.reproduction.planned_models import PlannedModel
-from vitscope.reproduction.stages import (
-    IMAGENET,
-    IMAGES,
-    MAPS,
-    ONE_SHOT,
-    RESULTS,
-    describe_stage,
-    find_damage,
-    run_stage,
-)
 from vitscope.reproduction.state import (
     LOCK,
     STATE,
@@ -32,10 +24,40 @@ from vitscope.reproduction.state import (
     StageOutcome,
     StageRecord,
     check_folder,
+    count_contents,
 )
 from vitscope.results.audit_result import AuditResult
+from vitscope.results.explanation import Explanation
+from vitscope.results.one_shot_result import OneShotResult
+from vitscope.results.saved_result import SavedResult
 from vitscope.results.verdict import MIN_IMAGES
+from vitscope.runs.audit_loop import audit
+from vitscope.runs.explain_loop import explain
 from vitscope.runs.model_run import OnProgress
+from vitscope.runs.one_shot_loop import one_shot
+
+IMAGES, IMAGENET, ONE_SHOT, MAPS = "images", "imagenet", "one-shot", "maps"
+
+_OF_MAPS = ("dtype", "size", "seed")
+_OF_RESTRICTIONS = ("renormalize", "cls_term")
+_OF_AUDITS = (*_OF_MAPS, *_OF_RESTRICTIONS, "num_images", "layers")
+_OF_ONE_SHOT = ("draws", "classifier", "limit")
+
+
+class _Stage(NamedTuple):
+    result: type[SavedResult]
+    # Other settings change numbers by rounding at most, or only the claims and figures.
+    settings: tuple[str, ...]
+    sets: tuple[str, ...]  # sets of images that the numbers depend on
+
+
+STAGES: Mapping[str, _Stage] = {
+    IMAGES: _Stage(AuditResult, _OF_AUDITS, ("images", "masks")),
+    IMAGENET: _Stage(AuditResult, _OF_AUDITS, ("imagenet",)),
+    ONE_SHOT: _Stage(OneShotResult, (*_OF_MAPS, *_OF_RESTRICTIONS, *_OF_ONE_SHOT), ("imagenet",)),
+    MAPS: _Stage(Explanation, (*_OF_MAPS, "examples"), ("images",)),
+}
+"""The stages in the order in which they run."""
 
 _T = TypeVar("_T")
 _MADE_OF_SETS = ("figures", "figures-imagenet", "report.html", "report-imagenet.html")
@@ -61,7 +83,7 @@ class Reproduction:
         self.out = out
         self.config = config
         self._sets = ImageSets.find(images, imagenet, config.masks)
-        self._settings = {stage: describe_stage(stage, config, self._sets) for stage in RESULTS}
+        self._settings = {stage: self._describe(stage) for stage in STAGES}
         self._weights = {planned.name: planned.weights for planned in models}
         check_folder(out, images)
         self._remember()
@@ -69,7 +91,7 @@ class Reproduction:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that the given images allow, in order."""
-        return tuple(stage for stage in RESULTS if not self.why_left_out(stage))
+        return tuple(stage for stage in STAGES if not self.why_left_out(stage))
 
     @property
     def model_names(self) -> tuple[str, ...]:
@@ -78,7 +100,7 @@ class Reproduction:
 
     def why_left_out(self, stage: str) -> str:
         """Why a stage is left out for all models."""
-        return {IMAGENET: self._sets.no_second, ONE_SHOT: self._sets.unlabelled}.get(stage, "")
+        return self._sets.left_out.get(stage, "")
 
     def result_folder(self, model: str, stage: str) -> Path:
         """Folder of a stage's result."""
@@ -100,28 +122,29 @@ class Reproduction:
                 self._state.close(outcomes)
         return outcomes
 
+    def _describe(self, stage: str) -> dict[str, Any]:
+        # Settings and images that the numbers of a stage depend on.
+        settings = {name: getattr(self.config, name) for name in STAGES[stage].settings}
+        return settings | {name: self._sets.digests.get(name) for name in STAGES[stage].sets}
+
     def _remember(self) -> None:
         self._state = ReproductionState(self.out)
-        for model in self._state.models:
-            for stage in self.stages:
-                self._check_settings(model, stage)
-
-    def _check_settings(self, model: str, stage: str) -> None:
-        record = self._state.find(model, stage)
-        if record is None or find_damage(stage, self.result_folder(model, stage), record):
-            return  # not finished
-        for name, value in self._settings[stage].items():
-            if (before := record.settings.get(name)) != value:
-                raise UsageError(
-                    f"{printable_path(self.out)} holds {stage} of {model} with other settings "
-                    f"({name} was {before!r}, now {value!r}): choose another folder, or the same "
-                    "settings"
-                )
+        for model, stage in product(self._state.models, self.stages):
+            record = self._state.find(model, stage)
+            if record is None or self._find_damage(model, stage, record):
+                continue  # not finished
+            for name, value in self._settings[stage].items():
+                if (before := record.settings.get(name)) != value:
+                    raise UsageError(
+                        f"{printable_path(self.out)} holds {stage} of {model} with other settings "
+                        f"({name} was {before!r}, now {value!r}): choose another folder, or the "
+                        "same settings"
+                    )
 
     def _run_model(self, planned: PlannedModel, on_stage: OnStage) -> list[StageOutcome]:
         name = planned.name
-        left_out = {stage: self.why_left_out(stage) for stage in RESULTS}
-        skipped = [StageOutcome(name, s, "skipped", why) for s, why in left_out.items() if why]
+        left_out = [stage for stage in STAGES if stage not in self.stages]
+        skipped = [StageOutcome(name, s, "skipped", self.why_left_out(s)) for s in left_out]
         missing = [stage for stage in self.stages if not self.is_done(name, stage)]
         kept = [StageOutcome(name, s, "kept") for s in self.stages if s not in missing]
         if not missing:
@@ -157,21 +180,62 @@ class Reproduction:
             self._clear(name, stage, record)
             self._state.begin(name, stage, record)
             progress = on_stage(name, stage)
-            run_stage(
-                stage,
-                vit,
-                self.config,
-                self._sets,
-                reference=reference,
-                out=folder,
-                on_progress=progress,
-            )
+            self._measure(stage, vit, reference, folder, progress)
             self._state.finish(name, stage, folder)
 
         _, reason = _attempt(work)
         if reason:
             return StageOutcome(name, stage, "failed", reason)
         return StageOutcome(name, stage, "done", "; ".join(notes))
+
+    def _measure(
+        self,
+        stage: str,
+        vit: ViTAdapter,
+        reference: AuditResult | None,
+        out: Path,
+        on_progress: OnProgress,
+    ) -> None:
+        shared = {field.name: getattr(self.config, field.name) for field in fields(RunConfig)}
+        shared["size"] = choose_size(vit, self.config)
+        # The caller has removed unfinished runs of other images or weights.
+        again: dict[str, Any] = {"overwrite": True, "resume": True, "on_progress": on_progress}
+        if stage == MAPS:
+            # Maps are per token, so settings of restricted outputs and groups do not apply.
+            plain = RunConfig(**{k: v for k, v in shared.items() if k not in _OF_RESTRICTIONS})
+            examples = self._sets.draw_examples(self.config.examples, self.config.seed)
+            explain(vit, examples, plain, reference=reference, out=out, **again)
+            return
+        source = self._sets.images if stage == IMAGES else self._sets.imagenet
+        assert source is not None
+        if stage == ONE_SHOT:
+            own = {name: getattr(self.config, name) for name in _OF_ONE_SHOT}
+            one_shot(vit, source, OneShotConfig(**shared, **own), out=out, on_progress=on_progress)
+            return
+        settings = AuditConfig(
+            **shared,
+            limit=self.config.num_images,
+            layers=self.config.layers,
+            masks=self.config.masks if stage == IMAGES else None,
+        )
+        audit(vit, source, settings, out=out, **again)
+
+    def _find_damage(self, name: str, stage: str, record: StageRecord) -> str:
+        # Why a result on disk is not the recorded one; empty if it is.
+        folder = self.result_folder(name, stage)
+        if not folder.exists():
+            return "it was not finished"
+        try:
+            result = STAGES[stage].result.load(folder)
+            made_by = result.summary.model.id, result.provenance["weights_hash"]
+            contents = count_contents(folder)
+        except (ResultError, LookupError, TypeError, OSError) as error:
+            return f"it is damaged ({error})"
+        if made_by != (record.model_id, record.weights_hash):
+            return "its model or weights are not the recorded ones"
+        if record.contents not in {"", contents}:
+            return f"it is damaged ({contents}, but {record.contents} when it was finished)"
+        return ""
 
     def _clear(self, name: str, stage: str, record: StageRecord) -> None:
         # The record is written before the result, so remove an earlier result first.
@@ -193,7 +257,7 @@ class Reproduction:
         record = self._state.find(name, stage)
         if record is None:
             return "nothing is known of it"
-        if damage := find_damage(stage, self.result_folder(name, stage), record):
+        if damage := self._find_damage(name, stage, record):
             return damage
         if record.settings != self._settings[stage]:
             return "it was made with other settings"
@@ -220,10 +284,10 @@ class Reproduction:
             return None, "[CLS]'s attention to itself is counted among other tokens"
         if not self.is_done(name, IMAGES):
             return None, "there is none"
-        audit = AuditResult.load(self.result_folder(name, IMAGES))
-        if (count := audit.summary.data.num_images) < MIN_IMAGES:
+        found = AuditResult.load(self.result_folder(name, IMAGES))
+        if (count := found.summary.data.num_images) < MIN_IMAGES:
             return None, f"it has {count} images, and means need {MIN_IMAGES}"
-        return audit, ""
+        return found, ""
 
 
 def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
@@ -234,3 +298,18 @@ def _attempt(work: Callable[[], _T]) -> tuple[_T | None, str]:
         return None, " ".join(str(error).split())
     except Exception as error:  # noqa: BLE001 - libraries may raise anything; the other models run
         return None, " ".join(tell_unexpected(error).split())
+
+
+def choose_size(vit: ViTAdapter, config: RunConfig) -> tuple[int, int] | None:
+    """Input size for a model: the requested one, rounded to whole patches, or its own."""
+    if config.input_size is None:
+        return None
+    height, width = (
+        max(1, round(side / patch)) * patch
+        for side, patch in zip(config.input_size, vit.info.patch_size, strict=True)
+    )
+    try:
+        vit.make_layout(height, width)
+    except UsageError:
+        return None
+    return height, width

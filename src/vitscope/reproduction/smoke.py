@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from PIL.Image import Resampling
 
 from vitscope.errors import UsageError
 from vitscope.files.disk_errors import plain_disk_errors
@@ -75,10 +76,14 @@ def _make_images() -> dict[str, bytes]:
     for label in range(_NUM_CLASSES):
         common = generator.uniform(0, 255, (5, 5, 3))
         for number in range(_NUM_EACH):
-            own = generator.uniform(0, 255, (5, 5, 3))
+            coarse = 0.6 * common + 0.4 * generator.uniform(0, 255, (5, 5, 3))
             size = ((96, 72), (72, 96), (80, 80))[number % 3]
+            # Smooth colours with noise of varying strength, so that covariates vary.
+            smooth = Image.fromarray(coarse.astype(np.uint8)).resize(size, Resampling.BICUBIC)
+            noise = generator.normal(0, generator.uniform(0, 40), (*size[::-1], 3))
+            pixels = (np.asarray(smooth) + noise).clip(0, 255).astype(np.uint8)
             file = BytesIO()
-            _draw(0.6 * common + 0.4 * own, size, generator).save(file, format="PNG")
+            Image.fromarray(pixels).save(file, format="PNG")
             images[f"class-{label}/{number:02d}.png"] = file.getvalue()
     return images
 
@@ -88,14 +93,6 @@ def _holds_exactly(folder: Path, images: Mapping[str, bytes]) -> bool:
     return names == set(images) and all(
         (folder / name).read_bytes() == data for name, data in images.items()
     )
-
-
-def _draw(coarse: np.ndarray, size: tuple[int, int], generator: np.random.Generator) -> Image.Image:
-    # Smooth colours with noise of varying strength, so that covariates vary.
-    smooth = Image.fromarray(coarse.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC)
-    levels = np.asarray(smooth, dtype=np.float64)
-    noise = generator.normal(0, generator.uniform(0, 40), levels.shape)
-    return Image.fromarray((levels + noise).clip(0, 255).astype(np.uint8))
 
 
 def _load_tiny(name: str) -> ViTAdapter:

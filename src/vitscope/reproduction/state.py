@@ -123,8 +123,7 @@ def check_folder(out: Path, images: Path) -> None:
     check_target(out, may_go_on)
 
 
-def _check_name(name: str) -> str:
+def _check_name(name: str) -> None:
     # The name becomes part of a path.
     if name in {"", ".", ".."} or Path(name).name != name:
         raise ValueError(f"{name!r} is no name")
-    return name

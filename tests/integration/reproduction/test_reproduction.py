@@ -15,9 +15,8 @@ from vitscope.config import ReproductionConfig, RunConfig
 from vitscope.errors import ModelUnreachableError, UsageError
 from vitscope.files.json_files import read_json
 from vitscope.reproduction.planned_models import plan_reproduction
-from vitscope.reproduction.run import Reproduction
+from vitscope.reproduction.run import Reproduction, choose_size
 from vitscope.reproduction.smoke import write_smoke_images
-from vitscope.reproduction.stages import choose_size
 from vitscope.reproduction.state import ReproductionState
 from vitscope.weights.catalogue import CATALOGUE
 

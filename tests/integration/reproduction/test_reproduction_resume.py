@@ -161,7 +161,7 @@ def test_other_weights_from_the_same_place_make_everything_again(out, sets):
 
 
 def fail_audits_of(monkeypatch, name):
-    import vitscope.reproduction.stages as module
+    import vitscope.reproduction.run as module
 
     real = module.audit
 
