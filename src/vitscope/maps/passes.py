@@ -1,7 +1,7 @@
 """Running a model's blocks on given tokens, with gradients where they are asked for."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -67,13 +67,13 @@ def run_blocks(
     *,
     kept: Kept | None = None,
     functions: CaughtFunctions | None = None,
-    watched: AbstractContextManager[None] | None = None,
+    watch: Callable[["RunningPass"], None] | None = None,
 ) -> Pass:
     """Run the model on images, or on tokens that take the place of theirs at depth 0.
 
     With `kept`, only these patches (and all other tokens) stay in the sequence, each with its own
     position. With `functions`, the pass has gradients with respect to the tokens at every depth.
-    `watched` is a context for the forward, in which hooks may be made.
+    `watch` may make more hooks.
     """
     if functions is not None and vit.dtype in HALF_PRECISIONS:
         raise UsageError(
@@ -82,16 +82,16 @@ def run_blocks(
         )
     if kept is not None:
         _check_row_edits(vit, pixels)
-    recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
-    with gradients_set(vit, functions is not None), one_forward(), ExitStack() as stack:
-        stack.enter_context(recorder.attached())
-        if watched is not None:
-            stack.enter_context(watched)
-        stack.enter_context(vit.autocast.applied(pixels.device))
+    running = RunningPass(vit, pixels, tokens, kept, functions)
+    with gradients_set(vit, functions is not None), one_forward(), running:
+        running.attach()
+        if watch is not None:
+            watch(running)
+        running.enter_context(vit.autocast.applied(pixels.device))
         if functions is not None:
-            stack.enter_context(functions)
+            running.enter_context(functions)
         feature = vit.run(pixels.to(vit.parameter.dtype))
-    return recorder.finish(feature)
+    return running.finish(feature)
 
 
 def _check_row_edits(vit: ViTAdapter, pixels: Pixels) -> None:
@@ -138,8 +138,13 @@ class Hooks(ExitStack):
         self.callback(module.register_forward_hook(OwnHook(function)).remove)
 
 
-class _PassRecorder:
-    """Replaces the tokens at depth 0 and records the stream at every depth."""
+class RunningPass(Hooks):
+    """A forward whose tokens at depth 0 are replaced, and whose stream is recorded at every depth.
+
+    Attributes:
+        block: Index of the block that is running; None outside the blocks.
+        streams: The residual stream, so far.
+    """
 
     def __init__(
         self,
@@ -149,39 +154,37 @@ class _PassRecorder:
         kept: Kept | None,
         functions: CaughtFunctions | None,
     ) -> None:
+        super().__init__()
+        self.block: int | None = None
+        self.streams: list[Tensor] = []
         self._vit = vit
         self._blocks = vit.encoder_blocks
         self._layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
         self._tokens = tokens
         self._kept = kept
         self._functions = functions
-        self._streams: list[Tensor] = []
         self._normed: Tensor | None = None
         self._num_left = 0
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the blocks for the duration of the context."""
-        with Hooks() as hooks:
-            if self._vit.blocks:
-                analysed = self._vit.blocks[self._vit.last_layer].attention
-                hooks.before(analysed, self._keep_normed)
-            for index, block in enumerate(self._blocks):
-                hooks.before(block, partial(self._enter, index))
-                hooks.after(block, partial(self._leave, index))
-            for module in () if self._kept is None else self._vit.position_biases:
-                hooks.after(module, self._keep_pairs)
-            yield
+    def attach(self) -> None:
+        """Hook into the blocks."""
+        if self._vit.blocks:
+            self.before(self._vit.blocks[self._vit.last_layer].attention, self._keep_normed)
+        for index, block in enumerate(self._blocks):
+            self.before(block, partial(self._enter, index))
+            self.after(block, self._leave)
+        for module in () if self._kept is None else self._vit.position_biases:
+            self.after(module, self._keep_pairs)
 
     def finish(self, feature: Tensor) -> Pass:
         """What was recorded."""
         row_was_read = self._normed is not None or not self._vit.blocks
-        if len(self._streams) != len(self._blocks) + 1 or not row_was_read:
+        if len(self.streams) != len(self._blocks) + 1 or not row_was_read:
             raise UnsupportedModelError(
                 f"not all of the {len(self._blocks)} blocks of {self._vit.info.id} were run once: "
                 "they were replaced or repeated after it was wrapped; wrap the model as it is now"
             )
-        return Pass(feature, tuple(self._streams), self._normed)
+        return Pass(feature, tuple(self.streams), self._normed)
 
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -189,9 +192,8 @@ class _PassRecorder:
         stream = take_stream(take_input(args, kwargs))
         if index == 0:
             stream = self._start(stream)
-        if self._functions is not None:
-            self._functions.block = index
-        self._streams.append(stream)
+        self._set_block(index)
+        self.streams.append(stream)
         args, kwargs = replace_input(args, kwargs, stream)
         others = list(kwargs)[0 if args else 1 :]
         args = (*args[:1], *map(self._keep_positions, args[1:]))
@@ -236,11 +238,15 @@ class _PassRecorder:
         per_head = value if value.ndim == 3 else value.unsqueeze(0)
         return per_head[:, self._kept].transpose(0, 1)
 
-    def _leave(self, index: int, _: nn.Module, __: object, output: object) -> None:
+    def _leave(self, block: nn.Module, _: object, output: object) -> None:
+        self._set_block(None)
+        if block is self._blocks[-1]:
+            self.streams.append(take_stream(output))
+
+    def _set_block(self, index: int | None) -> None:
+        self.block = index
         if self._functions is not None:
-            self._functions.block = None
-        if index == len(self._blocks) - 1:
-            self._streams.append(take_stream(output))
+            self._functions.block = index
 
     def _keep_normed(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given: Sequence[Any] = [*args, *kwargs.values()]

@@ -1,7 +1,6 @@
 """The model's own run on images, watched for all that maps of attention weights are made of."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,12 +13,12 @@ from torch.nn import functional
 from vitscope.layout import TokenLayout
 from vitscope.maps.attention_calls import AttentionCalls
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Hooks, Pass, run_blocks
+from vitscope.maps.passes import Pass, RunningPass, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
 from vitscope.models.parts import split_heads
-from vitscope.models.stream import compute_norms, take_input, take_stream
+from vitscope.models.stream import compute_norms, take_input
 from vitscope.trace import ClsTrace
 
 Weights = Float[Tensor, "batch query key"]
@@ -55,15 +54,13 @@ def watch_blocks(
     """
     layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
     watch = _Watch(vit, layout, layer, keeps_attentions)
-    run = run_blocks(vit, pixels, watched=watch.attached())
+    run = run_blocks(vit, pixels, watch=watch.attach)
     return OwnPass(
-        run.feature,
-        run.streams,
-        run.normed,
-        watch.row,
-        watch.skip_norms,
-        watch.branch_norms,
-        watch.attentions,
+        **vars(run),
+        row=watch.row,
+        skip_norms=watch.skip_norms,
+        branch_norms=watch.branch_norms,
+        attentions=watch.attentions,
     )
 
 
@@ -82,29 +79,22 @@ class _Watch(AttentionCalls):
         self._layout = layout
         self._keeps_attentions = keeps_attentions
         self._layer = vit.select_layer(layer) if vit.blocks else None
-        self._block: int | None = None
-        self._stream: Tensor
+        self._running: RunningPass
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Watch the forward that runs in the context."""
-        vit = self._vit
-        with Hooks() as hooks:
-            for index, block in enumerate(vit.encoder_blocks):
-                hooks.before(block, partial(self._enter, index))
-                hooks.after(block, self._leave)
-            for parts in vit.blocks.values():
-                if parts.mlp_norm is not None:
-                    hooks.before(parts.mlp_norm, self._keep_branch)
-            for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
-                hooks.before(packed, self._keep_packed)
-            if self._layer is not None:
-                hooks.enter_context(self._make_recorder(self._layer).attached())
-            # torch runs packed attention by another kernel while a mode is on.
-            packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
-            if self._keeps_attentions and not packed_blocks:
-                hooks.enter_context(self)
-            yield
+    def attach(self, running: RunningPass) -> None:
+        """Watch a forward."""
+        self._running, vit = running, self._vit
+        for parts in vit.blocks.values():
+            if parts.mlp_norm is not None:
+                running.before(parts.mlp_norm, self._keep_branch)
+        for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
+            running.before(packed, self._keep_packed)
+        if self._layer is not None:
+            running.enter_context(self._make_recorder(self._layer).attached())
+        # torch runs packed attention by another kernel while a mode is on.
+        packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
+        if self._keeps_attentions and not packed_blocks:
+            running.enter_context(self)
 
     def _make_recorder(self, layer: int) -> BlockRecorder:
         return BlockRecorder(
@@ -116,17 +106,10 @@ class _Watch(AttentionCalls):
             autocast=self._vit.autocast.half is not None,
         )
 
-    def _enter(
-        self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._block, self._stream = index, take_stream(take_input(args, kwargs))
-
-    def _leave(self, *_: object) -> None:
-        self._block = None
-
     def _keep_branch(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.skip_norms.append(compute_norms(self._stream))
-        self.branch_norms.append(compute_norms(take_input(args, kwargs) - self._stream))
+        stream = self._running.streams[-1]
+        self.skip_norms.append(compute_norms(stream))
+        self.branch_norms.append(compute_norms(take_input(args, kwargs) - stream))
 
     def _keep_packed(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # One with a mask, or with the batch in the second dimension, goes unseen.
@@ -148,7 +131,7 @@ class _Watch(AttentionCalls):
         return call(weights, values)
 
     def _keep(self, weigh: Callable[[], Weights]) -> None:
-        self.attentions.append(SeenAttention(self._block, weigh))
+        self.attentions.append(SeenAttention(self._running.block, weigh))
 
 
 def _find_packed(modules: Iterable[nn.Module]) -> list[nn.Module]:

@@ -7,7 +7,7 @@ Source: SINDER (Wang et al., ECCV 2024).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 from vitscope.errors import UnsupportedModelError
 from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Hooks, run_blocks
+from vitscope.maps.passes import RunningPass, run_blocks
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import replace_input, take_input, take_stream
 from vitscope.remedies.editor import find_neurons
@@ -56,16 +56,14 @@ class LinearBlock:
         return (self.mlp @ self.mlp_norm + same) @ (self.values @ self.attention_norm + same)
 
 
-def linearise_blocks(
-    vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
-) -> Iterator[LinearBlock]:
+def linearise_blocks(vit: ViTAdapter) -> Iterator[LinearBlock]:
     """The linear part of each block in order, on the CPU, in float64."""
     # W is E[∂n/∂x] over x ~ N(0, I) for neurons n(x). For n = φ(a) and n = φ(a) ∘ c, with a and c
     # affine in x, Stein's lemma makes it one integral over a normal variable for each neuron. For
-    # other MLPs, or all with `num_samples`, it is the least squares of n(x) on seeded samples of x.
+    # other MLPs it is the least squares of n(x) on seeded samples of x.
     for block in list_row_blocks(vit):
         with vit.undisturbed(), torch.no_grad():
-            linear = _linearise(block, num_samples, seed)
+            linear = _linearise(block)
         yield linear
 
 
@@ -193,30 +191,27 @@ def list_row_blocks(vit: ViTAdapter) -> Sequence[RowBlock]:
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
 
-    @contextmanager
-    def attached() -> Iterator[None]:
-        with Hooks() as hooks:
-            for block in vit.encoder_blocks:
-                hooks.before(block, keep)
-            yield
+    def watch(running: RunningPass) -> None:
+        for block in vit.encoder_blocks:
+            running.before(block, keep)
 
     pixels = vit.parameter.new_zeros(1, 3, *vit.preprocessing.size)
-    run_blocks(vit, pixels, watched=attached())
+    run_blocks(vit, pixels, watch=watch)
     return [
         RowBlock(block, find_neurons(vit, layer), *call)
         for layer, (block, call) in enumerate(zip(vit.encoder_blocks, calls, strict=True))
     ]
 
 
-def _linearise(block: RowBlock, num_samples: int | None, seed: int) -> LinearBlock:
+def _linearise(block: RowBlock) -> LinearBlock:
     zero, same = torch.zeros(1, block.dim), torch.eye(block.dim)
     silent = torch.zeros(1, block.num_neurons)
     values = block.run(
         {block.attention_norm: torch.cat([same, zero])}, neurons=silent.expand(len(same) + 1, -1)
     )
-    nearest = integrate_neurons(block) if num_samples is None else None
+    nearest = integrate_neurons(block)
     if nearest is None:
-        nearest = fit_neurons(block, num_samples or _NUM_SAMPLES, seed)
+        nearest = fit_neurons(block, _NUM_SAMPLES, seed=0)
     mlp = block.run({}, neurons=torch.cat([nearest.T, silent]))
     return LinearBlock(
         values=(values[:-1] - values[-1]).T,
