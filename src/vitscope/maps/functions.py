@@ -170,16 +170,23 @@ class CaughtFunctions(TorchFunctionMode):
         if not (_depends(a) and _depends(b)):
             return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
         if getattr(a, "_is_attention", False):
-            block = self.block
-
-            def pull(m: Tensor, weights: Pair, values: Pair) -> tuple[Tensor, Tensor]:
-                of_weights, of_values = self._rules.read(m, weights, values)
-                if self._on_attention is not None:
-                    self._on_attention(_itemise(block, of_weights, weights, of_values, values))
-                return of_weights, of_values
-
-            return self._apply("read", torch.matmul, pull, a, b)
+            return self._apply("read", torch.matmul, partial(self._pull_read, self.block), a, b)
         return self._apply("matmul", torch.matmul, self._rules.matmul, a, b)
+
+    def _pull_read(
+        self, block: int | None, m: Tensor, weights: Pair, values: Pair
+    ) -> tuple[Tensor, Tensor]:
+        of_weights, of_values = self._rules.read(m, weights, values)
+        if self._on_attention is not None:
+            item = AttentionBackward(
+                block=block,
+                weights=weights.image,
+                of_weights=of_weights,
+                through_values=_multiply_difference(of_values, values),
+                through_routing=_multiply_difference(of_weights, weights),
+            )
+            self._on_attention(item)
+        return of_weights, of_values
 
     def _catch_softmax(
         self, name: Callable[..., Any], logits: Tensor, *args: Any, **kwargs: Any
@@ -247,15 +254,12 @@ class CaughtFunctions(TorchFunctionMode):
                 query, key, value, attn_mask, scale=scale
             )
 
-        def pull(m: Tensor, query: Pair, key: Pair, value: Pair) -> tuple[Tensor, Tensor, Tensor]:
-            pulled = self._rules.attention(m, query, key, value, call.bias, call.scale)
-            if self._on_attention is not None:
-                self._on_attention(
-                    _itemise(block, pulled.of_weights, pulled.weights, pulled.values, value)
-                )
-            return pulled.queries, pulled.keys, pulled.values
-
-        block = self.block
+        pull = partial(
+            self._rules.attention,
+            bias=call.bias,
+            scale=call.scale,
+            read=partial(self._pull_read, self.block),
+        )
         return self._apply("attention", forward, pull, call.query, call.key, call.value)
 
     def _catch_packed_attention(
@@ -367,13 +371,5 @@ def _cast_unrounded(name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: A
     return x if _depends(x) and cast.dtype.itemsize < x.dtype.itemsize else cast
 
 
-def _itemise(
-    block: int | None, of_weights: Tensor, weights: Pair, of_values: Tensor, values: Pair
-) -> AttentionBackward:
-    return AttentionBackward(
-        block=block,
-        weights=weights.image,
-        of_weights=of_weights,
-        through_values=(of_values * (values.image - values.reference)).flatten(1).sum(dim=1),
-        through_routing=(of_weights * (weights.image - weights.reference)).flatten(1).sum(dim=1),
-    )
+def _multiply_difference(m: Tensor, pair: Pair) -> Float[Tensor, " batch"]:
+    return (m * (pair.image - pair.reference)).flatten(1).sum(dim=1)

@@ -46,17 +46,8 @@ class References:
         return run_blocks(self.vit, self.lenders).streams[0]
 
     @cached_property
-    def run(self) -> Pass:
-        """The model's run on the traced images, one item each."""
-        return self._traced[0]
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """The inputs of the model's nonlinear operations in that run."""
-        return self._traced[1]
-
-    @cached_property
-    def _traced(self) -> tuple[Pass, Inputs]:
+    def traced(self) -> tuple[Pass, Inputs]:
+        """The model's run on the traced images, and the inputs of its nonlinear operations."""
         functions = CaughtFunctions(SECANT, keep=True)
         run = run_blocks(self.vit, self.pixels, functions=functions)
         return run.detach(), functions.kept

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -42,22 +43,28 @@ class Removal:
     source: str  # the publication, or what is done
 
 
+def _measure_parts(
+    change: Callable[[MapInput, int, Removed], dict[str, Tensor]],
+    given: MapInput,
+    image: int,
+    removed: Removed,
+) -> Float[Tensor, " sets"]:
+    # `change` gives the tokens or pixels of the image without each set.
+    parts = torch.split(removed.to(given.pixels.device), _SETS_AT_ONCE)
+    found = [given.measure_sets(image, **change(given, image, part)) for part in parts]
+    return torch.cat(found)
+
+
 def _replace_tokens(find: Callable[[MapInput, int], Float[Tensor, "patch dim"]]) -> Measure:
     # `find` gives the tokens that take the patches' places at depth 0.
-    def measure(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets"]:
-        own = given.tokens[image]
-        others = own.clone()
-        places = slice(given.patches.start, given.patches.stop)
-        others[places] = find(given, image)
-        found = []
-        for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
-            replaced = part.new_zeros(len(part), len(own))
-            replaced[:, places] = part
-            tokens = torch.where(replaced.unsqueeze(-1), others, own)
-            found.append(given.measure_sets(image, tokens=tokens))
-        return torch.cat(found)
+    def change(given: MapInput, image: int, removed: Removed) -> dict[str, Tensor]:
+        own = given.tokens[image : image + 1]
+        others, replaced = own.clone(), removed.new_zeros(len(removed), own.shape[1])
+        given.take_patches(others)[0] = find(given, image)
+        given.take_patches(replaced)[:] = removed
+        return {"tokens": torch.where(replaced.unsqueeze(-1), others, own)}
 
-    return measure
+    return partial(_measure_parts, change)
 
 
 def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch dim"]:
@@ -103,16 +110,12 @@ def _replace_pixels(
     fill: Callable[[MapInput, int, Bool[Tensor, "sets height width"]], Pixels],
 ) -> Measure:
     # `fill` gives the pixels that take the place of missing ones: for each set, or one for all.
-    def measure(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets"]:
-        own = given.pixels[image]
-        found = []
-        for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
-            missing = _enlarge(given, part)
-            pixels = torch.where(missing.unsqueeze(1), fill(given, image, missing), own)
-            found.append(given.measure_images(image, pixels))
-        return torch.cat(found)
+    def change(given: MapInput, image: int, removed: Removed) -> dict[str, Tensor]:
+        missing = _enlarge(given, removed)
+        filled = fill(given, image, missing)
+        return {"pixels": torch.where(missing.unsqueeze(1), filled, given.pixels[image])}
 
-    return measure
+    return partial(_measure_parts, change)
 
 
 def _enlarge(given: MapInput, removed: Removed) -> Bool[Tensor, "sets height width"]:

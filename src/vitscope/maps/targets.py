@@ -159,7 +159,7 @@ def explain_other(features: Float[Tensor, "batch out"], references: References |
     """The similarity with a reference image that is not the image itself."""
     if references is None:
         raise UsageError("another target needs reference images, and none were given")
-    found = references.run.feature
+    found = references.traced[0].feature
     # The one that is farthest in feature space cannot be the image itself.
     farthest = torch.cdist(features, found.to(features)).argmax(dim=1)
     return replace(explain_self(found[farthest], references), name="other")

@@ -191,7 +191,7 @@ class TestTimeRegisters(Remedy):
         best = (scores / count).flatten().sort(descending=True)
         width = scores.shape[1]
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        found = [Neuron(*divmod(place, width), score) for place, score in pairs]
+        found = [Neuron(place // width, place % width, score) for place, score in pairs]
         return Neurons(tuple(found[: self.top]), count)
 
     def edit(self, editor: Editor) -> None:
