@@ -16,11 +16,10 @@ from torch.nn.functional import normalize
 from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
-from vitscope.remedies.editor import Editor, Running, Tokens
+from vitscope.remedies.editor import Editor, Layers, Running, Tokens, select_layers
 from vitscope.remedies.linear import linearise_blocks
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import fit_high_norm, iter_passes
-from vitscope.remedies.tokens import Layers
 from vitscope.results.number_text import write_percent
 
 
@@ -187,7 +186,7 @@ class ProjectDirection(Remedy):
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the directions; no image is read."""
         del read
-        self._list_layers(Editor(vit, self.name))
+        self._list_layers(vit)
         return replace(self, directions=find_directions(vit))
 
     def examine(self, vit: ViTAdapter, read: ReadImages) -> str:
@@ -197,13 +196,13 @@ class ProjectDirection(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Project the patches at the input of each chosen block."""
-        layers = self._list_layers(editor)
+        layers = self._list_layers(editor.vit)
         directions = self.require(self.directions).by_depth
         for layer in layers:
             editor.edit_stream(layer, partial(self._project, directions[layer]))
 
-    def _list_layers(self, editor: Editor) -> tuple[int, ...]:
-        layers = editor.select_layers(self.layers)
+    def _list_layers(self, vit: ViTAdapter) -> tuple[int, ...]:
+        layers = select_layers(vit, self.layers)
         if self.layers == "all":
             return layers[1:]
         if 0 in layers:

@@ -9,10 +9,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from vitscope.models.base import ViTAdapter
-from vitscope.remedies.editor import Editor, Running, Tokens
+from vitscope.remedies.editor import Editor, Layers, Running, Tokens, select_layers
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import check_size, measure_tokens
-from vitscope.remedies.tokens import Layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +57,7 @@ class PositionMean(Remedy):
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean tokens, in one pass over the images for each block."""
         found: dict[int, Tensor] = {}
-        for layer in Editor(vit, self.name).select_layers(self.layers):
+        for layer in select_layers(vit, self.layers):
             so_far = replace(self, layers=tuple(found), means=MeanTokens(dict(found)))
             with so_far.applied(vit) as edited:
                 found[layer] = measure_tokens(edited, read, [layer]).mean[layer]
@@ -66,7 +65,7 @@ class PositionMean(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Remove the means at the input of each chosen block."""
-        layers = editor.select_layers(self.layers)
+        layers = select_layers(editor.vit, self.layers)
         self.require(self.means)
         for layer in layers:
             editor.edit_stream(layer, partial(self._remove, layer))

@@ -21,10 +21,9 @@ from vitscope.maps.rules import attend
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
-from vitscope.remedies.editor import Editor, Running, Tokens
+from vitscope.remedies.editor import Editor, Layers, Running, Tokens, select_layers
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import iter_passes
-from vitscope.remedies.tokens import Layers
 
 SinkKind = Literal["none", "no-op", "broadcast", "unclear"]
 
@@ -233,7 +232,7 @@ class SwitchSinks(Remedy):
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the sinks of all heads."""
-        layers = Editor(vit, self.name).select_layers(self.layers)
+        layers = select_layers(vit, self.layers)
         sinks = self.find(vit, read)
         kinds = [sink.kind for sink in sinks.found if sink.layer in layers]
         if self.kind not in kinds:
@@ -267,7 +266,7 @@ class SwitchSinks(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Hide the sinks from the attention of their heads."""
-        layers = editor.select_layers(self.layers)
+        layers = select_layers(editor.vit, self.layers)
         sinks = self.require(self.sinks)
         for layer in layers:
             heads = [sink for sink in sinks.found if sink.layer == layer]

@@ -4,15 +4,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
-from vitscope.remedies.editor import Editor
+from vitscope.remedies.editor import Editor, Layers, select_layers
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import TokenStatistics, measure_tokens, require_group
-from vitscope.remedies.tokens import Layers
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,7 +48,7 @@ class Skip(Remedy):
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Measure the mean of the skip connection, if it is used."""
         require_group(vit, "cls")
-        layers = Editor(vit, self.name).select_layers(self.layers)
+        layers = select_layers(vit, self.layers)
         if not self.by_mean:
             return self
         return replace(self, statistics=measure_tokens(vit, read, layers))
@@ -58,16 +58,12 @@ class Skip(Remedy):
         require_group(editor.vit, "cls")
         editor.require_cls()
         query = editor.vit.make_layout(*editor.vit.preprocessing.size).query
-        for layer in editor.select_layers(self.layers):
+        for layer in select_layers(editor.vit, self.layers):
             if self.by_mean:
                 mean = self.require(self.statistics).mean[layer][query]
                 editor.edit_skip(layer, partial(_replace, mean))
             else:
-                editor.edit_skip(layer, partial(_scale, self.scale))
-
-
-def _scale(scale: float, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
-    return row * scale
+                editor.edit_skip(layer, partial(torch.mul, self.scale))
 
 
 def _replace(

@@ -13,7 +13,7 @@ from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
-from vitscope.remedies.editor import Editor, Places, Running, Tokens
+from vitscope.remedies.editor import Editor, Layers, Places, Running, Tokens, select_layers
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import (
     Thresholds,
@@ -27,8 +27,6 @@ from vitscope.remedies.statistics import (
     measure_tokens,
     require_group,
 )
-
-Layers = Literal["last", "all"] | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,17 +62,17 @@ class ChosenTokens(Remedy):
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Fit the thresholds of high-norm patches, if they are not given."""
-        layers = self.list_layers(Editor(vit, self.name))
+        layers = self.list_layers(vit)
         if not self._needs_thresholds:
             return self
         otherwise = "choose other layers, or give threshold"
         found = choose_thresholds(vit, fit_high_norm(vit, read), layers, otherwise=otherwise)
         return replace(self, thresholds=found)
 
-    def list_layers(self, editor: Editor) -> tuple[int, ...]:
+    def list_layers(self, vit: ViTAdapter) -> tuple[int, ...]:
         """The blocks, after a check that the model has the tokens."""
-        require_group(editor.vit, self.tokens)
-        return editor.select_layers(self.layers)
+        require_group(vit, self.tokens)
+        return select_layers(vit, self.layers)
 
     def require_thresholds(self) -> None:
         """Refuse to edit high-norm patches without thresholds."""
@@ -143,12 +141,12 @@ class ReplaceTokens(ChosenTokens):
         fitted = super().measure(vit, read)
         if self.by not in {"mean", "noise", "shuffle"}:
             return fitted
-        layers = Editor(vit, self.name).select_layers(self.layers)
+        layers = select_layers(vit, self.layers)
         return replace(fitted, statistics=measure_tokens(vit, read, layers))
 
     def edit(self, editor: Editor) -> None:
         """Replace the tokens at the input of each chosen block."""
-        layers = self.list_layers(editor)
+        layers = self.list_layers(editor.vit)
         self.require_thresholds()
         if self.by in {"mean", "noise", "shuffle"}:
             self.require(self.statistics)
@@ -196,7 +194,7 @@ class HideTokens(ChosenTokens):
 
     def edit(self, editor: Editor) -> None:
         """Hide the tokens from the attention of each chosen block."""
-        layers = self.list_layers(editor)
+        layers = self.list_layers(editor.vit)
         self.require_thresholds()
         for layer in layers:
             find = partial(self.find, layer)
