@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.layout import TokenLayout
+from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockParts, HeadsFunction
@@ -24,7 +24,9 @@ from vitscope.models.edits import Edit, EditHook, make_ended
 from vitscope.models.parts import return_rows
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
 from vitscope.remedies.attention import HiddenTokens, Hiding
-from vitscope.remedies.new_tokens import find_prenorm, lay_out_more, prefix_raised
+
+_PRENORMS = ("norm_pre", "ln_pre", "pre_layrnorm")
+"""Norms before the first block, by the names of timm, open_clip and transformers."""
 
 Layers = Literal["last", "all"] | tuple[int, ...]
 Tokens = Float[Tensor, "batch token dim"]
@@ -119,7 +121,7 @@ class Editor:
                 "first, and edit that model"
             )
         self._num_inserted += count
-        prenorm = find_prenorm(vit.module)
+        prenorm = _find_prenorm(vit.module)
 
         def insert(tokens: Tokens, running: Running) -> Float[Tensor, "batch more dim"]:
             # `running` has the layout with the inserted tokens, except for a pooling head.
@@ -237,7 +239,7 @@ class Editor:
             raise UsageError(f"the edit {self._edit.words} is being applied already: apply it once")
         with vit.undisturbed(), ExitStack() as stack:
             if inserted:
-                stack.enter_context(prefix_raised(vit, inserted))
+                stack.enter_context(_prefix_raised(vit, inserted))
             # An edit without hooks still has a name by which the module is known to be edited.
             for module, where, function in self._hooks or [(vit.module, "input", _change_nothing)]:
                 hook = EditHook(self._edit, function)
@@ -254,7 +256,7 @@ class Editor:
         vit = self.vit
         lay_out = vit.make_layout
         if self._num_inserted and vit.info.global_feature == "cls":
-            lay_out = partial(lay_out_more, vit.make_layout, self._num_inserted)
+            lay_out = partial(_lay_out_more, vit.make_layout, self._num_inserted)
         run = partial(self._run, lay_out)
         classifier = vit.classifier
         if classifier is not None:
@@ -322,6 +324,50 @@ def find_neurons(vit: ViTAdapter, layer: int) -> nn.Linear:
             "cannot be edited; merge adapters and undo quantisation first"
         )
     return linears[-1]
+
+
+def _lay_out_more(
+    lay_out: Callable[[int, int], TokenLayout], count: int, height: int, width: int
+) -> TokenLayout:
+    # With new tokens after the registers or before the patches.
+    own = lay_out(height, width)
+    at = own.groups["patches"].start  # rotary positions count from here
+    registers = own.groups.get("registers", range(at, at))
+    at = registers.stop
+    groups = {
+        name: range(p.start + count, p.stop + count) if p.start >= at else p
+        for name, p in own.groups.items()
+    }
+    groups["registers"] = range(registers.start, at + count)
+    query = own.query
+    if query is not None and query >= at:
+        query += count
+    return replace(own, groups={k: groups[k] for k in GROUPS if k in groups}, query=query)
+
+
+def _find_prenorm(module: nn.Module) -> nn.Module | None:
+    # CLIP's norm of the embeddings, which a zero vector would also have passed.
+    parts = module.named_modules()
+    named = (part for name, part in parts if name.rpartition(".")[2] in _PRENORMS)
+    return next((part for part in named if not isinstance(part, nn.Identity)), None)
+
+
+@contextmanager
+def _prefix_raised(vit: ViTAdapter, count: int) -> Iterator[None]:
+    # More tokens that are not rotated: timm's rotary attention rotates all after so many.
+    parts = [
+        vars(part)
+        for block in vit.encoder_blocks
+        for part in block.modules()
+        if "num_prefix_tokens" in vars(part)
+    ]
+    try:
+        for own in parts:
+            own["num_prefix_tokens"] += count
+        yield
+    finally:
+        for own in parts:
+            own["num_prefix_tokens"] -= count
 
 
 def _change_nothing(*_: object) -> None:
