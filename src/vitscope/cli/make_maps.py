@@ -110,7 +110,7 @@ def judge(
     found = find_images(images, model, output)
     compared = None if references is None else find_images(references, output=output)
     from vitscope.images.masks import find_masks
-    from vitscope.maps.target_files import open_target
+    from vitscope.maps.chosen_target import open_target
     from vitscope.runs.judge_run import check_enough, check_settings
 
     check_enough(min(limit, len(found)) if compared is None else len(compared))
@@ -230,8 +230,8 @@ def explain(
     painted = {model_id: out / "overlays" / name for model_id, name in names.items()}
     for folder in (out / "figures", *(painted.values() if overlays else ())):
         check_figures_target(folder, overwrite=overwrite or resume)
+    from vitscope.maps.chosen_target import open_target
     from vitscope.maps.registry import find_methods  # here, because importing it is slow
-    from vitscope.maps.target_files import open_target
 
     find_methods(maps or ())
     chosen: dict[str, Any] = {} if maps is None else {"maps": maps}

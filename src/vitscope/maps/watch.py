@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vitscope.layout import TokenLayout
 from vitscope.maps.attention_calls import AttentionCalls
@@ -17,7 +16,7 @@ from vitscope.maps.passes import Pass, RunningPass, run_blocks
 from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
-from vitscope.models.parts import split_heads
+from vitscope.models.parts import project_packed
 from vitscope.models.stream import compute_norms, take_input
 from vitscope.trace import ClsTrace
 
@@ -154,10 +153,4 @@ def _weigh_later(
 
 @torch.no_grad()
 def _weigh_packed(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Weights:
-    biases = (None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
-    weights = attention.in_proj_weight.chunk(3)
-    queries, keys = (
-        split_heads(functional.linear(tokens, weight, bias), attention.num_heads)
-        for tokens, weight, bias in zip((query, key), weights, biases, strict=False)
-    )
-    return _weigh_later(queries, keys)()
+    return _weigh_later(*project_packed(attention, query, key))()

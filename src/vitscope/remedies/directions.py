@@ -16,10 +16,10 @@ from torch.nn.functional import normalize
 from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
-from vitscope.remedies.editor import Editor, Layers, Running, Tokens, select_layers
+from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.linear import linearise_blocks
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import fit_high_norm, iter_passes
+from vitscope.remedies.statistics import Layers, fit_high_norm, iter_passes, select_layers
 from vitscope.results.number_text import write_percent
 
 

@@ -19,7 +19,7 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.blocks import BlockParts, HeadsFunction
+from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction
 from vitscope.models.edits import Edit, EditHook, make_ended
 from vitscope.models.parts import return_rows
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
@@ -28,7 +28,6 @@ from vitscope.remedies.attention import HiddenTokens, Hiding
 _PRENORMS = ("norm_pre", "ln_pre", "pre_layrnorm")
 """Norms before the first block, by the names of timm, open_clip and transformers."""
 
-Layers = Literal["last", "all"] | tuple[int, ...]
 Tokens = Float[Tensor, "batch token dim"]
 Places = Bool[Tensor, "batch token"]
 """Which tokens of each image."""
@@ -71,19 +70,93 @@ PlaceFinder = Callable[[Tokens, Running], Bool[Tensor, "batch *head token"]]
 RowEdit = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
 
-def select_layers(vit: ViTAdapter, layers: Layers) -> tuple[int, ...]:
-    """Indices of the encoder blocks that are chosen, in order."""
-    depth = len(vit.encoder_blocks)
-    if layers == "all":
-        return tuple(range(depth))
-    chosen = (-1,) if layers == "last" else layers
-    for layer in chosen:
-        if not -depth <= layer < depth:
+class _State:
+    """What the hooks and the adapter of an edited model share, to be pickled with the module."""
+
+    def __init__(self, edit: Edit) -> None:
+        self.edit = edit
+        self.is_applied = False
+        self.hidden = HiddenTokens()
+        self._running: Running | None = None
+
+    @property
+    def now(self) -> Running:
+        if self._running is None:
             raise UsageError(
-                f"{vit.info.id} has no block {layer}: choose from 0 to {depth - 1}, or "
-                f"from {-depth} to -1"
+                "the edited model was run directly: run it through the adapter that `applied` gave"
             )
-    return tuple(sorted({layer % depth for layer in chosen}))
+        return self._running
+
+    def run(
+        self,
+        lay_out: Callable[[int, int], TokenLayout],
+        run: Callable[[Pixels], Tensor],
+        pixels: Pixels,
+    ) -> Tensor:
+        if not self.is_applied:
+            raise make_ended(self.edit)
+        outer = self._running
+        self._running = Running(lay_out(pixels.shape[-2], pixels.shape[-1]), pixels)
+        try:
+            with self.hidden.applied():
+                return run(pixels)
+        finally:
+            self._running = outer
+
+    def edit_input(
+        self, function: TokenEdit, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        stream = take_stream(take_input(args, kwargs))
+        if stream.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
+            return None
+        return replace_input(args, kwargs, function(stream, self.now))
+
+    def edit_output(self, function: TokenEdit, _: nn.Module, __: object, output: object) -> Any:
+        return replace_output(output, function(take_stream(output), self.now))
+
+    def find_hidden(
+        self,
+        layer: int,
+        find: PlaceFinder,
+        _: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        places = find(take_stream(take_input(args, kwargs)), self.now)
+        self.hidden.place(layer, places, self.now.layout.query)
+
+    def hide_heads(self, layer: int, make: HeadsFunction, call: AttentionCall, row: int) -> Heads:
+        return self.hidden.edit_heads(layer, make(call, row))
+
+
+@dataclass(eq=False)
+class _SkipEdit:
+    """An edit of the row that the attention branch is added to."""
+
+    state: _State
+    earlier: RowEdit
+    function: RowEdit
+    branch_scale: Float[Tensor, " dim"] | None
+    stream: Tensor | None = None
+
+    def apply(self, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return self.function(self.earlier(row))
+
+    def keep(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.stream = take_stream(take_input(args, kwargs))
+
+    def change_branch(self, _: nn.Module, __: object, output: object) -> Any:
+        # x + t becomes skip(x) + t if t becomes t + skip(x) − x.
+        stream, query = self.stream, self.state.now.layout.query
+        assert stream is not None
+        assert query is not None
+        self.stream, row = None, self.earlier(stream[:, query])
+        change = self.function(row) - row
+        # In the precision of the stream, in which x is not rounded as autocast rounds a branch.
+        own = take_stream(output)
+        branch = own.to(torch.promote_types(own.dtype, row.dtype), copy=True)
+        branch[:, query] += change if self.branch_scale is None else change / self.branch_scale
+        return replace_output(output, branch)
 
 
 class Editor:
@@ -94,12 +167,10 @@ class Editor:
         self.vit = vit
         self._label = label
         self._edit = Edit(label, is_traced=False, is_of_row=False) if edit is None else edit
+        self._state = _State(self._edit)
         self._blocks: dict[int, BlockParts] = dict(vit.blocks)
         self._num_inserted = 0
         self._hooks: list[tuple[nn.Module, Literal["input", "output"], Callable[..., Any]]] = []
-        self._hidden = HiddenTokens()
-        self._is_applied = False
-        self._running: Running | None = None
 
     def insert_registers(self, count: int) -> None:
         """Insert tokens of zeros after the registers, or before the patches without any."""
@@ -121,27 +192,10 @@ class Editor:
                 "first, and edit that model"
             )
         self._num_inserted += count
-        prenorm = _find_prenorm(vit.module)
-
-        def insert(tokens: Tokens, running: Running) -> Float[Tensor, "batch more dim"]:
-            # `running` has the layout with the inserted tokens, except for a pooling head.
-            if running.layout.query is None:
-                at = running.find_patches(tokens).start
-            else:
-                at = running.layout.groups["registers"].stop - count
-            new = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
-            if prenorm is not None:
-                new = prenorm(new)
-            return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)
-
-        def remove(_: nn.Module, __: object, output: object) -> Any:
-            tokens = take_stream(output)
-            start = self._now.find_patches(tokens).start
-            left = torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
-            return replace_output(output, left)
-
+        insert = partial(_insert, count, _find_prenorm(vit.module))
         self._edit_input(vit.encoder_blocks[0], insert)
         if vit.info.global_feature != "cls":  # a pooling head reads the model's own tokens
+            remove = partial(self._state.edit_output, partial(_remove, count))
             self._hooks.append((vit.encoder_blocks[-1], "output", remove))
 
     def edit_stream(self, layer: int, function: TokenEdit) -> None:
@@ -153,13 +207,7 @@ class Editor:
         self._edit_input(find_neurons(self.vit, layer), function)
 
     def _edit_input(self, module: nn.Module, function: TokenEdit) -> None:
-        def edit(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            stream = take_stream(take_input(args, kwargs))
-            if stream.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
-                return None
-            return replace_input(args, kwargs, function(stream, self._now))
-
-        self._hooks.append((module, "input", edit))
+        self._hooks.append((module, "input", partial(self._state.edit_input, function)))
 
     def edit_skip(self, layer: int, function: RowEdit) -> None:
         """Edit the row that the attention branch is added to, for [CLS] alone."""
@@ -170,50 +218,27 @@ class Editor:
                 "cannot be edited through the attention branch"
             )
         assert parts.attention_norm is not None
-        earlier, scale = parts.skip or return_rows, parts.branch_scale
-        kept: dict[str, Tensor] = {}
-
-        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            kept["stream"] = take_stream(take_input(args, kwargs))
-
-        def change_branch(_: nn.Module, __: object, output: object) -> Any:
-            # x + t becomes skip(x) + t if t becomes t + skip(x) − x.
-            query = self._now.layout.query
-            assert query is not None
-            row = earlier(kept.pop("stream")[:, query])
-            change = function(row) - row
-            # In the precision of the stream, in which x is not rounded as autocast rounds a branch.
-            own = take_stream(output)
-            branch = own.to(torch.promote_types(own.dtype, row.dtype), copy=True)
-            branch[:, query] += change if scale is None else change / scale
-            return replace_output(output, branch)
-
+        edit = _SkipEdit(self._state, parts.skip or return_rows, function, parts.branch_scale)
         # The norm's input is the block's, after all edits of it.
-        self._hooks.append((parts.attention_norm, "input", keep))
-        self._hooks.append((parts.branch, "output", change_branch))
-        self._blocks[layer] = replace(parts, skip=lambda row: function(earlier(row)))
+        self._hooks.append((parts.attention_norm, "input", edit.keep))
+        self._hooks.append((parts.branch, "output", edit.change_branch))
+        self._blocks[layer] = replace(parts, skip=edit.apply)
 
     def hide_tokens(self, layer: int, find: PlaceFinder, hiding: Hiding) -> None:
         """Hide tokens from the attention of a block."""
         if hiding.rows == "cls":
             self.require_cls()
-        block, hidden = self.vit.encoder_blocks[layer], self._hidden
-
-        def place(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            places = find(take_stream(take_input(args, kwargs)), self._now)
-            hidden.place(layer, places, self._now.layout.query)
-
-        def hide(make: HeadsFunction) -> HeadsFunction:
-            return lambda call, row: hidden.edit_heads(layer, make(call, row))
-
-        self._hooks.append((block, "input", place))
-        self._hooks.append((block, "output", hidden.leave))
-        hidden.by_layer[layer] = hiding
+        block, state = self.vit.encoder_blocks[layer], self._state
+        self._hooks.append((block, "input", partial(state.find_hidden, layer, find)))
+        self._hooks.append((block, "output", state.hidden.leave))
+        state.hidden.by_layer[layer] = hiding
         if layer in self._blocks:
             parts = self._blocks[layer]
-            project = parts.project_heads and hide(parts.project_heads)
+            project = parts.project_heads
             self._blocks[layer] = replace(
-                parts, make_heads=hide(parts.make_heads), project_heads=project
+                parts,
+                make_heads=partial(state.hide_heads, layer, parts.make_heads),
+                project_heads=project and partial(state.hide_heads, layer, project),
             )
 
     def require_cls(self) -> None:
@@ -248,8 +273,8 @@ class Editor:
                 else:
                     handle = module.register_forward_hook(hook)
                 stack.callback(handle.remove)
-            stack.callback(setattr, self, "_is_applied", False)
-            self._is_applied = True
+            stack.callback(setattr, self._state, "is_applied", False)
+            self._state.is_applied = True
             yield self._adapt()
 
     def _adapt(self) -> ViTAdapter:
@@ -257,7 +282,7 @@ class Editor:
         lay_out = vit.make_layout
         if self._num_inserted and vit.info.global_feature == "cls":
             lay_out = partial(_lay_out_more, vit.make_layout, self._num_inserted)
-        run = partial(self._run, lay_out)
+        run = partial(self._state.run, lay_out)
         classifier = vit.classifier
         if classifier is not None:
             pools_inserted = self._num_inserted > 0 and not classifier.reads_feature
@@ -281,30 +306,6 @@ class Editor:
             edits=(*vit.edits, self._edit),
         )
 
-    def _run(
-        self,
-        lay_out: Callable[[int, int], TokenLayout],
-        run: Callable[[Pixels], Tensor],
-        pixels: Pixels,
-    ) -> Tensor:
-        if not self._is_applied:
-            raise make_ended(self._edit)
-        outer = self._running
-        self._running = Running(lay_out(pixels.shape[-2], pixels.shape[-1]), pixels)
-        try:
-            with self._hidden.applied():
-                return run(pixels)
-        finally:
-            self._running = outer
-
-    @property
-    def _now(self) -> Running:
-        if self._running is None:
-            raise UsageError(
-                "the edited model was run directly: run it through the adapter that `applied` gave"
-            )
-        return self._running
-
     def _take_parts(self, layer: int) -> BlockParts:
         self.require_cls()
         if layer not in self._blocks:
@@ -324,6 +325,25 @@ def find_neurons(vit: ViTAdapter, layer: int) -> nn.Linear:
             "cannot be edited; merge adapters and undo quantisation first"
         )
     return linears[-1]
+
+
+def _insert(
+    count: int, prenorm: nn.Module | None, tokens: Tokens, running: Running
+) -> Float[Tensor, "batch more dim"]:
+    # `running` has the layout with the inserted tokens, except for a pooling head.
+    if running.layout.query is None:
+        at = running.find_patches(tokens).start
+    else:
+        at = running.layout.groups["registers"].stop - count
+    new = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
+    if prenorm is not None:
+        new = prenorm(new)
+    return torch.cat([tokens[:, :at], new, tokens[:, at:]], dim=1)
+
+
+def _remove(count: int, tokens: Tokens, running: Running) -> Float[Tensor, "batch fewer dim"]:
+    start = running.find_patches(tokens).start
+    return torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
 
 
 def _lay_out_more(

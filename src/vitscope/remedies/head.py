@@ -148,8 +148,50 @@ class AttentiveHead(Remedy):
             raise UsageError(f"epochs was given as {self.epochs}: expected 1 or more")
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
-        """Distil the head."""
-        return replace(self, head=distil_head(vit, read, epochs=self.epochs, seed=self.seed))
+        """Fit a head to the model's global feature; on a CPU the same for the same images."""
+        with tempfile.TemporaryDirectory(prefix="vitscope-head-") as folder:
+            images = _keep_patches(vit, read, Path(folder))
+            fit, held = images.split()
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(self.seed)
+                module = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
+            module.to(vit.parameter.device, vit.parameter.dtype)
+            steps = self._fit(vit, module, images, fit)
+            fidelity = _measure(vit, module, images, fit, held)
+        description = HeadDescription(
+            model=vit.info.id,
+            model_hash=hash_backbone(vit),
+            depth=len(vit.encoder_blocks),
+            num_heads=module.attention.num_heads,
+            seed=self.seed,
+            epochs=self.epochs,
+            steps=steps,
+            num_images=len(fit),
+            fidelity=fidelity,
+        )
+        head = DistilledHead(module.eval().requires_grad_(False), description)
+        return replace(self, head=head)
+
+    def _fit(
+        self, vit: ViTAdapter, head: PoolingHead, images: "_Images", chosen: Sequence[int]
+    ) -> int:
+        optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
+        steps = self.epochs * -(-len(chosen) // _BATCH)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        generator = torch.Generator().manual_seed(self.seed)
+        with gradients_set(vit, True):
+            for _ in range(self.epochs):
+                order = torch.randperm(len(chosen), generator=generator).tolist()
+                for start in range(0, len(order), _BATCH):
+                    batch = [chosen[place] for place in order[start : start + _BATCH]]
+                    found = vit.embed_row(head.pool(images.take(batch, head.query)))
+                    own = images.features[batch].to(found)
+                    loss = 1 - cosine_similarity(found, own, dim=1).mean()
+                    optimiser.zero_grad()
+                    torch.autograd.backward(loss)
+                    optimiser.step()
+                    schedule.step()
+        return steps
 
     def edit(self, editor: Editor) -> None:
         """Nothing: the head is new, and the model itself stays as it is."""
@@ -166,39 +208,6 @@ class AttentiveHead(Remedy):
             yield replace(headed, info=replace(headed.info, notes=notes))
 
 
-def distil_head(vit: ViTAdapter, read: ReadImages, *, epochs: int, seed: int) -> DistilledHead:
-    """Fit a head to the model's own global feature; on a CPU the same for the same images."""
-    with tempfile.TemporaryDirectory(prefix="vitscope-head-") as folder:
-        images = _keep_patches(vit, read, Path(folder))
-        chosen = [number % _HELD_OUT != 0 for number in images.numbers]
-        fit, held = (
-            [i for i, of_fit in enumerate(chosen) if of_fit is wanted] for wanted in (True, False)
-        )
-        if not (fit and held):
-            raise UsageError(
-                f"{len(fit) + len(held)} different images were given, {len(fit)} to fit a head to "
-                f"and {len(held)} to measure it on (one in {_HELD_OUT}, by a hash): give more"
-            )
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            module = PoolingHead(vit.info.embed_dim, vit.info.num_heads)
-        module.to(vit.parameter.device, vit.parameter.dtype)
-        steps = _fit(vit, module, images, fit, epochs, seed)
-        fidelity = _measure(vit, module, images, fit, held)
-    description = HeadDescription(
-        model=vit.info.id,
-        model_hash=hash_backbone(vit),
-        depth=len(vit.encoder_blocks),
-        num_heads=module.attention.num_heads,
-        seed=seed,
-        epochs=epochs,
-        steps=steps,
-        num_images=len(fit),
-        fidelity=fidelity,
-    )
-    return DistilledHead(module.eval().requires_grad_(False), description)
-
-
 @dataclass(frozen=True, eq=False)
 class _Images:
     numbers: Sequence[int]  # made of each image's pixels
@@ -209,6 +218,19 @@ class _Images:
         """Normed patches of some images."""
         rows = torch.from_numpy(self.rows[images])
         return rows.to(like).view(len(images), -1, like.shape[-1])
+
+    def split(self) -> tuple[list[int], list[int]]:
+        """Images to fit a head to, and to measure it on."""
+        chosen = [number % _HELD_OUT != 0 for number in self.numbers]
+        fit, held = (
+            [i for i, of_fit in enumerate(chosen) if of_fit is wanted] for wanted in (True, False)
+        )
+        if not (fit and held):
+            raise UsageError(
+                f"{len(chosen)} different images were given, {len(fit)} to fit a head to and "
+                f"{len(held)} to measure it on (one in {_HELD_OUT}, by a hash): give more"
+            )
+        return fit, held
 
 
 def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
@@ -234,33 +256,6 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
     if not numbers:
         raise UsageError("there are no images to fit a head to: give some")
     return _Images([*numbers], torch.cat(features), files.open_rows()["patches"])
-
-
-def _fit(
-    vit: ViTAdapter,
-    head: PoolingHead,
-    images: _Images,
-    chosen: Sequence[int],
-    epochs: int,
-    seed: int,
-) -> int:
-    optimiser = torch.optim.AdamW(head.parameters(), lr=_RATE, weight_decay=_DECAY)
-    steps = epochs * -(-len(chosen) // _BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    generator = torch.Generator().manual_seed(seed)
-    with gradients_set(vit, True):
-        for _ in range(epochs):
-            order = torch.randperm(len(chosen), generator=generator).tolist()
-            for start in range(0, len(order), _BATCH):
-                batch = [chosen[place] for place in order[start : start + _BATCH]]
-                found = vit.embed_row(head.pool(images.take(batch, head.query)))
-                own = images.features[batch].to(found)
-                loss = 1 - cosine_similarity(found, own, dim=1).mean()
-                optimiser.zero_grad()
-                torch.autograd.backward(loss)
-                optimiser.step()
-                schedule.step()
-    return steps
 
 
 @torch.no_grad()

@@ -7,7 +7,6 @@ Source: SINDER (Wang et al., ECCV 2024).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +19,7 @@ from torch.nn.functional import pad
 from vitscope.errors import UnsupportedModelError
 from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import RunningPass, run_blocks
+from vitscope.maps.passes import Hooks, RunningPass, run_blocks
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import replace_input, take_input, take_stream
 from vitscope.remedies.editor import find_neurons
@@ -145,14 +144,14 @@ class RowBlock:
         def change(rows: Rows, _: nn.Module, __: object, output: Tensor) -> Tensor:
             return fill(rows, output)
 
-        def see(_: nn.Module, args: tuple[Any, ...]) -> Any:
-            seen.append(args[0])
-            return None if neurons is None else (fill(neurons, args[0]),)
+        def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            seen.append(take_input(args, kwargs))
+            return None if neurons is None else ((fill(neurons, seen[0]),), {})
 
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for module, rows in outputs.items():
-                stack.callback(module.register_forward_hook(partial(change, rows)).remove)
-            stack.callback(self._last.register_forward_pre_hook(see).remove)
+                hooks.after(module, partial(change, rows))
+            hooks.before(self._last, see)
             output = self._forward(-(-count // num_tokens))
         added, found = (t.reshape(-1, t.shape[-1])[:count].double().cpu() for t in (output, *seen))
         return added, found
@@ -175,10 +174,10 @@ class RowBlock:
         def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             calls.append(_Call(module, args[0] if args else None, output))
 
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for part in self._module.modules():
                 if not any(part.children()):
-                    stack.callback(part.register_forward_hook(keep).remove)
+                    hooks.after(part, keep)
             self._forward(1)
         return calls
 

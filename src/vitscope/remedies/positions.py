@@ -9,9 +9,9 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from vitscope.models.base import ViTAdapter
-from vitscope.remedies.editor import Editor, Layers, Running, Tokens, select_layers
+from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import check_size, measure_tokens
+from vitscope.remedies.statistics import Layers, check_size, measure_tokens, select_layers
 
 
 @dataclass(frozen=True, eq=False)

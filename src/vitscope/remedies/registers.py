@@ -19,7 +19,6 @@ from vitscope.models.stream import take_input
 from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neurons
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import (
-    Thresholds,
     check_threshold,
     choose_thresholds,
     find_places,
@@ -175,12 +174,11 @@ class TestTimeRegisters(Remedy):
     def _find(self, vit: ViTAdapter, read: ReadImages, depth: int, threshold: float) -> Neurons:
         # S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches
         # whose norm at `depth` is at least `threshold`, or the model's own registers.
-        thresholds = Thresholds({depth: threshold})
         highest = depth - 1 if self.highest is None else self.highest
         recorder = _NeuronRecorder(vit, highest)
         scores, count = torch.zeros((), dtype=torch.float64), 0
         for running, run in iter_passes(vit, read, _IMAGES_AT_ONCE, recorder.attach):
-            places = find_places(self.at, depth, thresholds, run.streams[depth], running)
+            places = find_places(self.at, threshold, run.streams[depth], running)
             scores = scores + recorder.score(places)
             count += int(places.any(dim=1).sum())
         if not count:

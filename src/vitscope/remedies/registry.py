@@ -59,12 +59,6 @@ REMEDIES: Mapping[str, Entry] = {
 }
 """All remedies by name."""
 
-_NOT_EDITS = {
-    "shift-average": "shift-average is the mean of several runs, which no attention row makes, so "
-    "it cannot be audited: call average_views(vit, pixels) of vitscope.remedies.views for its "
-    "features",
-}
-
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
@@ -86,8 +80,12 @@ def parse_remedy(text: str) -> Remedy:
         UsageError: If there is no such remedy or setting, or a value is not one of its.
     """
     name, _, rest = text.partition(":")
-    if name in _NOT_EDITS:
-        raise UsageError(_NOT_EDITS[name])
+    if name == "shift-average":
+        raise UsageError(
+            "shift-average is the mean of several runs, which no attention row makes, so it cannot "
+            "be audited: call average_views(vit, pixels) of vitscope.remedies.views for its "
+            "features"
+        )
     if name not in REMEDIES:
         raise UsageError(f"no remedy is called {name!r}: choose from {', '.join(REMEDIES)}")
     entry = REMEDIES[name]
@@ -108,8 +106,8 @@ def list_settings(name: str) -> dict[str, Any]:
     entry = REMEDIES[name]
     hints = get_type_hints(entry.kind)
     names = [field.name for field in fields(entry.kind)]
-    simple = {key: hints[key] for key in names if key not in entry.fixed}
-    return {key: hint for key, hint in simple.items() if any(map(_is_simple, _list_kinds(hint)))}
+    free = {key: hints[key] for key in names if key not in entry.fixed}
+    return {key: hint for key, hint in free.items() if _tell_kinds(hint)}
 
 
 def tell_settings(name: str) -> str:
@@ -137,10 +135,6 @@ def _list_kinds(hint: Any) -> list[Any]:
     if get_origin(hint) is tuple:
         return [tuple]
     return [kind for part in get_args(hint) for kind in _list_kinds(part)]
-
-
-def _is_simple(kind: Any) -> bool:
-    return kind in {bool, int, float, tuple} or isinstance(kind, str)
 
 
 def _parse(what: str, value: str, hint: Any) -> Any:

@@ -21,9 +21,9 @@ from vitscope.maps.rules import attend
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
-from vitscope.remedies.editor import Editor, Layers, Running, Tokens, select_layers
+from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import iter_passes
+from vitscope.remedies.statistics import Layers, iter_passes, select_layers
 
 SinkKind = Literal["none", "no-op", "broadcast", "unclear"]
 

@@ -10,9 +10,15 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
-from vitscope.remedies.editor import Editor, Layers, select_layers
+from vitscope.remedies.editor import Editor
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import TokenStatistics, measure_tokens, require_group
+from vitscope.remedies.statistics import (
+    Layers,
+    TokenStatistics,
+    measure_tokens,
+    require_group,
+    select_layers,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

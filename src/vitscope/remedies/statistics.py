@@ -18,6 +18,7 @@ from vitscope.models.stream import compute_norms
 from vitscope.remedies.editor import Places, Running, Tokens
 from vitscope.remedies.remedy import ReadImages
 
+Layers = Literal["last", "all"] | tuple[int, ...]
 TokenGroup = Literal["registers", "cls", "high_norm"]
 
 NUM_LENDERS = 16
@@ -204,16 +205,13 @@ def check_size(mean: Float64[Tensor, "place dim"], tokens: Tokens) -> None:
         )
 
 
-def find_places(
-    group: TokenGroup, depth: int, thresholds: Thresholds | None, tokens: Tokens, running: Running
-) -> Places:
-    """Which tokens of each image belong to a group, at the input of a block."""
+def find_places(group: TokenGroup, least: float, tokens: Tokens, running: Running) -> Places:
+    """Which tokens of each image belong to a group; high-norm patches have `least` or more."""
     if group != "high_norm":
         return running.find_group(group, tokens)
-    assert thresholds is not None
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     norms = compute_norms(running.take_patches(tokens))
-    running.take_patches(places)[:] = norms >= thresholds.by_depth.get(depth, torch.inf)
+    running.take_patches(places)[:] = norms >= least
     return places
 
 
@@ -226,3 +224,18 @@ def require_group(vit: ViTAdapter, group: TokenGroup) -> None:
             f"{vit.info.id} has no {name} to edit: its tokens are {', '.join(groups)}; choose "
             "other tokens, or a model that has them"
         )
+
+
+def select_layers(vit: ViTAdapter, layers: Layers) -> tuple[int, ...]:
+    """Indices of the encoder blocks that are chosen, in order."""
+    depth = len(vit.encoder_blocks)
+    if layers == "all":
+        return tuple(range(depth))
+    chosen = (-1,) if layers == "last" else layers
+    for layer in chosen:
+        if not -depth <= layer < depth:
+            raise UsageError(
+                f"{vit.info.id} has no block {layer}: choose from 0 to {depth - 1}, or "
+                f"from {-depth} to -1"
+            )
+    return tuple(sorted({layer % depth for layer in chosen}))

@@ -1,5 +1,6 @@
 """Controls: tokens replaced, hidden or repaired at the input of blocks."""
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, Self
@@ -13,9 +14,10 @@ from vitscope.errors import UsageError
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
-from vitscope.remedies.editor import Editor, Layers, Places, Running, Tokens, select_layers
+from vitscope.remedies.editor import Editor, Places, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import (
+    Layers,
     Thresholds,
     TokenGroup,
     TokenStatistics,
@@ -26,6 +28,7 @@ from vitscope.remedies.statistics import (
     fit_high_norm,
     measure_tokens,
     require_group,
+    select_layers,
 )
 
 
@@ -74,10 +77,17 @@ class ChosenTokens(Remedy):
         require_group(vit, self.tokens)
         return select_layers(vit, self.layers)
 
-    def require_thresholds(self) -> None:
-        """Refuse to edit high-norm patches without thresholds."""
+    def edit(self, editor: Editor) -> None:
+        """Edit the tokens of each chosen block."""
+        layers = self.list_layers(editor.vit)
         if self._needs_thresholds:
             self.require(self.thresholds)
+        for layer in layers:
+            self.edit_layer(editor, layer)
+
+    @abstractmethod
+    def edit_layer(self, editor: Editor, layer: int) -> None:
+        """Declare the edit of one block."""
 
     @property
     def _needs_thresholds(self) -> bool:
@@ -85,10 +95,9 @@ class ChosenTokens(Remedy):
 
     def find(self, layer: int, tokens: Tokens, running: Running) -> Places:
         """Which tokens of each image are meant."""
-        thresholds = self.thresholds
-        if self.threshold is not None:
-            thresholds = Thresholds({layer: self.threshold})
-        return find_places(self.tokens, layer, thresholds, tokens, running)
+        known = {} if self.thresholds is None else self.thresholds.by_depth
+        least = known.get(layer, torch.inf) if self.threshold is None else self.threshold
+        return find_places(self.tokens, least, tokens, running)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -144,14 +153,11 @@ class ReplaceTokens(ChosenTokens):
         layers = select_layers(vit, self.layers)
         return replace(fitted, statistics=measure_tokens(vit, read, layers))
 
-    def edit(self, editor: Editor) -> None:
-        """Replace the tokens at the input of each chosen block."""
-        layers = self.list_layers(editor.vit)
-        self.require_thresholds()
+    def edit_layer(self, editor: Editor, layer: int) -> None:
+        """Replace the tokens at the input of a block."""
         if self.by in {"mean", "noise", "shuffle"}:
             self.require(self.statistics)
-        for layer in layers:
-            editor.edit_stream(layer, partial(self._replace, layer))
+        editor.edit_stream(layer, partial(self._replace, layer))
 
     def _replace(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
         places = self.find(layer, tokens, running)
@@ -192,13 +198,9 @@ class HideTokens(ChosenTokens):
     how: Literal["mask", "unread"] = "mask"
     rows: Literal["cls", "all"] = "all"
 
-    def edit(self, editor: Editor) -> None:
-        """Hide the tokens from the attention of each chosen block."""
-        layers = self.list_layers(editor.vit)
-        self.require_thresholds()
-        for layer in layers:
-            find = partial(self.find, layer)
-            editor.hide_tokens(layer, find, Hiding(self.how, self.rows))
+    def edit_layer(self, editor: Editor, layer: int) -> None:
+        """Hide the tokens from the attention of a block."""
+        editor.hide_tokens(layer, partial(self.find, layer), Hiding(self.how, self.rows))
 
 
 def _draw(seed: int, shape: torch.Size) -> Tensor:
