@@ -6,8 +6,9 @@ depends on the tokens; other calls are left alone. One exception: a float64 pass
 float32 on its way.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.rules import Pair, Rules, apply_to_both
+from vitscope.maps.rules import Pair, Rules, apply_to_both, attend
 
 _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     name: names[0]
@@ -94,8 +95,8 @@ class CaughtFunctions(TorchFunctionMode):
         self._handlers: dict[Callable[..., Any], Callable[..., Any]] = {
             functional.scaled_dot_product_attention: self._catch_attention,
             functional.multi_head_attention_forward: self._catch_packed_attention,
-            functional.layer_norm: self._catch_layer_norm,
-            functional.rms_norm: self._catch_rms_norm,
+            functional.layer_norm: partial(self._catch_norm, functional.layer_norm),
+            functional.rms_norm: partial(self._catch_norm, functional.rms_norm),
             **{name: partial(self._catch_elementwise, name) for name in _ELEMENTWISE},
             **{name: partial(self._catch_product, name) for name in _PRODUCTS},
             **{name: partial(self._catch_matmul, name) for name in MATMULS},
@@ -204,61 +205,32 @@ class CaughtFunctions(TorchFunctionMode):
         weights._is_attention = True  # type: ignore[attr-defined]
         return weights
 
-    def _catch_layer_norm(
-        self,
-        x: Tensor,
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
+    def _catch_norm(
+        self, name: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        return self._apply(
-            "norm",
-            lambda x: functional.layer_norm(x, normalized_shape, weight, bias, eps),
-            lambda m, x: (self._rules.layer_norm(m, x, weight, eps),),
-            x,
-        )
-
-    def _catch_rms_norm(
-        self,
-        x: Tensor,
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        eps: float | None = None,
-    ) -> Tensor:
-        epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+        given = signature(name).bind(x, *args, **kwargs)
+        given.apply_defaults()
+        weight, eps = given.arguments["weight"], given.arguments["eps"]
 
         def pull(m: Tensor, x: Pair) -> tuple[Tensor]:
+            if name is functional.layer_norm:
+                return (self._rules.layer_norm(m, x, weight, eps),)
+            epsilon = torch.finfo(x.image.dtype).eps if eps is None else eps
             scaled = m if weight is None else m * weight
             return (self._rules.rms_norm(scaled, x, x.image.shape[-1], epsilon),)
 
-        return self._apply(
-            "norm", lambda x: functional.rms_norm(x, normalized_shape, weight, eps), pull, x
-        )
+        return self._apply("norm", lambda x: name(x, *args, **kwargs), pull, x)
 
-    def _catch_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        call = read_fused(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-
-        def forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return functional.scaled_dot_product_attention(
-                query, key, value, attn_mask, scale=scale
-            )
-
+    def _catch_attention(self, *args: Any, **kwargs: Any) -> Tensor:
+        call = read_fused(*args, **kwargs)
         pull = partial(
             self._rules.attention,
             bias=call.bias,
             scale=call.scale,
             read=partial(self._pull_read, self.block),
+        )
+        forward = partial(
+            functional.scaled_dot_product_attention, attn_mask=call.mask, scale=call.factor
         )
         return self._apply("attention", forward, pull, call.query, call.key, call.value)
 
@@ -308,8 +280,22 @@ class FusedAttention(NamedTuple):
     query: Float[Tensor, "batch head query head_dim"]
     key: Float[Tensor, "batch head key head_dim"]
     value: Float[Tensor, "batch head key head_dim"]
-    bias: Tensor | None
-    scale: float
+    mask: Tensor | None  # as it was given
+    factor: float | None  # likewise
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to the logits."""
+        return None if self.mask is None else as_bias(self.mask, self.query)
+
+    @property
+    def scale(self) -> float:
+        """κ."""
+        return float(self.query.shape[-1] ** -0.5) if self.factor is None else self.factor
+
+    def weigh(self) -> Float[Tensor, "batch head query key"]:
+        """Attention weights, computed anew."""
+        return attend(self.query, self.key, self.bias, self.scale).exp()
 
 
 def read_fused(
@@ -330,9 +316,7 @@ def read_fused(
     if enable_gqa:
         group = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
-    bias = None if attn_mask is None else as_bias(attn_mask, query)
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return FusedAttention(query, key, value, bias, factor)
+    return FusedAttention(query, key, value, attn_mask, scale)
 
 
 def as_bias(mask: Tensor, query: Tensor) -> Tensor:

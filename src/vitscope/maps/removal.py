@@ -17,7 +17,6 @@ from vitscope.maps.perturbation import index_kept
 from vitscope.models.base import Pixels
 
 Removed = Bool[Tensor, "sets patch"]
-Measure = Callable[[MapInput, int, Removed], Float[Tensor, " sets"]]
 
 _SETS_AT_ONCE = 64
 """Sets whose tokens or pixels are made at once."""
@@ -39,32 +38,26 @@ class Removal:
     title: str  # what a person reads
     # from the input, the index of an image and sets of patches to the target of the image without
     # each set. It costs one forward pass a set, in batches
-    measure: Measure
+    measure: Callable[[MapInput, int, Removed], Float[Tensor, " sets"]]
     source: str  # the publication, or what is done
 
 
-def _measure_parts(
-    change: Callable[[MapInput, int, Removed], dict[str, Tensor]],
+def _replace_tokens(
+    find: Callable[[MapInput, int], Float[Tensor, "patch dim"]],
     given: MapInput,
     image: int,
     removed: Removed,
 ) -> Float[Tensor, " sets"]:
-    # `change` gives the tokens or pixels of the image without each set.
-    parts = torch.split(removed.to(given.pixels.device), _SETS_AT_ONCE)
-    found = [given.measure_sets(image, **change(given, image, part)) for part in parts]
-    return torch.cat(found)
-
-
-def _replace_tokens(find: Callable[[MapInput, int], Float[Tensor, "patch dim"]]) -> Measure:
     # `find` gives the tokens that take the patches' places at depth 0.
-    def change(given: MapInput, image: int, removed: Removed) -> dict[str, Tensor]:
-        own = given.tokens[image : image + 1]
-        others, replaced = own.clone(), removed.new_zeros(len(removed), own.shape[1])
-        given.take_patches(others)[0] = find(given, image)
-        given.take_patches(replaced)[:] = removed
-        return {"tokens": torch.where(replaced.unsqueeze(-1), others, own)}
-
-    return partial(_measure_parts, change)
+    own, found = given.tokens[image : image + 1], []
+    others = own.clone()
+    given.take_patches(others)[0] = find(given, image)
+    for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
+        replaced = part.new_zeros(len(part), own.shape[1])
+        given.take_patches(replaced)[:] = part
+        tokens = torch.where(replaced.unsqueeze(-1), others, own)
+        found.append(given.measure_sets(image, tokens=tokens))
+    return torch.cat(found)
 
 
 def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch dim"]:
@@ -108,14 +101,17 @@ def _drop(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets
 
 def _replace_pixels(
     fill: Callable[[MapInput, int, Bool[Tensor, "sets height width"]], Pixels],
-) -> Measure:
+    given: MapInput,
+    image: int,
+    removed: Removed,
+) -> Float[Tensor, " sets"]:
     # `fill` gives the pixels that take the place of missing ones: for each set, or one for all.
-    def change(given: MapInput, image: int, removed: Removed) -> dict[str, Tensor]:
-        missing = _enlarge(given, removed)
-        filled = fill(given, image, missing)
-        return {"pixels": torch.where(missing.unsqueeze(1), filled, given.pixels[image])}
-
-    return partial(_measure_parts, change)
+    own, found = given.pixels[image], []
+    for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
+        missing = _enlarge(given, part)
+        pixels = torch.where(missing.unsqueeze(1), fill(given, image, missing), own)
+        found.append(given.measure_sets(image, pixels=pixels))
+    return torch.cat(found)
 
 
 def _enlarge(given: MapInput, removed: Removed) -> Bool[Tensor, "sets height width"]:
@@ -198,7 +194,7 @@ REMOVALS: Mapping[str, Removal] = {
         Removal(
             "shuffle",
             "Token of another image",
-            _replace_tokens(_find_tokens_of_another),
+            partial(_replace_tokens, _find_tokens_of_another),
             "the token at that place of a reference image, drawn once for each image",
         ),
         Removal(
@@ -207,20 +203,25 @@ REMOVALS: Mapping[str, Removal] = {
         Removal(
             "mean",
             "Mean token",
-            _replace_tokens(_find_mean_tokens),
+            partial(_replace_tokens, _find_mean_tokens),
             "the mean token at that place over the references",
         ),
         Removal(
             "blur",
             "Blurred pixels",
-            _replace_pixels(_blur),
+            partial(_replace_pixels, _blur),
             "a Gaussian with a standard deviation of one patch",
         ),
-        Removal("black", "Black pixels", _replace_pixels(_blacken), "level 0 before normalisation"),
+        Removal(
+            "black",
+            "Black pixels",
+            partial(_replace_pixels, _blacken),
+            "level 0 before normalisation",
+        ),
         Removal(
             "linear",
             "Interpolated pixels",
-            _replace_pixels(_impute),
+            partial(_replace_pixels, _impute),
             "ROAD (Rong et al., ICML 2022): noisy linear imputation",
         ),
     )

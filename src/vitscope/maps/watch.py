@@ -13,7 +13,6 @@ from vitscope.layout import TokenLayout
 from vitscope.maps.attention_calls import AttentionCalls
 from vitscope.maps.functions import read_fused
 from vitscope.maps.passes import Pass, RunningPass, run_blocks
-from vitscope.maps.rules import attend
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
 from vitscope.models.parts import project_packed
@@ -145,8 +144,7 @@ def _weigh_later(
     **kwargs: Any,
 ) -> Callable[[], Weights]:
     def weigh() -> Weights:
-        call = read_fused(query, key, key, *args, **kwargs)
-        return attend(call.query, call.key, call.bias, call.scale).exp().mean(dim=1)
+        return read_fused(query, key, key, *args, **kwargs).weigh().mean(dim=1)
 
     return weigh
 

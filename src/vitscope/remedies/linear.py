@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
+from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
 from vitscope.maps.passes import Hooks, RunningPass, run_blocks
 from vitscope.models.base import ViTAdapter
@@ -66,21 +66,17 @@ def linearise_blocks(vit: ViTAdapter) -> Iterator[LinearBlock]:
         yield linear
 
 
-class _OwnToken(AttentionCalls):
+class _OwnToken(BlockAttentions):
     """Each token reads itself alone: attention weights are the identity."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_calls = 0
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         del call
-        self.num_calls += 1
+        self.num_seen += 1
         return read_fused(*given, **named).value
 
     def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
         del call, weights
-        self.num_calls += 1
+        self.num_seen += 1
         return values
 
 
@@ -94,10 +90,12 @@ class RowBlock:
     """Runs a block on rows, each a token by itself, with chosen tensors inside."""
 
     def __init__(
-        self, module: nn.Module, last: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, vit: ViTAdapter, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Find the parts of a block, whose MLP ends in `last`, called with these arguments."""
-        self._module, self._last, self._args, self._kwargs = module, last, args, kwargs
+        """Find the parts of a block that was called with these arguments."""
+        module, last = vit.encoder_blocks[layer], find_neurons(vit, layer)
+        self._layer, self._module, self._last = layer, module, last
+        self._args, self._kwargs = args, kwargs
         self._stream = take_stream(take_input(args, kwargs))
         self.dim, self.num_neurons = last.out_features, last.in_features
         calls = self._list_calls()
@@ -160,12 +158,9 @@ class RowBlock:
         stream = self._stream.new_zeros(batch, *self._stream.shape[1:])
         args, kwargs = replace_input(self._args, self._kwargs, stream)
         with _OwnToken() as attention:
+            attention.enter(self._layer)
             output = take_stream(self._module(*args, **kwargs))
-        if attention.num_calls != 1:
-            raise UnsupportedModelError(
-                f"{attention.num_calls} attentions were found in a block, expected 1: "
-                f"{BlockAttentions.advice}"
-            )
+            attention.leave()
         return output
 
     def _list_calls(self) -> list[_Call]:
@@ -196,10 +191,7 @@ def list_row_blocks(vit: ViTAdapter) -> Sequence[RowBlock]:
 
     pixels = vit.parameter.new_zeros(1, 3, *vit.preprocessing.size)
     run_blocks(vit, pixels, watch=watch)
-    return [
-        RowBlock(block, find_neurons(vit, layer), *call)
-        for layer, (block, call) in enumerate(zip(vit.encoder_blocks, calls, strict=True))
-    ]
+    return [RowBlock(vit, layer, *call) for layer, call in enumerate(calls)]
 
 
 def _linearise(block: RowBlock) -> LinearBlock:

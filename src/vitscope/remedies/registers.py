@@ -175,12 +175,21 @@ class TestTimeRegisters(Remedy):
         # S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches
         # whose norm at `depth` is at least `threshold`, or the model's own registers.
         highest = depth - 1 if self.highest is None else self.highest
-        recorder = _NeuronRecorder(vit, highest)
+        linears, neurons = [find_neurons(vit, k) for k in range(highest + 1)], list[Tensor]()
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            neurons.append(take_input(args, kwargs))
+
+        def watch(running: RunningPass) -> None:
+            for linear in linears:
+                running.before(linear, keep)
+
         scores, count = torch.zeros((), dtype=torch.float64), 0
-        for running, run in iter_passes(vit, read, _IMAGES_AT_ONCE, recorder.attach):
+        for running, run in iter_passes(vit, read, _IMAGES_AT_ONCE, watch):
             places = find_places(self.at, threshold, run.streams[depth], running)
-            scores = scores + recorder.score(places)
+            scores = scores + torch.stack([_score(each, places) for each in neurons])
             count += int(places.any(dim=1).sum())
+            neurons.clear()
         if not count:
             raise UsageError(
                 f"no image has a patch with a norm of {threshold} or more at depth {depth} of "
@@ -248,28 +257,8 @@ def _check_blocks(vit: ViTAdapter, depth: int | None, highest: int | None) -> No
         raise UsageError(f"highest was given as {highest}: expected a block from 0 to {count - 1}")
 
 
-class _NeuronRecorder:
-    """Keeps the neurons of the first blocks during one forward."""
-
-    def __init__(self, vit: ViTAdapter, highest: int) -> None:
-        self._linears = [find_neurons(vit, layer) for layer in range(highest + 1)]
-        self._neurons: dict[int, Tensor] = {}
-
-    def attach(self, running: RunningPass) -> None:
-        """Hook into the MLPs of a forward."""
-        for layer, linear in enumerate(self._linears):
-            running.before(linear, partial(self._keep, layer))
-
-    def score(self, places: Places) -> Float[Tensor, "layer neuron"]:
-        """Sum over images of the mean |n| at their places; images without any add 0."""
-        counts = places.sum(dim=1).clamp(min=1)
-        found = []
-        for layer in range(len(self._linears)):
-            sizes = self._neurons.pop(layer).abs() * places.unsqueeze(-1)
-            found.append((sizes.double().sum(dim=1) / counts.unsqueeze(-1)).sum(dim=0).cpu())
-        return torch.stack(found)
-
-    def _keep(
-        self, layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._neurons[layer] = take_input(args, kwargs)
+def _score(neurons: Tensor, places: Places) -> Float[Tensor, " neuron"]:
+    # Sum over images of the mean |n| at their places; images without any add 0.
+    counts = places.sum(dim=1).clamp(min=1)
+    sizes = neurons.abs() * places.unsqueeze(-1)
+    return (sizes.double().sum(dim=1) / counts.unsqueeze(-1)).sum(dim=0).cpu()

@@ -8,12 +8,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 from vitscope.errors import UsageError
 from vitscope.remedies.directions import ProjectDirection
 from vitscope.remedies.head import AttentiveHead
-from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.remedy import Remedy, tell_value
 from vitscope.remedies.sinks import SwitchSinks
-from vitscope.remedies.skip import Skip
-from vitscope.remedies.tokens import HideTokens, ReplaceTokens
+from vitscope.remedies.tokens import HideTokens, PositionMean, ReplaceTokens, Skip
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
 from vitscope.maps.passes import RunningPass, find_patches
-from vitscope.maps.rules import attend
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
@@ -183,8 +182,8 @@ class _SinkRecorder(BlockAttentions):
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         """Add weights that are computed anew."""
-        query, key, value, bias, scale = read_fused(*given, **named)
-        self._add(attend(query, key, bias, scale).exp(), value)
+        seen = read_fused(*given, **named)
+        self._add(seen.weigh(), seen.value)
         return call(*given, **named)
 
     def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
