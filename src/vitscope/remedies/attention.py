@@ -1,7 +1,7 @@
 """Tokens that the attention of a block does not see, or sees without reading."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -46,12 +46,10 @@ class HiddenTokens(BlockAttentions):
         self._hidden: Bool[Tensor, "batch heads key"]
         self._query: int | None = None
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[object]:
         """Hide them in the forward that runs in the context."""
         self.layer = None
-        with self if self.by_layer else nullcontext():
-            yield
+        return self if self.by_layer else nullcontext()
 
     def place(self, layer: int, places: Bool[Tensor, "batch *head key"], query: int | None) -> None:
         """Start a block; places are those of every head, unless they have an axis for heads."""

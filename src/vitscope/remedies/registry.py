@@ -1,6 +1,7 @@
 """All remedies by the names of the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -62,6 +63,12 @@ _KINDS = {
     int: "a whole number",
     float: "a number",
     tuple: "block numbers such as 0+1",
+}
+_READERS: Mapping[type, Callable[[str], Any]] = {
+    bool: {"true": True, "false": False}.__getitem__,
+    int: int,
+    float: float,
+    tuple: lambda value: tuple(map(int, value.split("+"))),
 }
 
 
@@ -137,16 +144,9 @@ def _list_kinds(hint: Any) -> list[Any]:
 
 def _parse(what: str, value: str, hint: Any) -> Any:
     for kind in _list_kinds(hint):
-        try:
-            if isinstance(kind, str) and value == kind:
-                return value
-            if kind is bool and value in {"true", "false"}:
-                return value == "true"
-            if kind is tuple:
-                return tuple(int(number) for number in value.split("+"))
-            if kind in {int, float}:
-                return kind(value)
-        except ValueError:
-            continue
+        if value == kind:
+            return value
+        with suppress(ValueError, KeyError):
+            return _READERS[kind](value)
     expected = _tell_kinds(hint).replace("|", " or ")
     raise UsageError(f"{what} was given as {value!r}: expected {expected}")

@@ -50,14 +50,11 @@ class TokenStatistics:
     @classmethod
     def load(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Restore what was saved."""
-        by_layer = {
-            name: {
-                int(key.partition("/")[2]): tensor
-                for key, tensor in tensors.items()
-                if key.startswith(f"{name}/")
-            }
-            for name in ("mean", "deviation", "lent")
-        }
+        by_layer: dict[str, dict[int, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, _, layer = key.partition("/")
+            if layer:
+                by_layer.setdefault(name, {})[int(layer)] = tensor
         return cls(
             num_images=int(tensors["num_images"]),
             lenders=tuple(tensors["lenders"].tolist()),

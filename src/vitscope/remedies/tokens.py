@@ -1,4 +1,4 @@
-"""Tokens replaced, hidden or repaired at the input of blocks, and the [CLS] row's skip connection."""
+"""Tokens replaced, hidden or repaired between blocks, and the skip connection of [CLS]."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

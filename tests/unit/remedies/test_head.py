@@ -11,8 +11,7 @@ from vitscope import wrap_model
 from vitscope.errors import UsageError
 from vitscope.metrics.agreement import mean_cosine
 from vitscope.remedies.editor import Editor, Running
-from vitscope.remedies.head import AttentiveHead, DistilledHead
-from vitscope.remedies.pooling_head import PoolingHead
+from vitscope.remedies.head import AttentiveHead, DistilledHead, PoolingHead
 from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.testing import check_adapter
