@@ -126,9 +126,7 @@ def _find_target(vit: ViTAdapter, text: str, preprocessing: Preprocessing) -> Ch
     if not is_named(text):
         raise UsageError(f"no target is called {text!r}: expected {_EXPECTED}")
     word, _, rest = text.partition(":")
-    if word == IMAGE:
-        return _choose_image(vit, rest, preprocessing)
-    return _choose_logit(vit, None if text == LOGIT else rest)
+    return _choose_image(vit, rest, preprocessing) if word == IMAGE else _choose_logit(vit, rest)
 
 
 def _choose_vector(vit: ViTAdapter, vector: Tensor) -> ChosenTarget:
@@ -162,9 +160,9 @@ def _choose_image(
     return ChosenTarget(vit=vit, choose=choose, told=f"{name} {_digest(pixels)}", compares=True)
 
 
-def _choose_logit(vit: ViTAdapter, text: str | None) -> ChosenTarget:
+def _choose_logit(vit: ViTAdapter, text: str) -> ChosenTarget:
     classifier = _find_classifier(vit)
-    index = None if text is None else _find_class(classifier, text, vit.info.id)
+    index = _find_class(classifier, text, vit.info.id) if text else None
     return ChosenTarget(
         vit=replace(
             vit,

@@ -7,6 +7,7 @@ float32 on its way.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
 from inspect import signature
 from typing import Any, NamedTuple
@@ -65,33 +66,25 @@ class AttentionBackward(NamedTuple):
     through_routing: Float[Tensor, " batch"]  # ⟨m_A, A − A'⟩: what came through where it was read
 
 
+@dataclass(eq=False)
 class CaughtFunctions(TorchFunctionMode):
-    """Catches the nonlinear operations of one forward pass and gives them backward rules.
+    """Catches the nonlinear operations of one forward pass and gives them backward rules."""
 
-    Attributes:
-        block: Index of the block that is running, set by hooks; None outside the blocks.
-        calls: What was caught, in order.
-        kept: The inputs of every call, if they are kept to be the references of another pass.
-        reference: The items of the references that the next backward pass compares with.
-    """
+    rules: Rules
+    references: Inputs | None = None
+    _: KW_ONLY
+    keep: bool = False
+    on_attention: Callable[[AttentionBackward], None] | None = None
+    # index of the block that is running, set by hooks; None outside the blocks
+    block: int | None = None
+    calls: list[Call] = field(default_factory=list)  # what was caught, in order
+    # the inputs of every call, if they are kept to be the references of another pass
+    kept: Inputs = field(default_factory=list)
+    # the items of the references that the next backward pass compares with
+    reference: slice = field(default_factory=lambda: slice(0, 1))
 
-    def __init__(
-        self,
-        rules: Rules,
-        references: Inputs | None = None,
-        *,
-        keep: bool = False,
-        on_attention: Callable[[AttentionBackward], None] | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.block: int | None = None
-        self.calls: list[Call] = []
-        self.kept: Inputs = []
-        self.reference = slice(0, 1)
-        self._rules = rules
-        self._references = references
-        self._keep = keep
-        self._on_attention = on_attention
         self._handlers: dict[Callable[..., Any], Callable[..., Any]] = {
             functional.scaled_dot_product_attention: self._catch_attention,
             functional.multi_head_attention_forward: self._catch_packed_attention,
@@ -126,14 +119,14 @@ class CaughtFunctions(TorchFunctionMode):
     ) -> Tensor:
         index = len(self.calls)
         self.calls.append(Call(kind, self.block))
-        if self._keep:
+        if self.keep:
             self.kept.append(tuple(each.detach() for each in inputs))
             return forward(*inputs)
 
         def pull_pairs(m: Tensor, images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             others: Iterable[Tensor] = images
-            if self._references is not None:
-                others = (each[self.reference] for each in self._references[index])
+            if self.references is not None:
+                others = (each[self.reference] for each in self.references[index])
             # Where an input was broadcast, autograd takes the sum.
             return pull(m, *map(Pair, images, others))
 
@@ -151,7 +144,7 @@ class CaughtFunctions(TorchFunctionMode):
             return _ELEMENTWISE[name](x, *args, **kwargs)
 
         output = self._apply(
-            "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
+            "activation", function, lambda m, x: (self.rules.elementwise(m, function, x),), x
         )
         if _ELEMENTWISE[name] is torch.rsqrt:
             output._is_scale = True  # type: ignore[attr-defined]
@@ -161,7 +154,7 @@ class CaughtFunctions(TorchFunctionMode):
         if not (_depends(a) and _depends(other)):
             return name(a, other)  # type: ignore[no-any-return]  # linear in the one that does
         is_norm = getattr(other, "_is_scale", False)
-        rule = self._rules.scale if is_norm else self._rules.product
+        rule = self.rules.scale if is_norm else self.rules.product
         return self._apply("norm" if is_norm else "product", torch.mul, rule, a, other)
 
     def _catch_matmul(
@@ -172,13 +165,13 @@ class CaughtFunctions(TorchFunctionMode):
             return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
         if getattr(a, "_is_attention", False):
             return self._apply("read", torch.matmul, partial(self._pull_read, self.block), a, b)
-        return self._apply("matmul", torch.matmul, self._rules.matmul, a, b)
+        return self._apply("matmul", torch.matmul, self.rules.matmul, a, b)
 
     def _pull_read(
         self, block: int | None, m: Tensor, weights: Pair, values: Pair
     ) -> tuple[Tensor, Tensor]:
-        of_weights, of_values = self._rules.read(m, weights, values)
-        if self._on_attention is not None:
+        of_weights, of_values = self.rules.read(m, weights, values)
+        if self.on_attention is not None:
             item = AttentionBackward(
                 block=block,
                 weights=weights.image,
@@ -186,7 +179,7 @@ class CaughtFunctions(TorchFunctionMode):
                 through_values=_multiply_difference(of_values, values),
                 through_routing=_multiply_difference(of_weights, weights),
             )
-            self._on_attention(item)
+            self.on_attention(item)
         return of_weights, of_values
 
     def _catch_softmax(
@@ -199,7 +192,7 @@ class CaughtFunctions(TorchFunctionMode):
 
         def pull(m: Tensor, logits: Pair) -> tuple[Tensor]:
             logs = apply_to_both(partial(torch.log_softmax, dim=-1), logits)
-            return (self._rules.softmax(m, logs),)
+            return (self.rules.softmax(m, logs),)
 
         weights = self._apply("softmax", partial(torch.softmax, dim=-1), pull, logits)
         weights._is_attention = True  # type: ignore[attr-defined]
@@ -214,17 +207,17 @@ class CaughtFunctions(TorchFunctionMode):
 
         def pull(m: Tensor, x: Pair) -> tuple[Tensor]:
             if name is functional.layer_norm:
-                return (self._rules.layer_norm(m, x, weight, eps),)
+                return (self.rules.layer_norm(m, x, weight, eps),)
             epsilon = torch.finfo(x.image.dtype).eps if eps is None else eps
             scaled = m if weight is None else m * weight
-            return (self._rules.rms_norm(scaled, x, x.image.shape[-1], epsilon),)
+            return (self.rules.rms_norm(scaled, x, x.image.shape[-1], epsilon),)
 
         return self._apply("norm", lambda x: name(x, *args, **kwargs), pull, x)
 
     def _catch_attention(self, *args: Any, **kwargs: Any) -> Tensor:
         call = read_fused(*args, **kwargs)
         pull = partial(
-            self._rules.attention,
+            self.rules.attention,
             bias=call.bias,
             scale=call.scale,
             read=partial(self._pull_read, self.block),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -138,53 +138,44 @@ class Hooks(ExitStack):
         self.callback(module.register_forward_hook(OwnHook(function)).remove)
 
 
+@dataclass(eq=False)
 class RunningPass(Hooks):
-    """A forward whose tokens at depth 0 are replaced, and whose stream is recorded at every depth.
+    """A forward that replaces the tokens at depth 0 and records the stream at every depth."""
 
-    Attributes:
-        block: Index of the block that is running; None outside the blocks.
-        streams: The residual stream, so far.
-    """
+    vit: ViTAdapter
+    pixels: Pixels
+    tokens: Tokens | None
+    kept: Kept | None
+    functions: CaughtFunctions | None
+    block: int | None = None  # index of the block that is running; None outside the blocks
+    streams: list[Tensor] = field(default_factory=list)  # the residual stream, so far
+    normed: Tensor | None = None
+    _num_left: int = 0
 
-    def __init__(
-        self,
-        vit: ViTAdapter,
-        pixels: Pixels,
-        tokens: Tokens | None,
-        kept: Kept | None,
-        functions: CaughtFunctions | None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.block: int | None = None
-        self.streams: list[Tensor] = []
-        self._vit = vit
-        self._blocks = vit.encoder_blocks
-        self._layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
-        self._tokens = tokens
-        self._kept = kept
-        self._functions = functions
-        self._normed: Tensor | None = None
-        self._num_left = 0
+        self._blocks = self.vit.encoder_blocks
+        self._layout = self.vit.make_layout(self.pixels.shape[-2], self.pixels.shape[-1])
 
     def attach(self) -> None:
         """Hook into the blocks."""
-        if self._vit.blocks:
-            self.before(self._vit.blocks[self._vit.last_layer].attention, self._keep_normed)
+        if self.vit.blocks:
+            self.before(self.vit.blocks[self.vit.last_layer].attention, self._keep_normed)
         for index, block in enumerate(self._blocks):
             self.before(block, partial(self._enter, index))
             self.after(block, self._leave)
-        for module in () if self._kept is None else self._vit.position_biases:
+        for module in () if self.kept is None else self.vit.position_biases:
             self.after(module, self._keep_pairs)
 
     def finish(self, feature: Tensor) -> Pass:
         """What was recorded."""
-        row_was_read = self._normed is not None or not self._vit.blocks
+        row_was_read = self.normed is not None or not self.vit.blocks
         if len(self.streams) != len(self._blocks) + 1 or not row_was_read:
             raise UnsupportedModelError(
-                f"not all of the {len(self._blocks)} blocks of {self._vit.info.id} were run once: "
+                f"not all of the {len(self._blocks)} blocks of {self.vit.info.id} were run once: "
                 "they were replaced or repeated after it was wrapped; wrap the model as it is now"
             )
-        return Pass(feature, tuple(self.streams), self._normed)
+        return Pass(feature, tuple(self.streams), self.normed)
 
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -200,11 +191,11 @@ class RunningPass(Hooks):
         return args, kwargs | {name: self._keep_positions(kwargs[name]) for name in others}
 
     def _start(self, stream: Tokens) -> Float[Tensor, "batch left dim"]:
-        tokens = (stream if self._tokens is None else self._tokens).detach()
-        if self._kept is not None:
-            left = self._choose_tokens(self._kept, stream.shape[1])
+        tokens = (stream if self.tokens is None else self.tokens).detach()
+        if self.kept is not None:
+            left = self._choose_tokens(self.kept, stream.shape[1])
             tokens = tokens.gather(1, left.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-        return tokens.requires_grad_(self._functions is not None)
+        return tokens.requires_grad_(self.functions is not None)
 
     def _choose_tokens(self, kept: Kept, num_tokens: int) -> Int[Tensor, "batch left"]:
         patches = find_patches(self._layout, num_tokens)
@@ -215,14 +206,14 @@ class RunningPass(Hooks):
     def _keep_pairs(
         self, _: nn.Module, __: object, bias: Float[Tensor, "1 head token token"]
     ) -> Float[Tensor, "batch head left left"]:
-        assert self._kept is not None
-        left = self._choose_tokens(self._kept, bias.shape[-1])
+        assert self.kept is not None
+        left = self._choose_tokens(self.kept, bias.shape[-1])
         self._num_left = left.shape[1]
         return bias[0][:, left.unsqueeze(2), left.unsqueeze(1)].transpose(0, 1)
 
     def _keep_positions(self, value: Any) -> Any:
         # Rotary positions come as one row for each patch.
-        if self._kept is None or not isinstance(value, Tensor | tuple | list):
+        if self.kept is None or not isinstance(value, Tensor | tuple | list):
             return value
         if isinstance(value, tuple | list):
             return type(value)(map(self._keep_positions, value))
@@ -231,12 +222,12 @@ class RunningPass(Hooks):
             return value
         if value.ndim > 3 or value.ndim < 2 or value.shape[-2] != num_patches:
             raise UnsupportedModelError(
-                f"{self._vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "
+                f"{self.vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "
                 "of which vitscope does not know what to leave out when tokens are dropped: use "
                 "another removal than 'drop'"
             )
         per_head = value if value.ndim == 3 else value.unsqueeze(0)
-        return per_head[:, self._kept].transpose(0, 1)
+        return per_head[:, self.kept].transpose(0, 1)
 
     def _leave(self, block: nn.Module, _: object, output: object) -> None:
         self._set_block(None)
@@ -245,11 +236,11 @@ class RunningPass(Hooks):
 
     def _set_block(self, index: int | None) -> None:
         self.block = index
-        if self._functions is not None:
-            self._functions.block = index
+        if self.functions is not None:
+            self.functions.block = index
 
     def _keep_normed(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given: Sequence[Any] = [*args, *kwargs.values()]
         # A pooling head's first argument is its learned query; its keys are the tokens.
         query_is_probe = self._layout.query is None and len(given) > 1
-        self._normed = given[1 if query_is_probe else 0]
+        self.normed = given[1 if query_is_probe else 0]

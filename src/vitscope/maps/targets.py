@@ -74,11 +74,7 @@ def explain_self(features: Float[Tensor, "batch out"], references: References | 
             "the output for an image is the mean over the references, from which it does not "
             "differ, so that there is nothing to explain: give 20 references or more"
         )
-    return Target(
-        name="self",
-        directions=centred / sizes,
-        centre=references.mean_feature,
-    )
+    return Target(name="self", directions=centred / sizes, centre=references.mean_feature)
 
 
 def explain_cosine(features: Float[Tensor, "batch out"], references: References | None) -> Target:

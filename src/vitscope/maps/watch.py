@@ -1,7 +1,7 @@
 """The model's own run on images, watched for all that maps of attention weights are made of."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -51,7 +51,8 @@ def watch_blocks(
     `layer` is that of the analysed row; the last one if None.
     """
     layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
-    watch = _Watch(vit, layout, layer, keeps_attentions)
+    analysed = vit.select_layer(layer) if vit.blocks else None
+    watch = _Watch(vit, layout, analysed, keeps_attentions)
     run = run_blocks(vit, pixels, watch=watch.attach)
     return OwnPass(
         **vars(run),
@@ -62,47 +63,45 @@ def watch_blocks(
     )
 
 
+@dataclass(eq=False)
 class _Watch(AttentionCalls):
     """Keeps what is handed to attentions, norms and the analysed row, and changes nothing."""
 
-    def __init__(
-        self, vit: ViTAdapter, layout: TokenLayout, layer: int | None, keeps_attentions: bool
-    ) -> None:
+    vit: ViTAdapter
+    layout: TokenLayout
+    layer: int | None  # of the analysed row; None if there is none
+    keeps_attentions: bool
+    row: ClsTrace | None = None
+    skip_norms: list[Tensor] = field(default_factory=list)
+    branch_norms: list[Tensor] = field(default_factory=list)
+    attentions: list[SeenAttention] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.row: ClsTrace | None = None
-        self.skip_norms: list[Tensor] = []
-        self.branch_norms: list[Tensor] = []
-        self.attentions: list[SeenAttention] = []
-        self._vit = vit
-        self._layout = layout
-        self._keeps_attentions = keeps_attentions
-        self._layer = vit.select_layer(layer) if vit.blocks else None
         self._running: RunningPass
 
     def attach(self, running: RunningPass) -> None:
         """Watch a forward."""
-        self._running, vit = running, self._vit
+        self._running, vit = running, self.vit
         for parts in vit.blocks.values():
             if parts.mlp_norm is not None:
                 running.before(parts.mlp_norm, self._keep_branch)
-        for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
+        for packed in _find_packed(vit.module.modules()) if self.keeps_attentions else ():
             running.before(packed, self._keep_packed)
-        if self._layer is not None:
-            running.enter_context(self._make_recorder(self._layer).attached())
+        if self.layer is not None:
+            recorder = BlockRecorder(
+                self.layer,
+                vit.blocks[self.layer],
+                self.layout,
+                partial(setattr, self, "row"),
+                last=self.layer == vit.last_layer,
+                autocast=vit.autocast.half is not None,
+            )
+            running.enter_context(recorder.attached())
         # torch runs packed attention by another kernel while a mode is on.
         packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
-        if self._keeps_attentions and not packed_blocks:
+        if self.keeps_attentions and not packed_blocks:
             running.enter_context(self)
-
-    def _make_recorder(self, layer: int) -> BlockRecorder:
-        return BlockRecorder(
-            layer,
-            self._vit.blocks[layer],
-            self._layout,
-            partial(setattr, self, "row"),
-            last=layer == self._vit.last_layer,
-            autocast=self._vit.autocast.half is not None,
-        )
 
     def _keep_branch(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         stream = self._running.streams[-1]
