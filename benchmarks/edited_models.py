@@ -14,7 +14,7 @@ from benchmarks.settings import Plan, Settings
 from vitscope.decomposition import choose_tolerance, decompose_layers
 from vitscope.maps.passes import run_blocks
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.remedies.registers import TestTimeRegisters, find_register_neurons
+from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.registry import parse_remedy
 
 _EDITS = (
@@ -71,10 +71,11 @@ def _time_edits(
                 clock=time.process_time,
             )
         yield [remedy.label, str(compare(seconds["edited"], seconds["original"]))]
+    search = TestTimeRegisters(depth=1, threshold=0.001).measure
     seconds = alternate(
         {
             "forward": partial(_run, vit, pixels),
-            "search": partial(find_register_neurons, vit, read, depth=1, threshold=0.001),
+            "search": partial(search, vit, read),
         },
         rounds,
         clock=time.process_time,

@@ -124,7 +124,7 @@ def _load_input(vit: ViTAdapter, plan: Plan, settings: Settings) -> _Images:
     ) as decoded:
         pixels = decoded.batches[0].pixels
     references = make_references(vit, [pixels[plan.images :]])
-    assert len(references.inputs)  # made when first asked for, once for all images
+    assert len(references.traced[1])  # made when first asked for, once for all images
     return _Images(vit, pixels[: plan.images], references)
 
 

@@ -20,7 +20,7 @@ from vitscope.figures.saved import load_results
 from vitscope.images.image_set import iter_batches
 from vitscope.metrics.jackknife import Estimate, block_of
 from vitscope.metrics.one_shot import draw_pairs, group_images
-from vitscope.remedies.skip import Skip
+from vitscope.remedies.tokens import Skip
 from vitscope.results.remedy_comparison import compare_judgements, compare_one_shots
 from vitscope.results.remedy_text import tabulate_overview, tabulate_remedy
 from vitscope.runs.model_run import make_image_set

@@ -18,9 +18,8 @@ from vitscope.remedies.registry import REMEDIES as REMEDY_NAMES
 from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.remedy import Origin
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
-from vitscope.remedies.skip import Skip
 from vitscope.remedies.statistics import Thresholds
-from vitscope.remedies.tokens import ReplaceTokens
+from vitscope.remedies.tokens import ReplaceTokens, Skip
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.runs import remedy_loop
 from vitscope.runs.model_run import make_image_set

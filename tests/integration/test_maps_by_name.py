@@ -17,7 +17,7 @@ from vitscope import AuditConfig, Explanation, JudgeConfig, audit, explain
 from vitscope.cli import main
 from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError, VitscopeError
 from vitscope.images.image_set import ImageSet, load_pixels
-from vitscope.maps.target_files import open_target, read_vector
+from vitscope.maps.chosen_target import open_target, read_vector
 from vitscope.maps.token_maps import map_tokens
 from vitscope.runs.explain_run import fit_whole
 from vitscope.runs.judge_run import JudgeRun

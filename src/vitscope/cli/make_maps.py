@@ -52,7 +52,7 @@ def judge(
     found = find_images(images, models.model, output)
     compared = None if references is None else find_images(references, (), output)
     from vitscope.images.masks import find_masks
-    from vitscope.maps.target_files import open_target
+    from vitscope.maps.chosen_target import open_target
     from vitscope.runs.judge_run import check_enough, check_settings
 
     check_enough(min(config.limit or len(found), len(found)) if compared is None else len(compared))
@@ -140,8 +140,8 @@ def explain(
     painted = {one: models.out / "overlays" / name for one, name in models.names.items()}
     for folder in (drawings, *(painted.values() if overlays else ())):
         check_figures_target(folder, overwrite=models.replaces)
+    from vitscope.maps.chosen_target import open_target
     from vitscope.maps.registry import find_methods  # here, because importing it is slow
-    from vitscope.maps.target_files import open_target
 
     find_methods(maps or ())
     explain_with = partial(

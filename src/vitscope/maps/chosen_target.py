@@ -1,22 +1,27 @@
-"""What a caller asks for as a target: a name, a class, a vector, a second image."""
+"""What a caller asks for as a target: a name, a class, a vector or its file, a second image."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vitscope.decomposition import check_pixels
 from vitscope.errors import ImageReadError, UnsupportedModelError, UsageError
-from vitscope.files.printable import printable
+from vitscope.files.printable import printable, printable_path
 from vitscope.images.image_set import load_pixels
 from vitscope.images.preprocessing import Preprocessing
+from vitscope.images.search import find_images
 from vitscope.maps.method import MapInput, MapMethod
 from vitscope.maps.references import References
 from vitscope.maps.targets import (
@@ -121,9 +126,7 @@ def _find_target(vit: ViTAdapter, text: str, preprocessing: Preprocessing) -> Ch
     if not is_named(text):
         raise UsageError(f"no target is called {text!r}: expected {_EXPECTED}")
     word, _, rest = text.partition(":")
-    if word == IMAGE:
-        return _choose_image(vit, rest, preprocessing)
-    return _choose_logit(vit, None if text == LOGIT else rest)
+    return _choose_image(vit, rest, preprocessing) if word == IMAGE else _choose_logit(vit, rest)
 
 
 def _choose_vector(vit: ViTAdapter, vector: Tensor) -> ChosenTarget:
@@ -157,9 +160,9 @@ def _choose_image(
     return ChosenTarget(vit=vit, choose=choose, told=f"{name} {_digest(pixels)}", compares=True)
 
 
-def _choose_logit(vit: ViTAdapter, text: str | None) -> ChosenTarget:
+def _choose_logit(vit: ViTAdapter, text: str) -> ChosenTarget:
     classifier = _find_classifier(vit)
-    index = None if text is None else _find_class(classifier, text, vit.info.id)
+    index = _find_class(classifier, text, vit.info.id) if text else None
     return ChosenTarget(
         vit=replace(
             vit,
@@ -231,3 +234,61 @@ def _embed_logits(
 
 def _digest(tensor: Tensor) -> str:
     return blake2b(tensor.detach().double().cpu().numpy().tobytes(), digest_size=8).hexdigest()
+
+
+_read_pickle = partial(torch.load, map_location="cpu", weights_only=True)
+_READERS: dict[str, Callable[[Path], Any]] = {  # none of which runs code
+    ".safetensors": load_file,
+    ".npy": partial(np.load, allow_pickle=False),
+    ".pt": _read_pickle,
+    ".pth": _read_pickle,
+}
+
+
+def open_target(text: str) -> str | Tensor:
+    """A target as the command line takes it: a name, or the file of a vector."""
+    if not is_named(text):
+        return read_vector(Path(text))
+    word, _, rest = text.partition(":")
+    if word == IMAGE:
+        find_images(rest)  # refuses early what is not there
+    return text
+
+
+def read_vector(path: Path) -> Tensor:
+    """Read the one vector of a file: .safetensors, .npy or .pt."""
+    name = printable_path(path)
+    if path.suffix not in _READERS or not path.is_file():
+        raise UsageError(
+            f"target {name}: expected {NAMED_TARGETS}, or a file with one vector "
+            "(.safetensors, .npy, .pt)"
+        )
+    try:
+        content = _READERS[path.suffix](path)
+    except UnpicklingError:
+        raise UsageError(
+            f"target {name} is not a plain file of a tensor, and code in it is never executed: "
+            "save the vector alone"
+        ) from None
+    except (OSError, ValueError, EOFError, RuntimeError, SafetensorError, LookupError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"target {name} cannot be read: {reason}") from None
+    return _take_vector(content, name)
+
+
+def _take_vector(content: Any, name: str) -> Tensor:
+    if isinstance(content, dict):
+        if len(content) != 1:
+            raise UsageError(f"target {name} holds {len(content)} tensors: expected one")
+        (content,) = content.values()
+    if isinstance(content, np.ndarray) and content.dtype.kind == "f":
+        content = torch.from_numpy(content)
+    if not isinstance(content, Tensor) or not content.is_floating_point():
+        raise UsageError(f"target {name} is no tensor of floating-point numbers")
+    vector = content.detach().squeeze()
+    if vector.ndim != 1 or not vector.isfinite().all():
+        raise UsageError(
+            f"target {name} has the shape {tuple(content.shape)}: expected one vector of finite "
+            "numbers"
+        )
+    return vector

@@ -6,8 +6,10 @@ depends on the tokens; other calls are left alone. One exception: a float64 pass
 float32 on its way.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from functools import partial
+from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.rules import Pair, Rules, apply_to_both
+from vitscope.maps.rules import Pair, Rules, apply_to_both, attend
 
 _ELEMENTWISE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
     name: names[0]
@@ -64,38 +66,30 @@ class AttentionBackward(NamedTuple):
     through_routing: Float[Tensor, " batch"]  # ⟨m_A, A − A'⟩: what came through where it was read
 
 
+@dataclass(eq=False)
 class CaughtFunctions(TorchFunctionMode):
-    """Catches the nonlinear operations of one forward pass and gives them backward rules.
+    """Catches the nonlinear operations of one forward pass and gives them backward rules."""
 
-    Attributes:
-        block: Index of the block that is running, set by hooks; None outside the blocks.
-        calls: What was caught, in order.
-        kept: The inputs of every call, if they are kept to be the references of another pass.
-        reference: The items of the references that the next backward pass compares with.
-    """
+    rules: Rules
+    references: Inputs | None = None
+    _: KW_ONLY
+    keep: bool = False
+    on_attention: Callable[[AttentionBackward], None] | None = None
+    # index of the block that is running, set by hooks; None outside the blocks
+    block: int | None = None
+    calls: list[Call] = field(default_factory=list)  # what was caught, in order
+    # the inputs of every call, if they are kept to be the references of another pass
+    kept: Inputs = field(default_factory=list)
+    # the items of the references that the next backward pass compares with
+    reference: slice = field(default_factory=lambda: slice(0, 1))
 
-    def __init__(
-        self,
-        rules: Rules,
-        references: Inputs | None = None,
-        *,
-        keep: bool = False,
-        on_attention: Callable[[AttentionBackward], None] | None = None,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.block: int | None = None
-        self.calls: list[Call] = []
-        self.kept: Inputs = []
-        self.reference = slice(0, 1)
-        self._rules = rules
-        self._references = references
-        self._keep = keep
-        self._on_attention = on_attention
         self._handlers: dict[Callable[..., Any], Callable[..., Any]] = {
             functional.scaled_dot_product_attention: self._catch_attention,
             functional.multi_head_attention_forward: self._catch_packed_attention,
-            functional.layer_norm: self._catch_layer_norm,
-            functional.rms_norm: self._catch_rms_norm,
+            functional.layer_norm: partial(self._catch_norm, functional.layer_norm),
+            functional.rms_norm: partial(self._catch_norm, functional.rms_norm),
             **{name: partial(self._catch_elementwise, name) for name in _ELEMENTWISE},
             **{name: partial(self._catch_product, name) for name in _PRODUCTS},
             **{name: partial(self._catch_matmul, name) for name in MATMULS},
@@ -125,14 +119,14 @@ class CaughtFunctions(TorchFunctionMode):
     ) -> Tensor:
         index = len(self.calls)
         self.calls.append(Call(kind, self.block))
-        if self._keep:
+        if self.keep:
             self.kept.append(tuple(each.detach() for each in inputs))
             return forward(*inputs)
 
         def pull_pairs(m: Tensor, images: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             others: Iterable[Tensor] = images
-            if self._references is not None:
-                others = (each[self.reference] for each in self._references[index])
+            if self.references is not None:
+                others = (each[self.reference] for each in self.references[index])
             # Where an input was broadcast, autograd takes the sum.
             return pull(m, *map(Pair, images, others))
 
@@ -150,7 +144,7 @@ class CaughtFunctions(TorchFunctionMode):
             return _ELEMENTWISE[name](x, *args, **kwargs)
 
         output = self._apply(
-            "activation", function, lambda m, x: (self._rules.elementwise(m, function, x),), x
+            "activation", function, lambda m, x: (self.rules.elementwise(m, function, x),), x
         )
         if _ELEMENTWISE[name] is torch.rsqrt:
             output._is_scale = True  # type: ignore[attr-defined]
@@ -160,7 +154,7 @@ class CaughtFunctions(TorchFunctionMode):
         if not (_depends(a) and _depends(other)):
             return name(a, other)  # type: ignore[no-any-return]  # linear in the one that does
         is_norm = getattr(other, "_is_scale", False)
-        rule = self._rules.scale if is_norm else self._rules.product
+        rule = self.rules.scale if is_norm else self.rules.product
         return self._apply("norm" if is_norm else "product", torch.mul, rule, a, other)
 
     def _catch_matmul(
@@ -170,16 +164,23 @@ class CaughtFunctions(TorchFunctionMode):
         if not (_depends(a) and _depends(b)):
             return name(a, b)  # type: ignore[no-any-return]  # linear in the one that does
         if getattr(a, "_is_attention", False):
-            block = self.block
+            return self._apply("read", torch.matmul, partial(self._pull_read, self.block), a, b)
+        return self._apply("matmul", torch.matmul, self.rules.matmul, a, b)
 
-            def pull(m: Tensor, weights: Pair, values: Pair) -> tuple[Tensor, Tensor]:
-                of_weights, of_values = self._rules.read(m, weights, values)
-                if self._on_attention is not None:
-                    self._on_attention(_itemise(block, of_weights, weights, of_values, values))
-                return of_weights, of_values
-
-            return self._apply("read", torch.matmul, pull, a, b)
-        return self._apply("matmul", torch.matmul, self._rules.matmul, a, b)
+    def _pull_read(
+        self, block: int | None, m: Tensor, weights: Pair, values: Pair
+    ) -> tuple[Tensor, Tensor]:
+        of_weights, of_values = self.rules.read(m, weights, values)
+        if self.on_attention is not None:
+            item = AttentionBackward(
+                block=block,
+                weights=weights.image,
+                of_weights=of_weights,
+                through_values=_multiply_difference(of_values, values),
+                through_routing=_multiply_difference(of_weights, weights),
+            )
+            self.on_attention(item)
+        return of_weights, of_values
 
     def _catch_softmax(
         self, name: Callable[..., Any], logits: Tensor, *args: Any, **kwargs: Any
@@ -191,71 +192,39 @@ class CaughtFunctions(TorchFunctionMode):
 
         def pull(m: Tensor, logits: Pair) -> tuple[Tensor]:
             logs = apply_to_both(partial(torch.log_softmax, dim=-1), logits)
-            return (self._rules.softmax(m, logs),)
+            return (self.rules.softmax(m, logs),)
 
         weights = self._apply("softmax", partial(torch.softmax, dim=-1), pull, logits)
         weights._is_attention = True  # type: ignore[attr-defined]
         return weights
 
-    def _catch_layer_norm(
-        self,
-        x: Tensor,
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        eps: float = 1e-5,
+    def _catch_norm(
+        self, name: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any
     ) -> Tensor:
-        return self._apply(
-            "norm",
-            lambda x: functional.layer_norm(x, normalized_shape, weight, bias, eps),
-            lambda m, x: (self._rules.layer_norm(m, x, weight, eps),),
-            x,
-        )
-
-    def _catch_rms_norm(
-        self,
-        x: Tensor,
-        normalized_shape: Sequence[int],
-        weight: Tensor | None = None,
-        eps: float | None = None,
-    ) -> Tensor:
-        epsilon = torch.finfo(x.dtype).eps if eps is None else eps
+        given = signature(name).bind(x, *args, **kwargs)
+        given.apply_defaults()
+        weight, eps = given.arguments["weight"], given.arguments["eps"]
 
         def pull(m: Tensor, x: Pair) -> tuple[Tensor]:
+            if name is functional.layer_norm:
+                return (self.rules.layer_norm(m, x, weight, eps),)
+            epsilon = torch.finfo(x.image.dtype).eps if eps is None else eps
             scaled = m if weight is None else m * weight
-            return (self._rules.rms_norm(scaled, x, x.image.shape[-1], epsilon),)
+            return (self.rules.rms_norm(scaled, x, x.image.shape[-1], epsilon),)
 
-        return self._apply(
-            "norm", lambda x: functional.rms_norm(x, normalized_shape, weight, eps), pull, x
+        return self._apply("norm", lambda x: name(x, *args, **kwargs), pull, x)
+
+    def _catch_attention(self, *args: Any, **kwargs: Any) -> Tensor:
+        call = read_fused(*args, **kwargs)
+        pull = partial(
+            self.rules.attention,
+            bias=call.bias,
+            scale=call.scale,
+            read=partial(self._pull_read, self.block),
         )
-
-    def _catch_attention(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        call = read_fused(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
-
-        def forward(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            return functional.scaled_dot_product_attention(
-                query, key, value, attn_mask, scale=scale
-            )
-
-        def pull(m: Tensor, query: Pair, key: Pair, value: Pair) -> tuple[Tensor, Tensor, Tensor]:
-            pulled = self._rules.attention(m, query, key, value, call.bias, call.scale)
-            if self._on_attention is not None:
-                self._on_attention(
-                    _itemise(block, pulled.of_weights, pulled.weights, pulled.values, value)
-                )
-            return pulled.queries, pulled.keys, pulled.values
-
-        block = self.block
+        forward = partial(
+            functional.scaled_dot_product_attention, attn_mask=call.mask, scale=call.factor
+        )
         return self._apply("attention", forward, pull, call.query, call.key, call.value)
 
     def _catch_packed_attention(
@@ -304,8 +273,22 @@ class FusedAttention(NamedTuple):
     query: Float[Tensor, "batch head query head_dim"]
     key: Float[Tensor, "batch head key head_dim"]
     value: Float[Tensor, "batch head key head_dim"]
-    bias: Tensor | None
-    scale: float
+    mask: Tensor | None  # as it was given
+    factor: float | None  # likewise
+
+    @property
+    def bias(self) -> Tensor | None:
+        """What is added to the logits."""
+        return None if self.mask is None else as_bias(self.mask, self.query)
+
+    @property
+    def scale(self) -> float:
+        """κ."""
+        return float(self.query.shape[-1] ** -0.5) if self.factor is None else self.factor
+
+    def weigh(self) -> Float[Tensor, "batch head query key"]:
+        """Attention weights, computed anew."""
+        return attend(self.query, self.key, self.bias, self.scale).exp()
 
 
 def read_fused(
@@ -326,9 +309,7 @@ def read_fused(
     if enable_gqa:
         group = query.shape[-3] // key.shape[-3]
         key, value = (each.repeat_interleave(group, dim=-3) for each in (key, value))
-    bias = None if attn_mask is None else as_bias(attn_mask, query)
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return FusedAttention(query, key, value, bias, factor)
+    return FusedAttention(query, key, value, attn_mask, scale)
 
 
 def as_bias(mask: Tensor, query: Tensor) -> Tensor:
@@ -367,13 +348,5 @@ def _cast_unrounded(name: Callable[..., Any], x: Tensor, *args: Any, **kwargs: A
     return x if _depends(x) and cast.dtype.itemsize < x.dtype.itemsize else cast
 
 
-def _itemise(
-    block: int | None, of_weights: Tensor, weights: Pair, of_values: Tensor, values: Pair
-) -> AttentionBackward:
-    return AttentionBackward(
-        block=block,
-        weights=weights.image,
-        of_weights=of_weights,
-        through_values=(of_values * (values.image - values.reference)).flatten(1).sum(dim=1),
-        through_routing=(of_weights * (weights.image - weights.reference)).flatten(1).sum(dim=1),
-    )
+def _multiply_difference(m: Tensor, pair: Pair) -> Float[Tensor, " batch"]:
+    return (m * (pair.image - pair.reference)).flatten(1).sum(dim=1)

@@ -111,9 +111,7 @@ def _cdam(given: MapInput) -> MapValues:
 def _gradcam(given: MapInput) -> MapValues:
     # Channel weights are means over patches alone.
     normed, gradient = given.once(_differentiate_normed)
-    patches = given.patches
-    left_out = given.num_tokens - normed.shape[1]
-    weights = gradient[:, patches.start - left_out : patches.stop - left_out].mean(dim=1)
+    weights = given.take_patches(gradient).mean(dim=1)
     return given.place_row((normed @ weights.unsqueeze(-1)).squeeze(-1))
 
 

@@ -1,6 +1,6 @@
 """Maps judged by what the model does when patches are removed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +12,6 @@ from vitscope.errors import NonFiniteError, UsageError
 from vitscope.maps.method import MapInput, MapValues
 from vitscope.maps.removal import Removal
 from vitscope.metrics.faithfulness import (
-    Curve,
     Order,
     Sets,
     Values,
@@ -90,8 +89,7 @@ def judge_images(given: MapInput, maps: Mapping[str, MapValues], removal: Remova
         if not each.values.isfinite().all():
             raise UsageError(f"the map {name!r} has NaN or infinite values: it cannot be judged")
     found = [_judge_image(given, image, maps, removal) for image in range(len(given.pixels))]
-    stacked = {name: np.stack([each[name] for each in found]) for name in found[0]}
-    return Judgement(removal=removal.name, maps=(*maps, ORACLE, RANDOM), **stacked)
+    return Judgement(removal=removal.name, maps=(*maps, ORACLE, RANDOM), **_stack(found))
 
 
 def count_passes(num_patches: int, num_maps: int) -> int:
@@ -144,11 +142,13 @@ def _judge_image(
 
     every = [ranking.list_sets() for several in rankings.values() for ranking in several]
     removals.run(np.concatenate([*every, subsets]))
-    scored = [
-        _average([_score(ranking, removals, deltas, subsets) for ranking in several])
+    of_maps = [
+        _stack([_score(ranking, removals, deltas, subsets) for ranking in several])
         for several in rankings.values()
     ]
-    scores = np.stack([each.scores for each in scored])
+    means = [{name: each.mean(axis=0) for name, each in found.items()} for found in of_maps]
+    scored = _stack(means)
+    scores = scored["scores"]
     gaps = scores[:, SCORES.index("gap")]
     scores[:, SCORES.index("skill")] = compute_skill(gaps, random=gaps[-1], oracle=gaps[-2])
     for row, each in zip(scores, maps.values(), strict=False):  # the baselines claim no sum
@@ -156,30 +156,20 @@ def _judge_image(
             row[SCORES.index("completeness")] = compute_completeness(
                 float(each.values[image].double().sum()), float(each.total[image])
             )
-    return {
-        "scores": scores,
-        "deletion": np.stack([each.deletion for each in scored]),
-        "insertion": np.stack([each.insertion for each in scored]),
-        "deltas": deltas,
-        "num_runs": np.array(removals.num_runs),
-    }
+    return scored | {"deltas": deltas, "num_runs": np.array(len(removals.found))}
 
 
 def _rank(values: Values, ties: Float64[np.ndarray, "draw patch"]) -> list[_Ranking]:
     return [_Ranking(values, order) for order in make_orders(values, ties)]
 
 
-class _Scored(NamedTuple):
-    scores: Float64[np.ndarray, " score"]
-    deletion: Curve
-    insertion: Curve
+def _stack(found: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([each[name] for each in found]) for name in found[0]}
 
 
-def _average(scored: list[_Scored]) -> _Scored:
-    return _Scored(*(np.mean(each, axis=0) for each in zip(*scored, strict=True)))
-
-
-def _score(ranking: _Ranking, removals: "_Removals", deltas: Values, subsets: Sets) -> _Scored:
+def _score(
+    ranking: _Ranking, removals: "_Removals", deltas: Values, subsets: Sets
+) -> dict[str, np.ndarray]:
     values, order = ranking
     groups = make_groups(order)
     sizes = groups.sum(axis=1)
@@ -202,7 +192,8 @@ def _score(ranking: _Ranking, removals: "_Removals", deltas: Values, subsets: Se
         *compute_sufficiency(insertion, read_at),
         *compute_comprehensiveness(deletion, read_at),
     ]
-    return _Scored(np.array([*found.values(), *readable]), deletion, insertion)
+    scores = np.array([*found.values(), *readable])
+    return {"scores": scores, "deletion": deletion, "insertion": insertion}
 
 
 class _Removals:
@@ -212,18 +203,13 @@ class _Removals:
         self._given = given
         self._image = image
         self._removal = removal
-        self._found: dict[bytes, float] = {}
+        self.found: dict[bytes, float] = {}  # by set, as bytes
         self._none = np.zeros((1, len(given.patches)), dtype=bool)
-
-    @property
-    def num_runs(self) -> int:
-        """Sets that were run."""
-        return len(self._found)
 
     def run(self, sets: Sets) -> None:
         """Run those that have not been run."""
         new = {each.tobytes(): each for each in sets}
-        wanted = [key for key in new if key not in self._found]
+        wanted = [key for key in new if key not in self.found]
         if not wanted:
             return
         masks = torch.from_numpy(np.stack([new[key] for key in wanted]))
@@ -234,12 +220,12 @@ class _Removals:
                 "is NaN or infinite for some sets of patches: use another removal, or float32",
                 image=self._image,
             )
-        self._found.update(zip(wanted, measured.tolist(), strict=True))
+        self.found.update(zip(wanted, measured.tolist(), strict=True))
 
     def measure(self, sets: Sets) -> Float64[np.ndarray, " set"]:
         """S without each set."""
         self.run(sets)
-        return np.array([self._found[each.tobytes()] for each in sets])
+        return np.array([self.found[each.tobytes()] for each in sets])
 
     def measure_drops(self, sets: Sets) -> Float64[np.ndarray, " set"]:
         """What s loses without each set."""

@@ -163,54 +163,48 @@ class MapInput:
         shape = (len(self.pixels), self.num_tokens)
         return torch.zeros(shape, dtype=self.dtype, device=self.pixels.device)
 
-    def measure_images(self, image: int, pixels: Pixels) -> Float[Tensor, " sets"]:
-        """The target of changed versions of one image."""
-        target = self.target.select(image)
-        size = max(1, CPU_TOKENS // self.num_tokens)
-        found = []
-        for part in torch.split(pixels, size):
-            found.append(target.measure(run_blocks(self.vit, part).feature))
-            self.on_passes(len(part))
-        return torch.cat(found)
-
     def differentiate(
         self,
         tokens: Tokens | None = None,
         on_attention: Callable[[AttentionBackward], None] | None = None,
     ) -> tuple[Pass, Float[Tensor, "batch out"]]:
         """Run with gradients; returns the pass and the gradient of the target by the feature."""
-        functions = CaughtFunctions(SECANT, on_attention=on_attention)
+        run = self.run_caught(CaughtFunctions(SECANT, on_attention=on_attention), tokens)
+        feature = run.feature.detach()
+        return run, self.target.pull(feature, feature)
+
+    def run_caught(self, functions: CaughtFunctions, tokens: Tokens | None = None) -> Pass:
+        """Run with gradients by other rules; refuses a model whose operations go unseen."""
         run = run_blocks(self.vit, self.pixels, tokens, functions=functions)
         check_caught(functions.calls, self.vit)
         if tokens is None:
             check_drift(run.feature, self.own.feature, self.vit)
-        feature = run.feature.detach()
-        return run, self.target.pull(feature, feature)
+        return run
 
     def measure_sets(
-        self, image: int, tokens: Tokens | None = None, kept: Kept | None = None
+        self,
+        image: int,
+        tokens: Tokens | None = None,
+        kept: Kept | None = None,
+        pixels: Pixels | None = None,
     ) -> Float[Tensor, " sets"]:
-        """The target of one image with other tokens at depth 0, or with `kept` patches alone."""
-        given = tokens if tokens is not None else kept
-        assert given is not None
-        own = self.own.streams[0][image]
-        target, found = self.target.select(image), []
-        length = self.num_tokens
+        """The target of one image with other tokens at depth 0, `kept` patches or other pixels."""
+        (given,) = (each for each in (tokens, kept, pixels) if each is not None)
+        target, found, length = self.target.select(image), list[Tensor](), self.num_tokens
         if kept is not None:
             length -= len(self.patches) - kept.shape[1]
-        size = max(1, CPU_TOKENS // max(1, length)) if own.device.type == "cpu" else 64
-        for start in range(0, len(given), size):
-            part = slice(start, start + size)
-            num = len(given[part])
-            of_sets = own.expand(num, -1, -1) if tokens is None else tokens[part]
-            run = run_blocks(
-                self.vit,
-                self.pixels[image : image + 1].expand(num, -1, -1, -1),
-                of_sets,
-                kept=None if kept is None else kept[part],
-            )
+        size = max(1, CPU_TOKENS // max(1, length)) if given.device.type == "cpu" else 64
+        for part in torch.split(given, size):
+            own = self.pixels[image].expand(len(part), -1, -1, -1)
+            if pixels is not None:
+                run = run_blocks(self.vit, part)
+            elif tokens is not None:
+                run = run_blocks(self.vit, own, part)
+            else:
+                stream = self.tokens[image].expand(len(part), -1, -1)
+                run = run_blocks(self.vit, own, stream, kept=part)
             found.append(target.measure(run.feature))
-            self.on_passes(num)
+            self.on_passes(len(part))
         return torch.cat(found)
 
     def make_generator(self, image: int) -> torch.Generator:

@@ -1,8 +1,8 @@
 """Running a model's blocks on given tokens, with gradients where they are asked for."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -68,13 +68,13 @@ def run_blocks(
     *,
     kept: Kept | None = None,
     functions: CaughtFunctions | None = None,
-    watched: AbstractContextManager[None] | None = None,
+    watch: Callable[["RunningPass"], None] | None = None,
 ) -> Pass:
     """Run the model on images, or on tokens that take the place of theirs at depth 0.
 
     With `kept`, only these patches (and all other tokens) stay in the sequence, each with its own
     position. With `functions`, the pass has gradients with respect to the tokens at every depth.
-    `watched` is a context for the forward, in which hooks may be made.
+    `watch` may make more hooks.
     """
     if functions is not None and vit.dtype in HALF_PRECISIONS:
         raise UsageError(
@@ -83,16 +83,16 @@ def run_blocks(
         )
     if kept is not None:
         _check_row_edits(vit, pixels)
-    recorder = _PassRecorder(vit, pixels, tokens, kept, functions)
-    with gradients_set(vit, functions is not None), one_forward(), ExitStack() as stack:
-        stack.enter_context(recorder.attached())
-        if watched is not None:
-            stack.enter_context(watched)
-        stack.enter_context(vit.autocast.applied(pixels.device))
+    running = RunningPass(vit, pixels, tokens, kept, functions)
+    with gradients_set(vit, functions is not None), one_forward(), running:
+        running.attach()
+        if watch is not None:
+            watch(running)
+        running.enter_context(vit.autocast.applied(pixels.device))
         if functions is not None:
-            stack.enter_context(functions)
+            running.enter_context(functions)
         feature = vit.run(pixels.to(vit.parameter.dtype))
-    return recorder.finish(feature)
+    return running.finish(feature)
 
 
 def _check_row_edits(vit: ViTAdapter, pixels: Pixels) -> None:
@@ -126,48 +126,42 @@ def gradients_set(vit: ViTAdapter, enabled: bool) -> Iterator[None]:
                 parameter.requires_grad_(True)
 
 
-class _PassRecorder:
-    """Replaces the tokens at depth 0 and records the stream at every depth."""
+@dataclass(eq=False)
+class RunningPass(Hooks):
+    """A forward that replaces the tokens at depth 0 and records the stream at every depth."""
 
-    def __init__(
-        self,
-        vit: ViTAdapter,
-        pixels: Pixels,
-        tokens: Tokens | None,
-        kept: Kept | None,
-        functions: CaughtFunctions | None,
-    ) -> None:
-        self._vit = vit
-        self._blocks = vit.encoder_blocks
-        self._layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
-        self._tokens = tokens
-        self._kept = kept
-        self._functions = functions
-        self._streams: list[Tensor] = []
-        self._normed: Tensor | None = None
-        self._num_left = 0
+    vit: ViTAdapter
+    pixels: Pixels
+    tokens: Tokens | None
+    kept: Kept | None
+    functions: CaughtFunctions | None
+    block: int | None = None  # index of the block that is running; None outside the blocks
+    streams: list[Tensor] = field(default_factory=list)  # the residual stream, so far
+    normed: Tensor | None = None
+    _num_left: int = 0
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the blocks for the duration of the context."""
-        with Hooks() as hooks:
-            if self._vit.blocks:
-                analysed = self._vit.blocks[self._vit.last_layer].attention
-                hooks.before(analysed, self._keep_normed)
-            for index, block in enumerate(self._blocks):
-                hooks.before(block, partial(self._enter, index))
-                hooks.after(block, partial(self._leave, index))
-            for module in () if self._kept is None else self._vit.position_biases:
-                hooks.after(module, self._keep_pairs)
-            yield
+    def __post_init__(self) -> None:
+        super().__init__()
+        self._blocks = self.vit.encoder_blocks
+        self._layout = self.vit.make_layout(self.pixels.shape[-2], self.pixels.shape[-1])
+
+    def attach(self) -> None:
+        """Hook into the blocks."""
+        if self.vit.blocks:
+            self.before(self.vit.blocks[self.vit.last_layer].attention, self._keep_normed)
+        for index, block in enumerate(self._blocks):
+            self.before(block, partial(self._enter, index))
+            self.after(block, self._leave)
+        for module in () if self.kept is None else self.vit.position_biases:
+            self.after(module, self._keep_pairs)
 
     def finish(self, feature: Tensor) -> Pass:
         """What was recorded."""
-        row_was_read = self._normed is not None or not self._vit.blocks
-        if len(self._streams) != len(self._blocks) + 1 or not row_was_read:
-            words = f"not all of the {len(self._blocks)} blocks of {self._vit.info.id}"
+        row_was_read = self.normed is not None or not self.vit.blocks
+        if len(self.streams) != len(self._blocks) + 1 or not row_was_read:
+            words = f"not all of the {len(self._blocks)} blocks of {self.vit.info.id}"
             raise make_changed(f"{words} were run once")
-        return Pass(feature, tuple(self._streams), self._normed)
+        return Pass(feature, tuple(self.streams), self.normed)
 
     def _enter(
         self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -175,20 +169,19 @@ class _PassRecorder:
         stream = take_stream(take_input(args, kwargs))
         if index == 0:
             stream = self._start(stream)
-        if self._functions is not None:
-            self._functions.block = index
-        self._streams.append(stream)
+        self._set_block(index)
+        self.streams.append(stream)
         args, kwargs = replace_input(args, kwargs, stream)
         others = list(kwargs)[0 if args else 1 :]
         args = (*args[:1], *map(self._keep_positions, args[1:]))
         return args, kwargs | {name: self._keep_positions(kwargs[name]) for name in others}
 
     def _start(self, stream: Tokens) -> Float[Tensor, "batch left dim"]:
-        tokens = (stream if self._tokens is None else self._tokens).detach()
-        if self._kept is not None:
-            left = self._choose_tokens(self._kept, stream.shape[1])
+        tokens = (stream if self.tokens is None else self.tokens).detach()
+        if self.kept is not None:
+            left = self._choose_tokens(self.kept, stream.shape[1])
             tokens = tokens.gather(1, left.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
-        return tokens.requires_grad_(self._functions is not None)
+        return tokens.requires_grad_(self.functions is not None)
 
     def _choose_tokens(self, kept: Kept, num_tokens: int) -> Int[Tensor, "batch left"]:
         patches = find_patches(self._layout, num_tokens)
@@ -199,14 +192,14 @@ class _PassRecorder:
     def _keep_pairs(
         self, _: nn.Module, __: object, bias: Float[Tensor, "1 head token token"]
     ) -> Float[Tensor, "batch head left left"]:
-        assert self._kept is not None
-        left = self._choose_tokens(self._kept, bias.shape[-1])
+        assert self.kept is not None
+        left = self._choose_tokens(self.kept, bias.shape[-1])
         self._num_left = left.shape[1]
         return bias[0][:, left.unsqueeze(2), left.unsqueeze(1)].transpose(0, 1)
 
     def _keep_positions(self, value: Any) -> Any:
         # Rotary positions come as one row for each patch.
-        if self._kept is None or not isinstance(value, Tensor | tuple | list):
+        if self.kept is None or not isinstance(value, Tensor | tuple | list):
             return value
         if isinstance(value, tuple | list):
             return type(value)(map(self._keep_positions, value))
@@ -215,21 +208,25 @@ class _PassRecorder:
             return value
         if value.ndim > 3 or value.ndim < 2 or value.shape[-2] != num_patches:
             raise UnsupportedModelError(
-                f"{self._vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "
+                f"{self.vit.info.id} hands a tensor of shape {tuple(value.shape)} to its blocks, "
                 "of which vitscope does not know what to leave out when tokens are dropped: use "
                 "another removal than 'drop'"
             )
         per_head = value if value.ndim == 3 else value.unsqueeze(0)
-        return per_head[:, self._kept].transpose(0, 1)
+        return per_head[:, self.kept].transpose(0, 1)
 
-    def _leave(self, index: int, _: nn.Module, __: object, output: object) -> None:
-        if self._functions is not None:
-            self._functions.block = None
-        if index == len(self._blocks) - 1:
-            self._streams.append(take_stream(output))
+    def _leave(self, block: nn.Module, _: object, output: object) -> None:
+        self._set_block(None)
+        if block is self._blocks[-1]:
+            self.streams.append(take_stream(output))
+
+    def _set_block(self, index: int | None) -> None:
+        self.block = index
+        if self.functions is not None:
+            self.functions.block = index
 
     def _keep_normed(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given: Sequence[Any] = [*args, *kwargs.values()]
         # A pooling head's first argument is its learned query; its keys are the tokens.
         query_is_probe = self._layout.query is None and len(given) > 1
-        self._normed = given[1 if query_is_probe else 0]
+        self.normed = given[1 if query_is_probe else 0]

@@ -93,9 +93,7 @@ def _vit_cx(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     from scipy.cluster.hierarchy import fcluster, linkage  # slow to import
 
     normed = given.read_normed(given.own)
-    left_out = given.num_tokens - normed.shape[1]
-    patches = slice(given.patches.start - left_out, given.patches.stop - left_out)
-    channels = _stretch(normed[image, patches].T.float())
+    channels = _stretch(given.take_patches(normed)[image].T.float())
     tree = linkage(channels.cpu().numpy(), method="complete", metric="cosine")
     groups = torch.from_numpy(fcluster(tree, _CX_DISTANCE, criterion="distance")).long() - 1
     sums = torch.zeros(int(groups.max()) + 1, channels.shape[1])
@@ -107,7 +105,7 @@ def _vit_cx(given: MapInput, image: int) -> Float[Tensor, " patch"]:
     noise = _CX_NOISE * torch.randn(own.shape, generator=given.make_generator(image)).to(own)
     masked = own * smooth + noise * (1 - smooth)
     background = own + noise * (1 - smooth)
-    scores = given.measure_images(image, masked) - given.measure_images(image, background)
+    scores = given.measure_sets(image, pixels=masked) - given.measure_sets(image, pixels=background)
     scores = scores + given.scores[image]
     weighted = (scores.unsqueeze(1) * masks).sum(dim=0) / masks.sum(dim=0).clamp(min=1e-6)
     return weighted / len(masks)

@@ -46,17 +46,8 @@ class References:
         return run_blocks(self.vit, self.lenders).streams[0]
 
     @cached_property
-    def run(self) -> Pass:
-        """The model's run on the traced images, one item each."""
-        return self._traced[0]
-
-    @cached_property
-    def inputs(self) -> Inputs:
-        """The inputs of the model's nonlinear operations in that run."""
-        return self._traced[1]
-
-    @cached_property
-    def _traced(self) -> tuple[Pass, Inputs]:
+    def traced(self) -> tuple[Pass, Inputs]:
+        """The model's run on the traced images, and the inputs of its nonlinear operations."""
         functions = CaughtFunctions(SECANT, keep=True)
         run = run_blocks(self.vit, self.pixels, functions=functions)
         return run.detach(), functions.kept
@@ -64,23 +55,22 @@ class References:
 
 def make_references(vit: ViTAdapter, batches: Iterable[Pixels]) -> References:
     """Summarise a set of preprocessed images."""
-    feature_sum = token_sum = None
+    features = tokens = torch.zeros((), dtype=torch.float64)
     count, first = 0, []
     for pixels in batches:
         run = run_blocks(vit, pixels)
-        features, tokens = run.feature.double().sum(dim=0), run.streams[0].double().sum(dim=0)
-        feature_sum = features if feature_sum is None else feature_sum + features
-        token_sum = tokens if token_sum is None else token_sum + tokens
+        features = run.feature.double().sum(dim=0) + features.to(pixels.device)
+        tokens = run.streams[0].double().sum(dim=0) + tokens.to(pixels.device)
         first.append(pixels[: max(0, NUM_TRACED + NUM_LENDERS - count)])
         count += len(pixels)
-    if feature_sum is None or token_sum is None:
+    if not count:
         raise UsageError("no reference images were given: expected at least one")
     dtype, kept = vit.parameter.dtype, torch.cat(first)
     return References(
         vit=vit,
         num_images=count,
-        mean_feature=(feature_sum / count).to(dtype),
-        mean_tokens=(token_sum / count).to(dtype),
+        mean_feature=(features / count).to(dtype),
+        mean_tokens=(tokens / count).to(dtype),
         pixels=kept[:NUM_TRACED],
         lenders=kept[NUM_TRACED:] if len(kept) > NUM_TRACED + 1 else kept,
     )

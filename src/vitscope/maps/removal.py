@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from vitscope.maps.perturbation import index_kept
 from vitscope.models.base import Pixels
 
 Removed = Bool[Tensor, "sets patch"]
-Measure = Callable[[MapInput, int, Removed], Float[Tensor, " sets"]]
 
 _SETS_AT_ONCE = 64
 """Sets whose tokens or pixels are made at once."""
@@ -38,26 +38,26 @@ class Removal:
     title: str  # what a person reads
     # from the input, the index of an image and sets of patches to the target of the image without
     # each set. It costs one forward pass a set, in batches
-    measure: Measure
+    measure: Callable[[MapInput, int, Removed], Float[Tensor, " sets"]]
     source: str  # the publication, or what is done
 
 
-def _replace_tokens(find: Callable[[MapInput, int], Float[Tensor, "patch dim"]]) -> Measure:
+def _replace_tokens(
+    find: Callable[[MapInput, int], Float[Tensor, "patch dim"]],
+    given: MapInput,
+    image: int,
+    removed: Removed,
+) -> Float[Tensor, " sets"]:
     # `find` gives the tokens that take the patches' places at depth 0.
-    def measure(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets"]:
-        own = given.tokens[image]
-        others = own.clone()
-        places = slice(given.patches.start, given.patches.stop)
-        others[places] = find(given, image)
-        found = []
-        for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
-            replaced = part.new_zeros(len(part), len(own))
-            replaced[:, places] = part
-            tokens = torch.where(replaced.unsqueeze(-1), others, own)
-            found.append(given.measure_sets(image, tokens=tokens))
-        return torch.cat(found)
-
-    return measure
+    own, found = given.tokens[image : image + 1], []
+    others = own.clone()
+    given.take_patches(others)[0] = find(given, image)
+    for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
+        replaced = part.new_zeros(len(part), own.shape[1])
+        given.take_patches(replaced)[:] = part
+        tokens = torch.where(replaced.unsqueeze(-1), others, own)
+        found.append(given.measure_sets(image, tokens=tokens))
+    return torch.cat(found)
 
 
 def _find_tokens_of_another(given: MapInput, image: int) -> Float[Tensor, "patch dim"]:
@@ -101,18 +101,17 @@ def _drop(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets
 
 def _replace_pixels(
     fill: Callable[[MapInput, int, Bool[Tensor, "sets height width"]], Pixels],
-) -> Measure:
+    given: MapInput,
+    image: int,
+    removed: Removed,
+) -> Float[Tensor, " sets"]:
     # `fill` gives the pixels that take the place of missing ones: for each set, or one for all.
-    def measure(given: MapInput, image: int, removed: Removed) -> Float[Tensor, " sets"]:
-        own = given.pixels[image]
-        found = []
-        for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
-            missing = _enlarge(given, part)
-            pixels = torch.where(missing.unsqueeze(1), fill(given, image, missing), own)
-            found.append(given.measure_images(image, pixels))
-        return torch.cat(found)
-
-    return measure
+    own, found = given.pixels[image], []
+    for part in torch.split(removed.to(own.device), _SETS_AT_ONCE):
+        missing = _enlarge(given, part)
+        pixels = torch.where(missing.unsqueeze(1), fill(given, image, missing), own)
+        found.append(given.measure_sets(image, pixels=pixels))
+    return torch.cat(found)
 
 
 def _enlarge(given: MapInput, removed: Removed) -> Bool[Tensor, "sets height width"]:
@@ -195,7 +194,7 @@ REMOVALS: Mapping[str, Removal] = {
         Removal(
             "shuffle",
             "Token of another image",
-            _replace_tokens(_find_tokens_of_another),
+            partial(_replace_tokens, _find_tokens_of_another),
             "the token at that place of a reference image, drawn once for each image",
         ),
         Removal(
@@ -204,20 +203,25 @@ REMOVALS: Mapping[str, Removal] = {
         Removal(
             "mean",
             "Mean token",
-            _replace_tokens(_find_mean_tokens),
+            partial(_replace_tokens, _find_mean_tokens),
             "the mean token at that place over the references",
         ),
         Removal(
             "blur",
             "Blurred pixels",
-            _replace_pixels(_blur),
+            partial(_replace_pixels, _blur),
             "a Gaussian with a standard deviation of one patch",
         ),
-        Removal("black", "Black pixels", _replace_pixels(_blacken), "level 0 before normalisation"),
+        Removal(
+            "black",
+            "Black pixels",
+            partial(_replace_pixels, _blacken),
+            "level 0 before normalisation",
+        ),
         Removal(
             "linear",
             "Interpolated pixels",
-            _replace_pixels(_impute),
+            partial(_replace_pixels, _impute),
             "ROAD (Rong et al., ICML 2022): noisy linear imputation",
         ),
     )

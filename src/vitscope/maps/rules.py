@@ -70,26 +70,23 @@ class Rules:
         return result
 
     def attention(
-        self, m: Tensor, queries: Pair, keys: Pair, values: Pair, bias: Tensor | None, scale: float
-    ) -> "AttentionMultipliers":
-        """softmax(κ Q Kᵀ + bias) V, with the weights computed anew."""
+        self,
+        m: Tensor,
+        queries: Pair,
+        keys: Pair,
+        values: Pair,
+        bias: Tensor | None,
+        scale: float,
+        read: Callable[[Tensor, Pair, Pair], tuple[Tensor, Tensor]],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """softmax(κ Q Kᵀ + bias) V, with the weights computed anew; `read` is the rule of A V."""
         logs = apply_to_both(partial(attend, bias=bias, scale=scale), queries, keys)
         weights = apply_to_both(torch.exp, logs)
-        of_weights, of_values = self.read(m, weights, values)
+        of_weights, of_values = read(m, weights, values)
         of_logits = self.softmax(of_weights, logs)
         transposed = Pair(*(k.mT for k in keys))
         of_queries, of_keys = self.matmul(of_logits * scale, queries, transposed)
-        return AttentionMultipliers(of_queries, of_keys.mT, of_values, of_weights, weights)
-
-
-class AttentionMultipliers(NamedTuple):
-    """Multipliers of an attention's inputs and of its weights, and the weights."""
-
-    queries: Tensor
-    keys: Tensor
-    values: Tensor
-    of_weights: Tensor
-    weights: Pair
+        return of_queries, of_keys.mT, of_values
 
 
 def attend(

@@ -1,8 +1,10 @@
 """Whether maps depend on what they should: the weights and the target, but not on noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -84,13 +86,7 @@ def measure_sensitivity(
         moved = given.pixels + (_LARGEST_NOISE * (2 * noise - 1)).to(given.pixels)
         held = replace(given, pixels=moved, original=given.identity, choice=lambda *_: given.target)
         disturbed.append(_map_patches(held, methods))
-    draws = np.stack(disturbed, axis=2)
-    return np.array(
-        [
-            [compute_sensitivity(*pair) for pair in zip(*image, strict=True)]
-            for image in zip(own, draws, strict=True)
-        ]
-    )
+    return _compare(compute_sensitivity, own, np.stack(disturbed, axis=2))
 
 
 def _map_patches(
@@ -100,15 +96,16 @@ def _map_patches(
     return torch.stack(maps, dim=1).numpy()
 
 
-def _correlate(
-    first: Float64[np.ndarray, "image map patch"], second: Float64[np.ndarray, "image map patch"]
+def _compare(
+    measure: Callable[[Any, Any], float],
+    own: Float64[np.ndarray, "image map patch"],
+    others: Float64[np.ndarray, "image map *other patch"],
 ) -> Float64[np.ndarray, "image map"]:
-    return np.array(
-        [
-            [correlate_ranks(*pair).rho for pair in zip(*image, strict=True)]
-            for image in zip(first, second, strict=True)
-        ]
-    )
+    images = zip(own, others, strict=True)
+    return np.array([[measure(*pair) for pair in zip(*image, strict=True)] for image in images])
+
+
+_correlate = partial(_compare, lambda first, second: correlate_ranks(first, second).rho)
 
 
 @contextmanager

@@ -74,11 +74,7 @@ def explain_self(features: Float[Tensor, "batch out"], references: References | 
             "the output for an image is the mean over the references, from which it does not "
             "differ, so that there is nothing to explain: give 20 references or more"
         )
-    return Target(
-        name="self",
-        directions=centred / sizes,
-        centre=references.mean_feature,
-    )
+    return Target(name="self", directions=centred / sizes, centre=references.mean_feature)
 
 
 def explain_cosine(features: Float[Tensor, "batch out"], references: References | None) -> Target:
@@ -159,7 +155,7 @@ def explain_other(features: Float[Tensor, "batch out"], references: References |
     """The similarity with a reference image that is not the image itself."""
     if references is None:
         raise UsageError("another target needs reference images, and none were given")
-    found = references.run.feature
+    found = references.traced[0].feature
     # The one that is farthest in feature space cannot be the image itself.
     farthest = torch.cdist(features, found.to(features)).argmax(dim=1)
     return replace(explain_self(found[farthest], references), name="other")

@@ -1,5 +1,6 @@
 """The traced map: an image's difference from reference images, followed back to its patches."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -8,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
-from vitscope.maps.checks import check_caught, check_drift, check_gap, check_known, check_traced
+from vitscope.maps.checks import check_gap, check_known, check_traced
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
 from vitscope.maps.method import MapInput, MapMethod, MapValues
-from vitscope.maps.passes import run_blocks
 from vitscope.maps.rules import FROZEN, SECANT, Rules
 from vitscope.models.base import Pixels
 
@@ -42,7 +42,7 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
     Only secant rules make the parts sum to the total, which is verified at every depth.
     """
     vit, target, references = given.vit, given.target, given.compare("a trace")
-    others = references.run
+    others, inputs = references.traced
     num_references = len(others.feature)
     weights = _weigh_references(given.identity, references.pixels, given.dtype)
     shape = (num_references, len(given.pixels), len(vit.encoder_blocks))
@@ -55,10 +55,8 @@ def trace_output(given: MapInput, *, rules: Rules = SECANT) -> Trace:
             through_values[functions.reference, :, item.block] = item.through_values
             through_routing[functions.reference, :, item.block] = item.through_routing
 
-    functions = CaughtFunctions(rules, references.inputs, on_attention=take)
-    run = run_blocks(vit, given.pixels, functions=functions)
-    check_caught(functions.calls, vit)
-    check_drift(run.feature, given.own.feature, vit)
+    functions = CaughtFunctions(rules, inputs, on_attention=take)
+    run = given.run_caught(functions)
     own = run.detach()
     found, totals = [], []
     for index in range(num_references):
@@ -109,14 +107,11 @@ def _average(
     return torch.einsum("rb,rb...->b...", weights, values)
 
 
-def _trace_to_pixels(given: MapInput) -> MapValues:
+def _place_trace(
+    choose: Callable[[Float[Tensor, "batch depth token"]], Tensor], given: MapInput
+) -> MapValues:
     trace = given.once(trace_output)
-    return MapValues(values=trace.parts[:, 0], total=trace.total)
-
-
-def _trace_over_depths(given: MapInput) -> MapValues:
-    trace = given.once(trace_output)
-    return MapValues(values=trace.parts.mean(dim=1), total=trace.total)
+    return MapValues(values=choose(trace.parts), total=trace.total)
 
 
 _traced = partial(
@@ -132,14 +127,14 @@ METHODS = (
     _traced(
         name="traced",
         title="Traced",
-        compute=_trace_to_pixels,
+        compute=partial(_place_trace, lambda parts: parts[:, 0]),
         cost="about 10",
         source="vitscope: secant multipliers from the output to depth 0",
     ),
     _traced(
         name="traced_mean",
         title="Traced, mean over depths",
-        compute=_trace_over_depths,
+        compute=partial(_place_trace, lambda parts: parts.mean(dim=1)),
         cost="about 10",
         source="vitscope: as traced, each token's part at every depth",
     ),

@@ -1,26 +1,22 @@
 """The model's own run on images, watched for all that maps of attention weights are made of."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from vitscope.layout import TokenLayout
 from vitscope.maps.attention_calls import AttentionCalls
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import Pass, run_blocks
-from vitscope.maps.rules import attend
+from vitscope.maps.passes import Pass, RunningPass, run_blocks
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import BlockRecorder
-from vitscope.models.parts import split_heads
-from vitscope.models.running import Hooks
-from vitscope.models.stream import compute_norms, take_input, take_stream
+from vitscope.models.parts import project_packed
+from vitscope.models.stream import compute_norms, take_input
 from vitscope.trace import ClsTrace
 
 Weights = Float[Tensor, "batch query key"]
@@ -55,70 +51,55 @@ def watch_blocks(
     `layer` is that of the analysed row; the last one if None.
     """
     layout = vit.make_layout(pixels.shape[-2], pixels.shape[-1])
-    watch = _Watch(vit, layout, layer, keeps_attentions)
-    run = run_blocks(vit, pixels, watched=watch.attached())
+    analysed = vit.select_layer(layer) if vit.blocks else None
+    watch = _Watch(vit, layout, analysed, keeps_attentions)
+    run = run_blocks(vit, pixels, watch=watch.attach)
     return OwnPass(
-        run.feature,
-        run.streams,
-        run.normed,
-        watch.row,
-        watch.skip_norms,
-        watch.branch_norms,
-        watch.attentions,
+        **vars(run),
+        row=watch.row,
+        skip_norms=watch.skip_norms,
+        branch_norms=watch.branch_norms,
+        attentions=watch.attentions,
     )
 
 
+@dataclass(eq=False)
 class _Watch(AttentionCalls):
     """Keeps what is handed to attentions, norms and the analysed row, and changes nothing."""
 
-    def __init__(
-        self, vit: ViTAdapter, layout: TokenLayout, layer: int | None, keeps_attentions: bool
-    ) -> None:
+    vit: ViTAdapter
+    layout: TokenLayout
+    layer: int | None  # of the analysed row; None if there is none
+    keeps_attentions: bool
+    row: ClsTrace | None = None
+    skip_norms: list[Tensor] = field(default_factory=list)
+    branch_norms: list[Tensor] = field(default_factory=list)
+    attentions: list[SeenAttention] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.row: ClsTrace | None = None
-        self.skip_norms: list[Tensor] = []
-        self.branch_norms: list[Tensor] = []
-        self.attentions: list[SeenAttention] = []
-        self._vit = vit
-        self._layout = layout
-        self._keeps_attentions = keeps_attentions
-        self._layer = vit.select_layer(layer) if vit.blocks else None
-        self._block: int | None = None
-        self._stream: Tensor
+        self._running: RunningPass
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Watch the forward that runs in the context."""
-        vit = self._vit
-        with Hooks() as hooks:
-            for index, block in enumerate(vit.encoder_blocks):
-                hooks.before(block, partial(self._enter, index))
-                hooks.after(block, self._leave)
-            for parts in vit.blocks.values():
-                if parts.mlp_norm is not None:
-                    hooks.before(parts.mlp_norm, self._keep_branch)
-            for packed in _find_packed(vit.module.modules()) if self._keeps_attentions else ():
-                hooks.before(packed, self._keep_packed)
-            if self._layer is not None:
-                keep = partial(setattr, self, "row")
-                BlockRecorder(vit, self._layer, self._layout, keep).attach(hooks)
-            # torch runs packed attention by another kernel while a mode is on.
-            packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
-            if self._keeps_attentions and not packed_blocks:
-                hooks.enter_context(self)
-            yield
-
-    def _enter(
-        self, index: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._block, self._stream = index, take_stream(take_input(args, kwargs))
-
-    def _leave(self, *_: object) -> None:
-        self._block = None
+    def attach(self, running: RunningPass) -> None:
+        """Watch a forward."""
+        self._running, vit = running, self.vit
+        for parts in vit.blocks.values():
+            if parts.mlp_norm is not None:
+                running.before(parts.mlp_norm, self._keep_branch)
+        for packed in _find_packed(vit.module.modules()) if self.keeps_attentions else ():
+            running.before(packed, self._keep_packed)
+        if self.layer is not None:
+            keep = partial(setattr, self, "row")
+            BlockRecorder(vit, self.layer, self.layout, keep).attach(running)
+        # torch runs packed attention by another kernel while a mode is on.
+        packed_blocks = any(_find_packed(block.modules()) for block in vit.encoder_blocks)
+        if self.keeps_attentions and not packed_blocks:
+            running.enter_context(self)
 
     def _keep_branch(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.skip_norms.append(compute_norms(self._stream))
-        self.branch_norms.append(compute_norms(take_input(args, kwargs) - self._stream))
+        stream = self._running.streams[-1]
+        self.skip_norms.append(compute_norms(stream))
+        self.branch_norms.append(compute_norms(take_input(args, kwargs) - stream))
 
     def _keep_packed(self, attention: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         # One with a mask, or with the batch in the second dimension, goes unseen.
@@ -140,7 +121,7 @@ class _Watch(AttentionCalls):
         return call(weights, values)
 
     def _keep(self, weigh: Callable[[], Weights]) -> None:
-        self.attentions.append(SeenAttention(self._block, weigh))
+        self.attentions.append(SeenAttention(self._running.block, weigh))
 
 
 def _find_packed(modules: Iterable[nn.Module]) -> list[nn.Module]:
@@ -155,18 +136,11 @@ def _weigh_later(
     **kwargs: Any,
 ) -> Callable[[], Weights]:
     def weigh() -> Weights:
-        call = read_fused(query, key, key, *args, **kwargs)
-        return attend(call.query, call.key, call.bias, call.scale).exp().mean(dim=1)
+        return read_fused(query, key, key, *args, **kwargs).weigh().mean(dim=1)
 
     return weigh
 
 
 @torch.no_grad()
 def _weigh_packed(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> Weights:
-    biases = (None, None) if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
-    weights = attention.in_proj_weight.chunk(3)
-    queries, keys = (
-        split_heads(functional.linear(tokens, weight, bias), attention.num_heads)
-        for tokens, weight, bias in zip((query, key), weights, biases, strict=False)
-    )
-    return _weigh_later(queries, keys)()
+    return _weigh_later(*project_packed(attention, query, key))()

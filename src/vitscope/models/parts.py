@@ -205,14 +205,20 @@ def make_packed_heads(attention: nn.MultiheadAttention, call: AttentionCall, row
     names = ("query", "key", "value")
     given = dict(zip(names, call.args, strict=False)) | call.kwargs
     inputs = (given["query"][:, row : row + 1], given["key"], given["value"])
-    weights = attention.in_proj_weight.chunk(3)
+    query, keys, values = project_packed(attention, *inputs)
+    return Heads(query=query[:, :, 0], keys=keys, values=values)
+
+
+def project_packed(attention: nn.MultiheadAttention, *inputs: Tensor) -> list[Tensor]:
+    """Queries, keys and values in heads, or the first of them, of as many inputs."""
     packed_bias = attention.in_proj_bias
     biases = (None,) * 3 if packed_bias is None else packed_bias.chunk(3)
-    query, keys, values = (
+    return [
         split_heads(linear(tokens, weight, bias), attention.num_heads)
-        for tokens, weight, bias in zip(inputs, weights, biases, strict=True)
-    )
-    return Heads(query=query[:, :, 0], keys=keys, values=values)
+        for tokens, weight, bias in zip(
+            inputs, attention.in_proj_weight.chunk(3), biases, strict=False
+        )
+    ]
 
 
 def make_packed_pooling(

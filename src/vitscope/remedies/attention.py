@@ -1,7 +1,7 @@
 """Tokens that the attention of a block does not see, or sees without reading."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -41,53 +41,40 @@ class HiddenTokens(BlockAttentions):
         super().__init__()
         self.by_layer: dict[int, Hiding] = {}
         self._places: dict[int, Bool[Tensor, "batch heads key"]] = {}
+        # Of the block that is running:
+        self._hiding: Hiding
+        self._hidden: Bool[Tensor, "batch heads key"]
         self._query: int | None = None
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
+    def applied(self) -> AbstractContextManager[object]:
         """Hide them in the forward that runs in the context."""
         self.layer = None
-        with self if self.by_layer else nullcontext():
-            yield
+        return self if self.by_layer else nullcontext()
 
     def place(self, layer: int, places: Bool[Tensor, "batch *head key"], query: int | None) -> None:
         """Start a block; places are those of every head, unless they have an axis for heads."""
         self.enter(layer)
-        self._query = query
-        self._places[layer] = places if places.ndim == 3 else places.unsqueeze(1)
-
-    @property
-    def _hiding(self) -> Hiding:
-        assert self.layer is not None
-        return self.by_layer[self.layer]
-
-    @property
-    def _hidden(self) -> Bool[Tensor, "batch heads key"]:
-        assert self.layer is not None
-        return self._places[self.layer]
+        self._query, self._hiding = query, self.by_layer[layer]
+        self._hidden = places if places.ndim == 3 else places.unsqueeze(1)
+        self._places[layer] = self._hidden
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         """Run fused attention without what is hidden."""
         query, key, value, *others = given
-        hidden = self._hidden
+        mask = others.pop(0) if others else named.pop("attn_mask", None)
         self.num_seen += 1
         if self._hiding.how == "mask":
-            mask = others.pop(0) if others else named.pop("attn_mask", None)
-            added = self._make_bias(hidden, query)
-            if mask is not None:
-                added = added + as_bias(mask, query)
-            return call(query, key, value, added, *others, **named)
+            added = self._make_bias(self._hidden, query)
+            mask = added if mask is None else added + as_bias(mask, query)
+            return call(query, key, value, mask, *others, **named)
+        unread = value.masked_fill(self._hidden[..., None], 0)
         if self._hiding.rows == "all":
-            return call(query, key, value.masked_fill(hidden[..., None], 0), *others, **named)
-        read: Tensor = call(query, key, value, *others, **named)
+            return call(query, key, unread, mask, *others, **named)
+        read = call(query, key, value, mask, *others, **named).clone()
         row = slice(self._query, (self._query or 0) + 1)
-        unread = value.masked_fill(hidden[..., None], 0)
-        mask = others.pop(0) if others else named.pop("attn_mask", None)
         if mask is not None and mask.shape[-2] > 1:
             mask = mask[..., row, :]
-        of_row = call(query[..., row, :], key, unread, mask, *others, **named)
-        read = read.clone()
-        read[..., row, :] = of_row
+        read[..., row, :] = call(query[..., row, :], key, unread, mask, *others, **named)
         return read
 
     def edit_logits(self, logits: Tensor) -> Tensor:

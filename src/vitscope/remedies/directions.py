@@ -14,14 +14,12 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from vitscope.errors import UsageError
-from vitscope.maps.passes import run_blocks, take_patches
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.linear import linearise_blocks
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.statistics import fit_high_norm
-from vitscope.remedies.tokens import Layers
+from vitscope.remedies.statistics import Layers, fit_high_norm, iter_passes, select_layers
 from vitscope.results.number_text import write_percent
 
 
@@ -62,25 +60,17 @@ class Directions:
         )
 
 
-def find_directions(
-    vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
-) -> Directions:
+def find_directions(vit: ViTAdapter) -> Directions:
     """Find the defect direction of every depth from the weights alone."""
     # The first left singular vector of A_ℓ ⋯ A_0, where
     #
     #     A = (γ₂ W₂ W diag(w₂) C + I) (γ₁ W_O W_V diag(w₁) C + I),  C = I − 11ᵀ/d
     #
     # is the linear part of a block and W the linear map nearest to its MLP's neurons, which SINDER
-    # samples: in closed form if these are known, or fitted to `num_samples` normal tokens.
-    if num_samples is not None and num_samples <= vit.info.embed_dim:
-        raise UsageError(
-            f"num_samples was given as {num_samples}: expected more than the {vit.info.embed_dim} "
-            "dimensions of a token"
-        )
+    # samples: in closed form if these are known, or fitted to normal tokens.
     product = torch.eye(vit.info.embed_dim, dtype=torch.float64)
     directions, dominance = {}, {}
-    blocks = linearise_blocks(vit, num_samples=num_samples, seed=seed)
-    for depth, block in enumerate(blocks, start=1):
+    for depth, block in enumerate(linearise_blocks(vit), start=1):
         product = block.multiply() @ product
         product = product / torch.linalg.matrix_norm(product)
         left, sizes, _ = torch.linalg.svd(product)
@@ -103,37 +93,24 @@ class DepthAlignment(NamedTuple):
     depth: int  # from 1: after the first block
     mean: float  # mean |cos| of patches with the direction
     highest: float  # the largest |cos|
-    histogram: tuple[int, ...]  # number of patches with |cos| in each of 20 equal bins from 0 to 1
     variance_share: float  # share of the patches' variance along the direction
     num_defects: int  # number of high-norm patches, by the threshold
     # degrees from the predicted direction to the mean direction of these patches; None without any
     angle: float | None
 
 
-NUM_BINS = 20
-
-
 def measure_directions(
-    vit: ViTAdapter,
-    read: ReadImages,
-    directions: Directions,
-    *,
-    threshold: float | None = None,
+    vit: ViTAdapter, read: ReadImages, directions: Directions
 ) -> list[DepthAlignment]:
-    """The patches of images beside the directions, by depth; `threshold` replaces fitted ones."""
-    found = None if threshold is not None else fit_high_norm(vit, read)
+    """The patches of images beside the directions, by depth."""
+    found = fit_high_norm(vit, read)
     sums = {
-        depth: _Sums(direction, threshold if found is None else found[depth].threshold)
+        depth: _Sums(direction, found[depth].threshold)
         for depth, direction in directions.by_depth.items()
     }
-    count = 0
-    for pixels in read():
-        count += len(pixels)
-        layout, streams = vit.make_layout(*pixels.shape[-2:]), run_blocks(vit, pixels).streams
+    for running, run in iter_passes(vit, read):
         for depth, each in sums.items():
-            each.add(take_patches(layout, streams[depth]))
-    if not count:
-        raise UsageError("there are no images to measure directions on: give one or more")
+            each.add(running.take_patches(run.streams[depth]))
     return [each.finish(depth) for depth, each in sums.items()]
 
 
@@ -145,7 +122,6 @@ class _Sums:
         self._threshold = torch.inf if threshold is None else threshold
         self._count = self._num_defects = 0
         self._alignment = self._highest = 0.0
-        self._bins = torch.zeros(NUM_BINS, dtype=torch.float64)
         self._total, self._defects = torch.zeros(2, len(direction), dtype=torch.float64)
         self._squares = torch.zeros(2, dtype=torch.float64)
         self._origin: Tensor | None = None
@@ -157,7 +133,6 @@ class _Sums:
         self._count += len(rows)
         self._alignment += float(alignment.sum())
         self._highest = max(self._highest, float(alignment.max()))
-        self._bins += torch.histc(alignment, NUM_BINS, min=0, max=1)
         defects = rows[compute_norms(rows) >= self._threshold]
         self._num_defects += len(defects)
         self._defects += normalize(defects, dim=-1).sum(dim=0)
@@ -178,7 +153,6 @@ class _Sums:
             depth=depth,
             mean=self._alignment / self._count,
             highest=self._highest,
-            histogram=tuple(int(count) for count in self._bins),
             variance_share=along / all_variance,
             num_defects=self._num_defects,
             angle=float(defect.acos().rad2deg()) if self._num_defects else None,
@@ -212,7 +186,7 @@ class ProjectDirection(Remedy):
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the directions; no image is read."""
         del read
-        self._list_layers(Editor(vit, self.name))
+        self._list_layers(vit)
         return replace(self, directions=find_directions(vit))
 
     def examine(self, vit: ViTAdapter, read: ReadImages) -> str:
@@ -222,13 +196,13 @@ class ProjectDirection(Remedy):
 
     def edit(self, editor: Editor) -> None:
         """Project the patches at the input of each chosen block."""
-        layers = self._list_layers(editor)
+        layers = self._list_layers(editor.vit)
         directions = self.require(self.directions).by_depth
         for layer in layers:
             editor.edit_stream(layer, partial(self._project, directions[layer]))
 
-    def _list_layers(self, editor: Editor) -> tuple[int, ...]:
-        layers = editor.select_layers(self.layers)
+    def _list_layers(self, vit: ViTAdapter) -> tuple[int, ...]:
+        layers = select_layers(vit, self.layers)
         if self.layers == "all":
             return layers[1:]
         if 0 in layers:

@@ -16,14 +16,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.layout import TokenLayout
+from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction, return_rows
 from vitscope.models.edits import Edit, EditHook, make_ended
 from vitscope.models.stream import replace_input, replace_output, take_input, take_stream
 from vitscope.remedies.attention import HiddenTokens, Hiding
-from vitscope.remedies.new_tokens import find_prenorm, lay_out_more, prefix_raised
+
+_PRENORMS = ("norm_pre", "ln_pre", "pre_layrnorm")
+"""Norms before the first block, by the names of timm, open_clip and transformers."""
 
 Tokens = Float[Tensor, "batch token dim"]
 Places = Bool[Tensor, "batch token"]
@@ -68,21 +70,92 @@ RowEdit = Callable[[Float[Tensor, "batch dim"]], Float[Tensor, "batch dim"]]
 
 
 class _State:
-    """What the hooks and the adapter of an edited model share."""
+    """What the hooks and the adapter of an edited model share, to be pickled with the module."""
 
     def __init__(self, edit: Edit) -> None:
         self.edit = edit
         self.is_applied = False
-        self.running: Running | None = None
         self.hidden = HiddenTokens()
+        self._running: Running | None = None
 
     @property
     def now(self) -> Running:
-        if self.running is None:
+        if self._running is None:
             raise UsageError(
                 "the edited model was run directly: run it through the adapter that `applied` gave"
             )
-        return self.running
+        return self._running
+
+    def run(
+        self,
+        lay_out: Callable[[int, int], TokenLayout],
+        run: Callable[[Pixels], Tensor],
+        pixels: Pixels,
+    ) -> Tensor:
+        if not self.is_applied:
+            raise make_ended(self.edit)
+        outer = self._running
+        self._running = Running(lay_out(pixels.shape[-2], pixels.shape[-1]), pixels)
+        try:
+            with self.hidden.applied():
+                return run(pixels)
+        finally:
+            self._running = outer
+
+    def edit_input(
+        self, function: TokenEdit, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        stream = take_stream(take_input(args, kwargs))
+        if stream.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
+            return None
+        return replace_input(args, kwargs, function(stream, self.now))
+
+    def edit_output(self, function: TokenEdit, _: nn.Module, __: object, output: object) -> Any:
+        return replace_output(output, function(take_stream(output), self.now))
+
+    def find_hidden(
+        self,
+        layer: int,
+        find: PlaceFinder,
+        _: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> None:
+        places = find(take_stream(take_input(args, kwargs)), self.now)
+        self.hidden.place(layer, places, self.now.layout.query)
+
+    def hide_heads(self, layer: int, make: HeadsFunction, call: AttentionCall, row: int) -> Heads:
+        return self.hidden.edit_heads(layer, make(call, row))
+
+
+@dataclass(eq=False)
+class _SkipEdit:
+    """An edit of the row that the attention branch is added to."""
+
+    state: _State
+    earlier: RowEdit
+    function: RowEdit
+    branch_scale: Float[Tensor, " dim"] | None
+    stream: Tensor | None = None
+
+    def apply(self, row: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch dim"]:
+        return self.function(self.earlier(row))
+
+    def keep(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.stream = take_stream(take_input(args, kwargs))
+
+    def change_branch(self, _: nn.Module, __: object, output: object) -> Any:
+        # x + t becomes skip(x) + t if t becomes t + skip(x) − x.
+        stream, query = self.stream, self.state.now.layout.query
+        assert stream is not None
+        assert query is not None
+        self.stream, row = None, self.earlier(stream[:, query])
+        change = self.function(row) - row
+        # In the precision of the stream, in which x is not rounded as autocast rounds a branch.
+        own = take_stream(output)
+        branch = own.to(torch.promote_types(own.dtype, row.dtype), copy=True)
+        branch[:, query] += change if self.branch_scale is None else change / self.branch_scale
+        return replace_output(output, branch)
 
 
 class Editor:
@@ -97,20 +170,6 @@ class Editor:
         self._blocks: dict[int, BlockParts] = dict(vit.blocks)
         self._num_inserted = 0
         self._hooks: list[tuple[nn.Module, Literal["input", "output"], Callable[..., Any]]] = []
-
-    def select_layers(self, layers: Literal["last", "all"] | tuple[int, ...]) -> tuple[int, ...]:
-        """Indices of the encoder blocks that are chosen, in order."""
-        depth = len(self.vit.encoder_blocks)
-        if layers == "all":
-            return tuple(range(depth))
-        chosen = (-1,) if layers == "last" else layers
-        for layer in chosen:
-            if not -depth <= layer < depth:
-                raise UsageError(
-                    f"{self.vit.info.id} has no block {layer}: choose from 0 to {depth - 1}, or "
-                    f"from {-depth} to -1"
-                )
-        return tuple(sorted({layer % depth for layer in chosen}))
 
     def insert_registers(self, count: int) -> None:
         """Insert tokens of zeros after the registers, or before the patches without any."""
@@ -132,55 +191,53 @@ class Editor:
                 "first, and edit that model"
             )
         self._num_inserted += count
-        encoder, state = vit.encoder_blocks, self._state
-        insert = partial(_insert, count, find_prenorm(vit.module))
-        self._hooks.append((encoder[0], "input", partial(_edit_input, state, insert)))
+        insert = partial(_insert, count, _find_prenorm(vit.module))
+        self._edit_input(vit.encoder_blocks[0], insert)
         if vit.info.global_feature != "cls":  # a pooling head reads the model's own tokens
-            remove = partial(_remove, count)
-            self._hooks.append((encoder[-1], "output", partial(_edit_output, state, remove)))
+            remove = partial(self._state.edit_output, partial(_remove, count))
+            self._hooks.append((vit.encoder_blocks[-1], "output", remove))
 
     def edit_stream(self, layer: int, function: TokenEdit) -> None:
         """Edit the residual stream at the input of a block."""
-        block = self.vit.encoder_blocks[layer]
-        self._hooks.append((block, "input", partial(_edit_input, self._state, function)))
+        self._edit_input(self.vit.encoder_blocks[layer], function)
 
     def edit_neurons(self, layer: int, function: TokenEdit) -> None:
         """Edit the neurons of a block's MLP: the input of its last linear layer."""
-        linear = find_neurons(self.vit, layer)
-        self._hooks.append((linear, "input", partial(_edit_input, self._state, function)))
+        self._edit_input(find_neurons(self.vit, layer), function)
+
+    def _edit_input(self, module: nn.Module, function: TokenEdit) -> None:
+        self._hooks.append((module, "input", partial(self._state.edit_input, function)))
 
     def edit_skip(self, layer: int, function: RowEdit) -> None:
         """Edit the row that the attention branch is added to, for [CLS] alone."""
         parts = self._take_parts(layer)
-        kept: dict[str, Tensor] = {}
         if parts.branch_scale is not None and not bool(parts.branch_scale.all()):
             raise UnsupportedModelError(
                 f"a layer scale in block {layer} of {self.vit.info.id} is 0: its skip connection "
                 "cannot be edited through the attention branch"
             )
         assert parts.attention_norm is not None
-        earlier = parts.skip or return_rows
-        change = partial(_change_branch, kept, earlier, function, parts.branch_scale, self._state)
+        edit = _SkipEdit(self._state, parts.skip or return_rows, function, parts.branch_scale)
         # The norm's input is the block's, after all edits of it.
-        self._hooks.append((parts.attention_norm, "input", partial(_keep_skip, kept)))
-        self._hooks.append((parts.branch, "output", change))
-        self._blocks[layer] = replace(parts, skip=partial(_apply_both, earlier, function))
+        self._hooks.append((parts.attention_norm, "input", edit.keep))
+        self._hooks.append((parts.branch, "output", edit.change_branch))
+        self._blocks[layer] = replace(parts, skip=edit.apply)
 
     def hide_tokens(self, layer: int, find: PlaceFinder, hiding: Hiding) -> None:
         """Hide tokens from the attention of a block."""
         if hiding.rows == "cls":
             self.require_cls()
-        block, hidden = self.vit.encoder_blocks[layer], self._state.hidden
-        self._hooks.append((block, "input", partial(_find_hidden, self._state, layer, find)))
-        self._hooks.append((block, "output", hidden.leave))
-        hidden.by_layer[layer] = hiding
+        block, state = self.vit.encoder_blocks[layer], self._state
+        self._hooks.append((block, "input", partial(state.find_hidden, layer, find)))
+        self._hooks.append((block, "output", state.hidden.leave))
+        state.hidden.by_layer[layer] = hiding
         if layer in self._blocks:
             parts = self._blocks[layer]
             project = parts.project_heads
             self._blocks[layer] = replace(
                 parts,
-                make_heads=partial(_hide_heads, hidden, layer, parts.make_heads),
-                project_heads=project and partial(_hide_heads, hidden, layer, project),
+                make_heads=partial(state.hide_heads, layer, parts.make_heads),
+                project_heads=project and partial(state.hide_heads, layer, project),
             )
 
     def require_cls(self) -> None:
@@ -201,31 +258,30 @@ class Editor:
         Raises:
             UsageError: If the same edit is applied already.
         """
-        vit, inserted, state = self.vit, self._num_inserted, self._state
+        vit, inserted = self.vit, self._num_inserted
         if self._edit in vit.edits:
             raise UsageError(f"the edit {self._edit.words} is being applied already: apply it once")
         with vit.undisturbed(), ExitStack() as stack:
             if inserted:
-                stack.enter_context(prefix_raised(vit, inserted))
+                stack.enter_context(_prefix_raised(vit, inserted))
             # An edit without hooks still has a name by which the module is known to be edited.
-            hooks = self._hooks or [(vit.module, "input", _change_nothing)]
-            for module, where, function in hooks:
+            for module, where, function in self._hooks or [(vit.module, "input", _change_nothing)]:
                 hook = EditHook(self._edit, function)
                 if where == "input":
                     handle = module.register_forward_pre_hook(hook, with_kwargs=True)
                 else:
                     handle = module.register_forward_hook(hook)
                 stack.callback(handle.remove)
-            stack.callback(setattr, state, "is_applied", False)
-            state.is_applied = True
+            stack.callback(setattr, self._state, "is_applied", False)
+            self._state.is_applied = True
             yield self._adapt()
 
     def _adapt(self) -> ViTAdapter:
-        vit, state = self.vit, self._state
+        vit = self.vit
         lay_out = vit.make_layout
         if self._num_inserted and vit.info.global_feature == "cls":
-            lay_out = partial(lay_out_more, vit.make_layout, self._num_inserted)
-        run = partial(_run, state, lay_out)
+            lay_out = partial(_lay_out_more, vit.make_layout, self._num_inserted)
+        run = partial(self._state.run, lay_out)
         classifier = vit.classifier
         if classifier is not None:
             pools_inserted = self._num_inserted > 0 and not classifier.reads_feature
@@ -270,32 +326,14 @@ def find_neurons(vit: ViTAdapter, layer: int) -> nn.Linear:
     return linears[-1]
 
 
-def _run(
-    state: _State,
-    lay_out: Callable[[int, int], TokenLayout],
-    run: Callable[[Pixels], Tensor],
-    pixels: Pixels,
-) -> Tensor:
-    if not state.is_applied:
-        raise make_ended(state.edit)
-    outer = state.running
-    state.running = Running(lay_out(pixels.shape[-2], pixels.shape[-1]), pixels)
-    try:
-        with state.hidden.applied():
-            return run(pixels)
-    finally:
-        state.running = outer
-
-
 def _insert(
     count: int, prenorm: nn.Module | None, tokens: Tokens, running: Running
 ) -> Float[Tensor, "batch more dim"]:
     # `running` has the layout with the inserted tokens, except for a pooling head.
-    registers = running.layout.groups.get("registers")
-    if running.layout.query is None or registers is None:
+    if running.layout.query is None:
         at = running.find_patches(tokens).start
     else:
-        at = registers.stop - count
+        at = running.layout.groups["registers"].stop - count
     new = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
     if prenorm is not None:
         new = prenorm(new)
@@ -307,76 +345,48 @@ def _remove(count: int, tokens: Tokens, running: Running) -> Float[Tensor, "batc
     return torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
 
 
-def _edit_input(
-    state: _State,
-    function: TokenEdit,
-    _: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    stream = take_stream(take_input(args, kwargs))
-    if stream.ndim == 2:  # rows of [CLS], which adapters continue through the MLP
-        return None
-    return replace_input(args, kwargs, function(stream, state.now))
+def _lay_out_more(
+    lay_out: Callable[[int, int], TokenLayout], count: int, height: int, width: int
+) -> TokenLayout:
+    # With new tokens after the registers or before the patches.
+    own = lay_out(height, width)
+    at = own.groups["patches"].start  # rotary positions count from here
+    registers = own.groups.get("registers", range(at, at))
+    at = registers.stop
+    groups = {
+        name: range(p.start + count, p.stop + count) if p.start >= at else p
+        for name, p in own.groups.items()
+    }
+    groups["registers"] = range(registers.start, at + count)
+    query = own.query
+    if query is not None and query >= at:
+        query += count
+    return replace(own, groups={k: groups[k] for k in GROUPS if k in groups}, query=query)
 
 
-def _edit_output(
-    state: _State, function: TokenEdit, _: nn.Module, __: object, output: object
-) -> Any:
-    return replace_output(output, function(take_stream(output), state.now))
+def _find_prenorm(module: nn.Module) -> nn.Module | None:
+    # CLIP's norm of the embeddings, which a zero vector would also have passed.
+    parts = module.named_modules()
+    named = (part for name, part in parts if name.rpartition(".")[2] in _PRENORMS)
+    return next((part for part in named if not isinstance(part, nn.Identity)), None)
 
 
-def _keep_skip(
-    kept: dict[str, Tensor], _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> None:
-    kept["stream"] = take_stream(take_input(args, kwargs))
-
-
-def _change_branch(
-    kept: dict[str, Tensor],
-    earlier: RowEdit,
-    function: RowEdit,
-    scale: Float[Tensor, " dim"] | None,
-    state: _State,
-    _: nn.Module,
-    __: object,
-    output: object,
-) -> Any:
-    # x + t becomes skip(x) + t if t becomes t + skip(x) − x.
-    query = state.now.layout.query
-    assert query is not None
-    row = earlier(kept.pop("stream")[:, query])
-    change = function(row) - row
-    # In the precision of the stream, in which x is not rounded as autocast rounds a branch.
-    own = take_stream(output)
-    branch = own.to(torch.promote_types(own.dtype, row.dtype), copy=True)
-    branch[:, query] += change if scale is None else change / scale
-    return replace_output(output, branch)
-
-
-def _apply_both(
-    first: RowEdit, second: RowEdit, row: Float[Tensor, "batch dim"]
-) -> Float[Tensor, "batch dim"]:
-    return second(first(row))
-
-
-def _find_hidden(
-    state: _State,
-    layer: int,
-    find: PlaceFinder,
-    _: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> None:
-    running = state.now
-    places = find(take_stream(take_input(args, kwargs)), running)
-    state.hidden.place(layer, places, running.layout.query)
-
-
-def _hide_heads(
-    hidden: HiddenTokens, layer: int, make: HeadsFunction, call: AttentionCall, row: int
-) -> Heads:
-    return hidden.edit_heads(layer, make(call, row))
+@contextmanager
+def _prefix_raised(vit: ViTAdapter, count: int) -> Iterator[None]:
+    # More tokens that are not rotated: timm's rotary attention rotates all after so many.
+    parts = [
+        vars(part)
+        for block in vit.encoder_blocks
+        for part in block.modules()
+        if "num_prefix_tokens" in vars(part)
+    ]
+    try:
+        for own in parts:
+            own["num_prefix_tokens"] += count
+        yield
+    finally:
+        for own in parts:
+            own["num_prefix_tokens"] -= count
 
 
 def _change_nothing(*_: object) -> None:

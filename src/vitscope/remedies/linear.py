@@ -7,7 +7,6 @@ Source: SINDER (Wang et al., ECCV 2024).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from vitscope.errors import UnsupportedModelError
-from vitscope.maps.attention_calls import AttentionCalls, BlockAttentions
+from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import RunningPass, run_blocks
 from vitscope.models.base import ViTAdapter
 from vitscope.models.running import Hooks
 from vitscope.models.stream import replace_input, take_input, take_stream
@@ -57,34 +56,28 @@ class LinearBlock:
         return (self.mlp @ self.mlp_norm + same) @ (self.values @ self.attention_norm + same)
 
 
-def linearise_blocks(
-    vit: ViTAdapter, *, num_samples: int | None = None, seed: int = 0
-) -> Iterator[LinearBlock]:
+def linearise_blocks(vit: ViTAdapter) -> Iterator[LinearBlock]:
     """The linear part of each block in order, on the CPU, in float64."""
     # W is E[∂n/∂x] over x ~ N(0, I) for neurons n(x). For n = φ(a) and n = φ(a) ∘ c, with a and c
     # affine in x, Stein's lemma makes it one integral over a normal variable for each neuron. For
-    # other MLPs, or all with `num_samples`, it is the least squares of n(x) on seeded samples of x.
+    # other MLPs it is the least squares of n(x) on seeded samples of x.
     for block in list_row_blocks(vit):
         with vit.undisturbed(), torch.no_grad():
-            linear = _linearise(block, num_samples, seed)
+            linear = _linearise(block)
         yield linear
 
 
-class _OwnToken(AttentionCalls):
+class _OwnToken(BlockAttentions):
     """Each token reads itself alone: attention weights are the identity."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.num_calls = 0
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         del call
-        self.num_calls += 1
+        self.num_seen += 1
         return read_fused(*given, **named).value
 
     def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
         del call, weights
-        self.num_calls += 1
+        self.num_seen += 1
         return values
 
 
@@ -98,10 +91,12 @@ class RowBlock:
     """Runs a block on rows, each a token by itself, with chosen tensors inside."""
 
     def __init__(
-        self, module: nn.Module, last: nn.Linear, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, vit: ViTAdapter, layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
-        """Find the parts of a block, whose MLP ends in `last`, called with these arguments."""
-        self._module, self._last, self._args, self._kwargs = module, last, args, kwargs
+        """Find the parts of a block that was called with these arguments."""
+        module, last = vit.encoder_blocks[layer], find_neurons(vit, layer)
+        self._layer, self._module, self._last = layer, module, last
+        self._args, self._kwargs = args, kwargs
         self._stream = take_stream(take_input(args, kwargs))
         self.dim, self.num_neurons = last.out_features, last.in_features
         calls = self._list_calls()
@@ -148,14 +143,14 @@ class RowBlock:
         def change(rows: Rows, _: nn.Module, __: object, output: Tensor) -> Tensor:
             return fill(rows, output)
 
-        def see(_: nn.Module, args: tuple[Any, ...]) -> Any:
-            seen.append(args[0])
-            return None if neurons is None else (fill(neurons, args[0]),)
+        def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            seen.append(take_input(args, kwargs))
+            return None if neurons is None else ((fill(neurons, seen[0]),), {})
 
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for module, rows in outputs.items():
-                stack.callback(module.register_forward_hook(partial(change, rows)).remove)
-            stack.callback(self._last.register_forward_pre_hook(see).remove)
+                hooks.after(module, partial(change, rows))
+            hooks.before(self._last, see)
             output = self._forward(-(-count // num_tokens))
         added, found = (t.reshape(-1, t.shape[-1])[:count].double().cpu() for t in (output, *seen))
         return added, found
@@ -164,12 +159,9 @@ class RowBlock:
         stream = self._stream.new_zeros(batch, *self._stream.shape[1:])
         args, kwargs = replace_input(self._args, self._kwargs, stream)
         with _OwnToken() as attention:
+            attention.enter(self._layer)
             output = take_stream(self._module(*args, **kwargs))
-        if attention.num_calls != 1:
-            raise UnsupportedModelError(
-                f"{attention.num_calls} attentions were found in a block, expected 1: "
-                f"{BlockAttentions.advice}"
-            )
+            attention.leave()
         return output
 
     def _list_calls(self) -> list[_Call]:
@@ -178,10 +170,10 @@ class RowBlock:
         def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
             calls.append(_Call(module, args[0] if args else None, output))
 
-        with ExitStack() as stack:
+        with Hooks() as hooks:
             for part in self._module.modules():
                 if not any(part.children()):
-                    stack.callback(part.register_forward_hook(keep).remove)
+                    hooks.after(part, keep)
             self._forward(1)
         return calls
 
@@ -194,30 +186,24 @@ def list_row_blocks(vit: ViTAdapter) -> Sequence[RowBlock]:
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         calls.append((args, kwargs))
 
-    @contextmanager
-    def attached() -> Iterator[None]:
-        with Hooks() as hooks:
-            for block in vit.encoder_blocks:
-                hooks.before(block, keep)
-            yield
+    def watch(running: RunningPass) -> None:
+        for block in vit.encoder_blocks:
+            running.before(block, keep)
 
     pixels = vit.parameter.new_zeros(1, 3, *vit.preprocessing.size)
-    run_blocks(vit, pixels, watched=attached())
-    return [
-        RowBlock(block, find_neurons(vit, layer), *call)
-        for layer, (block, call) in enumerate(zip(vit.encoder_blocks, calls, strict=True))
-    ]
+    run_blocks(vit, pixels, watch=watch)
+    return [RowBlock(vit, layer, *call) for layer, call in enumerate(calls)]
 
 
-def _linearise(block: RowBlock, num_samples: int | None, seed: int) -> LinearBlock:
+def _linearise(block: RowBlock) -> LinearBlock:
     zero, same = torch.zeros(1, block.dim), torch.eye(block.dim)
     silent = torch.zeros(1, block.num_neurons)
     values = block.run(
         {block.attention_norm: torch.cat([same, zero])}, neurons=silent.expand(len(same) + 1, -1)
     )
-    nearest = integrate_neurons(block) if num_samples is None else None
+    nearest = integrate_neurons(block)
     if nearest is None:
-        nearest = fit_neurons(block, num_samples or _NUM_SAMPLES, seed)
+        nearest = fit_neurons(block, _NUM_SAMPLES, seed=0)
     mlp = block.run({}, neurons=torch.cat([nearest.T, silent]))
     return LinearBlock(
         values=(values[:-1] - values[-1]).T,

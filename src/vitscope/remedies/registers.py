@@ -3,8 +3,7 @@
 Source: Jiang et al., "Vision Transformers Don't Need Trained Registers" (NeurIPS 2025).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -14,18 +13,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.maps.passes import run_blocks
+from vitscope.maps.passes import RunningPass
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import Hooks
 from vitscope.models.stream import take_input
 from vitscope.remedies.editor import Editor, Places, Running, Tokens, find_neurons
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import (
-    Thresholds,
     check_threshold,
     choose_thresholds,
     find_places,
     fit_high_norm,
+    iter_passes,
     require_group,
 )
 
@@ -159,13 +157,11 @@ class TestTimeRegisters(Remedy):
         """Find the neurons in one pass over the images, after one for a threshold not given."""
         if self.published:
             return self
+        _check_blocks(vit, self.depth, self.highest)
         if self.at == "registers":
-            neurons = find_register_neurons(
-                vit, read, at="registers", highest=self.highest, top=self.top
-            )
-            return replace(self, neurons=neurons)
+            require_group(vit, "registers")
+            return replace(self, neurons=self._find(vit, read, len(vit.encoder_blocks), 0.0))
         depth, threshold = self.depth, self.threshold
-        _check_blocks(vit, depth, self.highest)
         if depth is None or threshold is None:
             found = fit_high_norm(vit, read)
             depths = range(1, len(found)) if depth is None else [depth]
@@ -173,11 +169,37 @@ class TestTimeRegisters(Remedy):
             fitted = choose_thresholds(vit, found, depths, otherwise=otherwise).by_depth
             depth = max(fitted, key=lambda d: found[d].fraction or 0)
             threshold = fitted[depth] if threshold is None else threshold
+        return replace(self, neurons=self._find(vit, read, depth, threshold))
+
+    def _find(self, vit: ViTAdapter, read: ReadImages, depth: int, threshold: float) -> Neurons:
+        # S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches
+        # whose norm at `depth` is at least `threshold`, or the model's own registers.
         highest = depth - 1 if self.highest is None else self.highest
-        neurons = find_register_neurons(
-            vit, read, depth=depth, highest=highest, threshold=threshold, top=self.top
-        )
-        return replace(self, neurons=neurons)
+        linears, neurons = [find_neurons(vit, k) for k in range(highest + 1)], list[Tensor]()
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            neurons.append(take_input(args, kwargs))
+
+        def watch(running: RunningPass) -> None:
+            for linear in linears:
+                running.before(linear, keep)
+
+        scores, count = torch.zeros((), dtype=torch.float64), 0
+        for running, run in iter_passes(vit, read, _IMAGES_AT_ONCE, watch):
+            places = find_places(self.at, threshold, run.streams[depth], running)
+            scores = scores + torch.stack([_score(each, places) for each in neurons])
+            count += int(places.any(dim=1).sum())
+            neurons.clear()
+        if not count:
+            raise UsageError(
+                f"no image has a patch with a norm of {threshold} or more at depth {depth} of "
+                f"{vit.info.id}: give a lower threshold, or more images"
+            )
+        best = (scores / count).flatten().sort(descending=True)
+        width = scores.shape[1]
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        found = [Neuron(place // width, place % width, score) for place, score in pairs]
+        return Neurons(tuple(found[: self.top]), count)
 
     def edit(self, editor: Editor) -> None:
         """Insert the tokens and move the neurons' values."""
@@ -211,60 +233,6 @@ class TestTimeRegisters(Remedy):
         return moved
 
 
-def find_register_neurons(
-    vit: ViTAdapter,
-    read: ReadImages,
-    *,
-    at: Literal["high_norm", "registers"] = "high_norm",
-    depth: int | None = None,
-    highest: int | None = None,
-    threshold: float | None = None,
-    top: int = 10,
-) -> Neurons:
-    """Find the neurons that fire where registers are, the strongest first, in one pass."""
-    # S(ℓ, k) = mean over images with such tokens of mean_{i ∈ O} |n_ℓk(i)|, with O the patches
-    # whose norm at `depth` is at least `threshold`, or the model's own registers.
-    _check_blocks(vit, depth, highest)
-    highest = len(vit.encoder_blocks) - 1 if highest is None else highest
-    thresholds = None
-    if at == "registers":
-        require_group(vit, "registers")
-    elif depth is None or threshold is None:
-        raise UsageError(
-            f"depth was given as {depth} and threshold as {threshold}: expected both, a depth and "
-            "the least norm of a high-norm patch there"
-        )
-    else:
-        check_threshold(threshold)
-        thresholds = Thresholds({depth: threshold})
-    recorder = _NeuronRecorder(vit, highest)
-    scores = torch.zeros(0, dtype=torch.float64)
-    count = 0
-    for pixels in read():
-        for part in torch.split(pixels, _IMAGES_AT_ONCE):
-            outputs = run_blocks(vit, part, watched=recorder.attached()).streams
-            running = Running(vit.make_layout(*part.shape[-2:]), part)
-            stream = outputs[0 if depth is None else depth]
-            places = find_places(at, depth or 0, thresholds, stream, running)
-            found = recorder.score(places)
-            scores = found if not count else scores + found
-            count += int(places.any(dim=1).sum())
-    if not count:
-        raise UsageError(
-            f"no image has a patch with a norm of {threshold} or more at depth {depth} of "
-            f"{vit.info.id}: give a lower threshold, or more images"
-        )
-    best = (scores / count).flatten().sort(descending=True)
-    width = scores.shape[1]
-    return Neurons(
-        tuple(
-            Neuron(int(place) // width, int(place) % width, float(score))
-            for score, place in zip(best.values[:top], best.indices[:top], strict=True)
-        ),
-        count,
-    )
-
-
 def _take_published(vit: ViTAdapter) -> Mapping[int, Sequence[int]]:
     info, first = vit.info, vit.blocks.get(0)
     scale = "no" if first is None or first.tail.scale is None else "a"
@@ -289,31 +257,8 @@ def _check_blocks(vit: ViTAdapter, depth: int | None, highest: int | None) -> No
         raise UsageError(f"highest was given as {highest}: expected a block from 0 to {count - 1}")
 
 
-class _NeuronRecorder:
-    """Keeps the neurons of the first blocks during one forward."""
-
-    def __init__(self, vit: ViTAdapter, highest: int) -> None:
-        self._linears = [find_neurons(vit, layer) for layer in range(highest + 1)]
-        self._neurons: dict[int, Tensor] = {}
-
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Hook into the MLPs for the duration of the context."""
-        with Hooks() as hooks:
-            for layer, linear in enumerate(self._linears):
-                hooks.before(linear, partial(self._keep, layer))
-            yield
-
-    def score(self, places: Places) -> Float[Tensor, "layer neuron"]:
-        """Sum over images of the mean |n| at their places; images without any add 0."""
-        counts = places.sum(dim=1).clamp(min=1)
-        found = []
-        for layer in range(len(self._linears)):
-            sizes = self._neurons.pop(layer).abs() * places.unsqueeze(-1)
-            found.append((sizes.double().sum(dim=1) / counts.unsqueeze(-1)).sum(dim=0).cpu())
-        return torch.stack(found)
-
-    def _keep(
-        self, layer: int, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        self._neurons[layer] = take_input(args, kwargs)
+def _score(neurons: Tensor, places: Places) -> Float[Tensor, " neuron"]:
+    # Sum over images of the mean |n| at their places; images without any add 0.
+    counts = places.sum(dim=1).clamp(min=1)
+    sizes = neurons.abs() * places.unsqueeze(-1)
+    return (sizes.double().sum(dim=1) / counts.unsqueeze(-1)).sum(dim=0).cpu()

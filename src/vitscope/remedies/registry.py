@@ -1,6 +1,7 @@
 """All remedies by the names of the command line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -8,12 +9,10 @@ from typing import Any, get_args, get_origin, get_type_hints
 from vitscope.errors import UsageError
 from vitscope.remedies.directions import ProjectDirection
 from vitscope.remedies.head import AttentiveHead
-from vitscope.remedies.positions import PositionMean
 from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.remedy import Remedy, tell_value
 from vitscope.remedies.sinks import SwitchSinks
-from vitscope.remedies.skip import Skip
-from vitscope.remedies.tokens import HideTokens, ReplaceTokens
+from vitscope.remedies.tokens import HideTokens, PositionMean, ReplaceTokens, Skip
 
 
 @dataclass(frozen=True)
@@ -59,17 +58,17 @@ REMEDIES: Mapping[str, Entry] = {
 }
 """All remedies by name."""
 
-_NOT_EDITS = {
-    "shift-average": "shift-average is the mean of several runs, which no attention row makes, so "
-    "it cannot be audited: call average_views(vit, pixels) of vitscope.remedies.views for its "
-    "features",
-}
-
 _KINDS = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
     tuple: "block numbers such as 0+1",
+}
+_READERS: Mapping[type, Callable[[str], Any]] = {
+    bool: {"true": True, "false": False}.__getitem__,
+    int: int,
+    float: float,
+    tuple: lambda value: tuple(map(int, value.split("+"))),
 }
 
 
@@ -86,8 +85,12 @@ def parse_remedy(text: str) -> Remedy:
         UsageError: If there is no such remedy or setting, or a value is not one of its.
     """
     name, _, rest = text.partition(":")
-    if name in _NOT_EDITS:
-        raise UsageError(_NOT_EDITS[name])
+    if name == "shift-average":
+        raise UsageError(
+            "shift-average is the mean of several runs, which no attention row makes, so it cannot "
+            "be audited: call average_views(vit, pixels) of vitscope.remedies.views for its "
+            "features"
+        )
     if name not in REMEDIES:
         raise UsageError(f"no remedy is called {name!r}: choose from {', '.join(REMEDIES)}")
     entry = REMEDIES[name]
@@ -108,8 +111,8 @@ def list_settings(name: str) -> dict[str, Any]:
     entry = REMEDIES[name]
     hints = get_type_hints(entry.kind)
     names = [field.name for field in fields(entry.kind)]
-    simple = {key: hints[key] for key in names if key not in entry.fixed}
-    return {key: hint for key, hint in simple.items() if any(map(_is_simple, _list_kinds(hint)))}
+    free = {key: hints[key] for key in names if key not in entry.fixed}
+    return {key: hint for key, hint in free.items() if _tell_kinds(hint)}
 
 
 def tell_settings(name: str) -> str:
@@ -139,22 +142,11 @@ def _list_kinds(hint: Any) -> list[Any]:
     return [kind for part in get_args(hint) for kind in _list_kinds(part)]
 
 
-def _is_simple(kind: Any) -> bool:
-    return kind in {bool, int, float, tuple} or isinstance(kind, str)
-
-
 def _parse(what: str, value: str, hint: Any) -> Any:
     for kind in _list_kinds(hint):
-        try:
-            if isinstance(kind, str) and value == kind:
-                return value
-            if kind is bool and value in {"true", "false"}:
-                return value == "true"
-            if kind is tuple:
-                return tuple(int(number) for number in value.split("+"))
-            if kind in {int, float}:
-                return kind(value)
-        except ValueError:
-            continue
+        if value == kind:
+            return value
+        with suppress(ValueError, KeyError):
+            return _READERS[kind](value)
     expected = _tell_kinds(hint).replace("|", " or ")
     raise UsageError(f"{what} was given as {value!r}: expected {expected}")

@@ -4,7 +4,6 @@ Source: Fesser et al. (2026, arXiv 2606.08105): a sink either switches a head of
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple, Self
@@ -17,15 +16,13 @@ from vitscope.errors import UsageError
 from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import find_patches, run_blocks
-from vitscope.maps.rules import attend
+from vitscope.maps.passes import RunningPass, find_patches
 from vitscope.models.base import ViTAdapter
-from vitscope.models.running import Hooks
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
-from vitscope.remedies.tokens import Layers
+from vitscope.remedies.statistics import Layers, iter_passes, select_layers
 
 SinkKind = Literal["none", "no-op", "broadcast", "unclear"]
 
@@ -105,41 +102,6 @@ _KINDS: Sequence[SinkKind] = ("none", "no-op", "broadcast", "unclear")
 _GROUPS = (*GROUPS, "others")
 
 
-def find_sinks(
-    vit: ViTAdapter,
-    read: ReadImages,
-    *,
-    concentration: float = 10.0,
-    small_value: float = 0.3,
-    low_rank: float = 0.8,
-) -> HeadSinks:
-    """Find the sink of every head of every block and its kind, in one pass over the images."""
-    recorder = _SinkRecorder(vit)
-    count, layout = 0, None
-    for pixels in read():
-        layout = vit.make_layout(*pixels.shape[-2:])
-        count += len(pixels)
-        for part in torch.split(pixels, _IMAGES_AT_ONCE):
-            run_blocks(vit, part, watched=recorder.attached())
-    if layout is None:
-        raise UsageError("there are no images to find sinks on: give one or more")
-
-    def name_kind(sink: HeadSink) -> SinkKind:
-        if sink.concentration < concentration:
-            return "none"
-        if sink.value_ratio <= small_value:
-            return "no-op"
-        broadcasts = sink.value_ratio >= 1 and sink.rank_one_share >= low_rank
-        return "broadcast" if broadcasts else "unclear"
-
-    found = [
-        sink._replace(kind=name_kind(sink))
-        for layer, sums in sorted(recorder.by_layer.items())
-        for sink in sums.list_heads(layer, layout)
-    ]
-    return HeadSinks(tuple(found), count)
-
-
 class _Sums:
     """Sums over images of the numbers of each head of a block."""
 
@@ -211,20 +173,17 @@ class _SinkRecorder(BlockAttentions):
         self.by_layer: dict[int, _Sums] = {}
         self._vit = vit
 
-    @contextmanager
-    def attached(self) -> Iterator[None]:
-        """Watch the forward that runs in the context."""
-        with Hooks() as hooks:
-            for layer, block in enumerate(self._vit.encoder_blocks):
-                hooks.before(block, partial(self.enter, layer))
-                hooks.after(block, self.leave)
-            hooks.enter_context(self)
-            yield
+    def attach(self, running: RunningPass) -> None:
+        """Watch a forward."""
+        for layer, block in enumerate(self._vit.encoder_blocks):
+            running.before(block, partial(self.enter, layer))
+            running.after(block, self.leave)
+        running.enter_context(self)
 
     def fused(self, call: Callable[..., Tensor], *given: Any, **named: Any) -> Tensor:
         """Add weights that are computed anew."""
-        query, key, value, bias, scale = read_fused(*given, **named)
-        self._add(attend(query, key, bias, scale).exp(), value)
+        seen = read_fused(*given, **named)
+        self._add(seen.weigh(), seen.value)
         return call(*given, **named)
 
     def read(self, call: Callable[..., Tensor], weights: Tensor, values: Tensor) -> Tensor:
@@ -272,14 +231,8 @@ class SwitchSinks(Remedy):
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Find the sinks of all heads."""
-        layers = Editor(vit, self.name).select_layers(self.layers)
-        sinks = find_sinks(
-            vit,
-            read,
-            concentration=self.concentration,
-            small_value=self.small_value,
-            low_rank=self.low_rank,
-        )
+        layers = select_layers(vit, self.layers)
+        sinks = self.find(vit, read)
         kinds = [sink.kind for sink in sinks.found if sink.layer in layers]
         if self.kind not in kinds:
             told = ", ".join(f"{kinds.count(kind)} {kind}" for kind in _KINDS if kind in kinds)
@@ -290,9 +243,29 @@ class SwitchSinks(Remedy):
             )
         return replace(self, sinks=sinks)
 
+    def find(self, vit: ViTAdapter, read: ReadImages) -> HeadSinks:
+        """Find the sink of every head of every block and its kind, in one pass over the images."""
+        recorder, count = _SinkRecorder(vit), 0
+        for running, _ in iter_passes(vit, read, _IMAGES_AT_ONCE, recorder.attach):
+            count += len(running.pixels)
+        found = [
+            sink._replace(kind=self._name_kind(sink))
+            for layer, sums in sorted(recorder.by_layer.items())
+            for sink in sums.list_heads(layer, running.layout)
+        ]
+        return HeadSinks(tuple(found), count)
+
+    def _name_kind(self, sink: HeadSink) -> SinkKind:
+        if sink.concentration < self.concentration:
+            return "none"
+        if sink.value_ratio <= self.small_value:
+            return "no-op"
+        broadcasts = sink.value_ratio >= 1 and sink.rank_one_share >= self.low_rank
+        return "broadcast" if broadcasts else "unclear"
+
     def edit(self, editor: Editor) -> None:
         """Hide the sinks from the attention of their heads."""
-        layers = editor.select_layers(self.layers)
+        layers = select_layers(editor.vit, self.layers)
         sinks = self.require(self.sinks)
         for layer in layers:
             heads = [sink for sink in sinks.found if sink.layer == layer]

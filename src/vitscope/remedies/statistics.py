@@ -1,6 +1,6 @@
 """What remedies need to know of a model's tokens over images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.maps.passes import run_blocks, take_patches
+from vitscope.maps.passes import Pass, RunningPass, run_blocks
 from vitscope.metrics.estimates import HighNormTokens
 from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import Batch
@@ -18,6 +18,7 @@ from vitscope.models.stream import compute_norms
 from vitscope.remedies.editor import Places, Running, Tokens
 from vitscope.remedies.remedy import ReadImages
 
+Layers = Literal["last", "all"] | tuple[int, ...]
 TokenGroup = Literal["registers", "cls", "high_norm"]
 
 NUM_LENDERS = 16
@@ -49,14 +50,11 @@ class TokenStatistics:
     @classmethod
     def load(cls, tensors: Mapping[str, Tensor]) -> Self:
         """Restore what was saved."""
-        by_layer = {
-            name: {
-                int(key.partition("/")[2]): tensor
-                for key, tensor in tensors.items()
-                if key.startswith(f"{name}/")
-            }
-            for name in ("mean", "deviation", "lent")
-        }
+        by_layer: dict[str, dict[int, Tensor]] = {}
+        for key, tensor in tensors.items():
+            name, _, layer = key.partition("/")
+            if layer:
+                by_layer.setdefault(name, {})[int(layer)] = tensor
         return cls(
             num_images=int(tensors["num_images"]),
             lenders=tuple(tensors["lenders"].tolist()),
@@ -77,6 +75,23 @@ class TokenStatistics:
         return self.lent[layer][chosen]
 
 
+def iter_passes(
+    vit: ViTAdapter,
+    read: ReadImages,
+    at_once: int | None = None,
+    watch: Callable[[RunningPass], None] | None = None,
+) -> Iterator[tuple[Running, Pass]]:
+    """Run a model on images, `at_once` or a batch at a time; refuses if there are none."""
+    is_empty = True
+    for pixels in read():
+        for part in torch.split(pixels, at_once or len(pixels)):
+            is_empty = False
+            running = Running(vit.make_layout(*part.shape[-2:]), part)
+            yield running, run_blocks(vit, part, watch=watch)
+    if is_empty:
+        raise UsageError("there are no images to measure the remedy on: give two or more")
+
+
 @dataclass(eq=False)
 class _Sums:
     total: Tensor
@@ -88,15 +103,14 @@ def measure_tokens(vit: ViTAdapter, read: ReadImages, layers: Sequence[int]) -> 
     """Measure the tokens that enter some blocks, in one pass over the images."""
     sums: dict[int, _Sums] = {}
     count, lenders = 0, list[int]()
-    for pixels in read():
-        streams = run_blocks(vit, pixels).streams
-        seeds = Running(vit.make_layout(*pixels.shape[-2:]), pixels).seeds
+    for running, run in iter_passes(vit, read):
+        seeds = running.seeds
         new = [i for i, seed in enumerate(seeds) if seed not in {*lenders, *seeds[:i]}]
         new = new[: NUM_LENDERS - len(lenders)]
         lenders += [seeds[i] for i in new]
-        count += len(pixels)
+        count += len(seeds)
         for layer in layers:
-            tokens = streams[layer].detach().cpu()
+            tokens = run.streams[layer].detach().cpu()
             exact = tokens.double()
             if layer not in sums:
                 sums[layer] = _Sums(*torch.zeros(2, *exact.shape[1:], dtype=torch.float64))
@@ -105,8 +119,6 @@ def measure_tokens(vit: ViTAdapter, read: ReadImages, layers: Sequence[int]) -> 
             origin = sums[layer].lent[0][0].double()
             sums[layer].total += (exact - origin).sum(dim=0)
             sums[layer].squares += (exact - origin).square().sum(dim=0)
-    if not count:
-        raise _make_no_images()
     if len(lenders) < 2:  # whose mean would be itself
         raise UsageError(
             "the remedy is measured on tokens of several images, and one was given: give two or "
@@ -129,17 +141,10 @@ def measure_tokens(vit: ViTAdapter, read: ReadImages, layers: Sequence[int]) -> 
 def fit_high_norm(vit: ViTAdapter, read: ReadImages) -> list[HighNormTokens]:
     """The fitted threshold of every depth, in one pass over the images."""
     counts = PatchNormCounts()
-    for pixels in read():
-        layout, streams = vit.make_layout(*pixels.shape[-2:]), run_blocks(vit, pixels).streams
-        norms = [compute_norms(take_patches(layout, stream)).cpu() for stream in streams]
-        counts.update(Batch({}, [0] * len(pixels), patch_norms=torch.stack(norms, dim=1)))
-    if not counts.num_depths:
-        raise _make_no_images()
+    for running, run in iter_passes(vit, read):
+        norms = [compute_norms(running.take_patches(stream)).cpu() for stream in run.streams]
+        counts.update(Batch({}, [0] * len(norms[0]), patch_norms=torch.stack(norms, dim=1)))
     return [counts.fit(depth) for depth in range(counts.num_depths)]
-
-
-def _make_no_images() -> UsageError:
-    return UsageError("there are no images to measure the remedy on: give two or more")
 
 
 def check_threshold(threshold: float | None) -> None:
@@ -197,16 +202,13 @@ def check_size(mean: Float64[Tensor, "place dim"], tokens: Tokens) -> None:
         )
 
 
-def find_places(
-    group: TokenGroup, depth: int, thresholds: Thresholds | None, tokens: Tokens, running: Running
-) -> Places:
-    """Which tokens of each image belong to a group, at the input of a block."""
+def find_places(group: TokenGroup, least: float, tokens: Tokens, running: Running) -> Places:
+    """Which tokens of each image belong to a group; high-norm patches have `least` or more."""
     if group != "high_norm":
         return running.find_group(group, tokens)
-    assert thresholds is not None
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
     norms = compute_norms(running.take_patches(tokens))
-    running.take_patches(places)[:] = norms >= thresholds.by_depth.get(depth, torch.inf)
+    running.take_patches(places)[:] = norms >= least
     return places
 
 
@@ -219,3 +221,18 @@ def require_group(vit: ViTAdapter, group: TokenGroup) -> None:
             f"{vit.info.id} has no {name} to edit: its tokens are {', '.join(groups)}; choose "
             "other tokens, or a model that has them"
         )
+
+
+def select_layers(vit: ViTAdapter, layers: Layers) -> tuple[int, ...]:
+    """Indices of the encoder blocks that are chosen, in order."""
+    depth = len(vit.encoder_blocks)
+    if layers == "all":
+        return tuple(range(depth))
+    chosen = (-1,) if layers == "last" else layers
+    for layer in chosen:
+        if not -depth <= layer < depth:
+            raise UsageError(
+                f"{vit.info.id} has no block {layer}: choose from 0 to {depth - 1}, or "
+                f"from {-depth} to -1"
+            )
+    return tuple(sorted({layer % depth for layer in chosen}))

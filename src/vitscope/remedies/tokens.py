@@ -1,11 +1,13 @@
-"""Controls: tokens replaced, hidden or repaired at the input of blocks."""
+"""Tokens replaced, hidden or repaired between blocks, and the skip connection of [CLS]."""
 
+from abc import abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar, Literal, Self
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
@@ -16,6 +18,7 @@ from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor, Places, Running, Tokens
 from vitscope.remedies.remedy import ReadImages, Remedy
 from vitscope.remedies.statistics import (
+    Layers,
     Thresholds,
     TokenGroup,
     TokenStatistics,
@@ -26,9 +29,8 @@ from vitscope.remedies.statistics import (
     fit_high_norm,
     measure_tokens,
     require_group,
+    select_layers,
 )
-
-Layers = Literal["last", "all"] | tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -64,22 +66,29 @@ class ChosenTokens(Remedy):
 
     def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
         """Fit the thresholds of high-norm patches, if they are not given."""
-        layers = self.list_layers(Editor(vit, self.name))
+        layers = self.list_layers(vit)
         if not self._needs_thresholds:
             return self
         otherwise = "choose other layers, or give threshold"
         found = choose_thresholds(vit, fit_high_norm(vit, read), layers, otherwise=otherwise)
         return replace(self, thresholds=found)
 
-    def list_layers(self, editor: Editor) -> tuple[int, ...]:
+    def list_layers(self, vit: ViTAdapter) -> tuple[int, ...]:
         """The blocks, after a check that the model has the tokens."""
-        require_group(editor.vit, self.tokens)
-        return editor.select_layers(self.layers)
+        require_group(vit, self.tokens)
+        return select_layers(vit, self.layers)
 
-    def require_thresholds(self) -> None:
-        """Refuse to edit high-norm patches without thresholds."""
+    def edit(self, editor: Editor) -> None:
+        """Edit the tokens of each chosen block."""
+        layers = self.list_layers(editor.vit)
         if self._needs_thresholds:
             self.require(self.thresholds)
+        for layer in layers:
+            self.edit_layer(editor, layer)
+
+    @abstractmethod
+    def edit_layer(self, editor: Editor, layer: int) -> None:
+        """Declare the edit of one block."""
 
     @property
     def _needs_thresholds(self) -> bool:
@@ -87,10 +96,9 @@ class ChosenTokens(Remedy):
 
     def find(self, layer: int, tokens: Tokens, running: Running) -> Places:
         """Which tokens of each image are meant."""
-        thresholds = self.thresholds
-        if self.threshold is not None:
-            thresholds = Thresholds({layer: self.threshold})
-        return find_places(self.tokens, layer, thresholds, tokens, running)
+        known = {} if self.thresholds is None else self.thresholds.by_depth
+        least = known.get(layer, torch.inf) if self.threshold is None else self.threshold
+        return find_places(self.tokens, least, tokens, running)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -143,17 +151,14 @@ class ReplaceTokens(ChosenTokens):
         fitted = super().measure(vit, read)
         if self.by not in {"mean", "noise", "shuffle"}:
             return fitted
-        layers = Editor(vit, self.name).select_layers(self.layers)
+        layers = select_layers(vit, self.layers)
         return replace(fitted, statistics=measure_tokens(vit, read, layers))
 
-    def edit(self, editor: Editor) -> None:
-        """Replace the tokens at the input of each chosen block."""
-        layers = self.list_layers(editor)
-        self.require_thresholds()
+    def edit_layer(self, editor: Editor, layer: int) -> None:
+        """Replace the tokens at the input of a block."""
         if self.by in {"mean", "noise", "shuffle"}:
             self.require(self.statistics)
-        for layer in layers:
-            editor.edit_stream(layer, partial(self._replace, layer))
+        editor.edit_stream(layer, partial(self._replace, layer))
 
     def _replace(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
         places = self.find(layer, tokens, running)
@@ -194,13 +199,125 @@ class HideTokens(ChosenTokens):
     how: Literal["mask", "unread"] = "mask"
     rows: Literal["cls", "all"] = "all"
 
+    def edit_layer(self, editor: Editor, layer: int) -> None:
+        """Hide the tokens from the attention of a block."""
+        editor.hide_tokens(layer, partial(self.find, layer), Hiding(self.how, self.rows))
+
+
+@dataclass(frozen=True, eq=False)
+class MeanTokens:
+    """The mean token at each position, by block."""
+
+    by_layer: Mapping[int, Float64[Tensor, "token dim"]]
+
+    def save(self) -> dict[str, Tensor]:
+        """All that was measured."""
+        return {str(layer): tensor.contiguous() for layer, tensor in self.by_layer.items()}
+
+    @classmethod
+    def load(cls, tensors: Mapping[str, Tensor]) -> Self:
+        """Restore what was saved."""
+        return cls({int(layer): tensor for layer, tensor in sorted(tensors.items())})
+
+    def tell(self) -> str:
+        """What was measured, in words."""
+        layers = ", ".join(map(str, sorted(self.by_layer)))
+        return f"mean tokens at the input of block {layers}"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PositionMean(Remedy):
+    r"""Remove the mean of the patches at each place of the grid, less their overall mean.
+
+    x_j becomes x_j − (G_j − mean_j G), with G the mean over the measured images.
+
+    Attributes:
+        layers: Blocks at whose input it is removed: "last", "all", or block numbers.
+        means: What was measured, in each block after the removal in those before it.
+
+    Source:
+        The artefact map that DVT (Yang et al., ECCV 2024) shares between images, in closed form.
+    """
+
+    name: ClassVar[str] = "position-mean"
+    is_affine: ClassVar[bool] = True
+    layers: Layers = "last"
+    means: MeanTokens | None = None
+
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Measure the mean tokens, in one pass over the images for each block."""
+        found: dict[int, Tensor] = {}
+        for layer in select_layers(vit, self.layers):
+            so_far = replace(self, layers=tuple(found), means=MeanTokens(dict(found)))
+            with so_far.applied(vit) as edited:
+                found[layer] = measure_tokens(edited, read, [layer]).mean[layer]
+        return replace(self, means=MeanTokens(found))
+
     def edit(self, editor: Editor) -> None:
-        """Hide the tokens from the attention of each chosen block."""
-        layers = self.list_layers(editor)
-        self.require_thresholds()
+        """Remove the means at the input of each chosen block."""
+        layers = select_layers(editor.vit, self.layers)
+        self.require(self.means)
         for layer in layers:
-            find = partial(self.find, layer)
-            editor.hide_tokens(layer, find, Hiding(self.how, self.rows))
+            editor.edit_stream(layer, partial(self._remove, layer))
+
+    def _remove(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
+        assert self.means is not None
+        check_size(self.means.by_layer[layer], tokens)
+        artefact = running.take_patches(self.means.by_layer[layer].unsqueeze(0))
+        left = tokens.clone()
+        running.take_patches(left).sub_((artefact - artefact.mean(dim=1)).to(tokens))
+        return left
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Skip(Remedy):
+    r"""Close the skip connection around the attention of a block, on the [CLS] row.
+
+    r = skip + t becomes r = λ · skip + t, or skip is replaced by its mean over images, which keeps
+    the scale that the following norm expects.
+
+    Attributes:
+        scale: λ, from 0 (closed) to 1.
+        by_mean: Replace the skip connection by its mean instead.
+        layers: "last", "all", or block numbers.
+        statistics: What was measured.
+
+    Source:
+        The readout "attention" of Lappe & Giese (NeurIPS 2025), section 3.3, made a model.
+    """
+
+    name: ClassVar[str] = "skip"
+    is_affine: ClassVar[bool] = True
+    is_of_row: ClassVar[bool] = True
+    scale: float = 0.0
+    by_mean: bool = False
+    layers: Layers = "last"
+    statistics: TokenStatistics | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.scale <= 1:
+            raise UsageError(f"scale was given as {self.scale}: expected 0 (closed) to 1")
+
+    def measure(self, vit: ViTAdapter, read: ReadImages) -> Self:
+        """Measure the mean of the skip connection, if it is used."""
+        require_group(vit, "cls")
+        layers = select_layers(vit, self.layers)
+        if not self.by_mean:
+            return self
+        return replace(self, statistics=measure_tokens(vit, read, layers))
+
+    def edit(self, editor: Editor) -> None:
+        """Edit the skip connection of each chosen block."""
+        require_group(editor.vit, "cls")
+        editor.require_cls()
+        query = editor.vit.make_layout(*editor.vit.preprocessing.size).query
+        for layer in select_layers(editor.vit, self.layers):
+            if self.by_mean:
+                mean = self.require(self.statistics).mean[layer][query]
+                editor.edit_skip(layer, partial(_replace_row, mean))
+            else:
+                editor.edit_skip(layer, partial(torch.mul, self.scale))
 
 
 def _draw(seed: int, shape: torch.Size) -> Tensor:
@@ -233,3 +350,9 @@ def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "ba
     others = tokens.clone()
     running.take_patches(others).mul_(factor.unsqueeze(-1).to(tokens.dtype))
     return others
+
+
+def _replace_row(
+    mean: Float[Tensor, " dim"], row: Float[Tensor, "batch dim"]
+) -> Float[Tensor, "batch dim"]:
+    return mean.to(row).expand_as(row)

@@ -63,7 +63,7 @@ def average_views(
     counts = torch.zeros(rows, columns, 1, device=pixels.device)
     for shift in choose_shifts(rows, columns, num_shifts, seed):
         shifted = _shift(pixels, shift, (rows, columns))
-        here, there = _match(shift[0], rows), _match(shift[1], columns)
+        (rows_here, rows_seen), (here, seen) = _match(shift[0], rows), _match(shift[1], columns)
         for is_flipped in (False, True):
             run = run_blocks(vit, shifted.flip(-1) if is_flipped else shifted)
             features.append(run.feature)
@@ -71,8 +71,8 @@ def average_views(
             grid = grid.flip(2) if is_flipped else grid
             if not total.ndim:
                 total = torch.zeros_like(grid)
-            total[:, here.image, there.image] += grid[:, here.view, there.view]
-            counts[here.image, there.image] += 1
+            total[:, rows_here, here] += grid[:, rows_seen, seen]
+            counts[rows_here, here] += 1
     mean = total / counts.to(total)
     return AveragedViews(torch.stack(features).mean(dim=0), mean.flatten(1, 2))
 
@@ -90,15 +90,10 @@ def choose_shifts(rows: int, columns: int, count: int, seed: int) -> list[tuple[
     return [(int(down), int(right)) for down, right in chosen]
 
 
-class _Overlap(NamedTuple):
-    image: slice
-    view: slice
-
-
-def _match(shift: int, size: int) -> _Overlap:
-    # Place i of the image is at i + shift in the view.
+def _match(shift: int, size: int) -> tuple[slice, slice]:
+    # Places in the image and in the view, where place i of the image is at i + shift.
     first, last = max(0, -shift), min(size, size - shift)
-    return _Overlap(slice(first, last), slice(first + shift, last + shift))
+    return slice(first, last), slice(first + shift, last + shift)
 
 
 def _shift(pixels: Pixels, shift: tuple[int, int], grid: tuple[int, int]) -> Pixels:

@@ -102,15 +102,15 @@ def test_every_operation_is_caught_and_computes_what_the_model_does(name, eager)
 
 
 def test_weights_of_one_attention_are_in_memory_at_a_time(monkeypatch):
-    itemise, told = functions._itemise, []
+    make, told = functions.AttentionBackward, []
 
-    def watch(*args):
+    def watch(**parts):
         assert all(weights() is None for weights in told)
-        item = itemise(*args)
+        item = make(**parts)
         told.append(weakref.ref(item.weights))
         return item
 
-    monkeypatch.setattr(functions, "_itemise", watch)
+    monkeypatch.setattr(functions, "AttentionBackward", watch)
     trace_output(make_input(wrap("transformers/dinov2"), references=2))
     assert len(told) == 3 * 2
 

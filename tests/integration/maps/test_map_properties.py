@@ -168,7 +168,7 @@ def test_references_are_means_over_all_batches(inputs):
     torch.testing.assert_close(made.lenders, pixels[4:])
     few = make_references(vit, [pixels[:5]])
     torch.testing.assert_close(few.lenders, pixels[:5])
-    assert len(made.run.feature) == 4
+    assert len(made.traced[0].feature) == 4
     with pytest.raises(UsageError, match="no reference images were given"):
         make_references(vit, [])
 
@@ -209,7 +209,7 @@ def test_targets_are_what_they_say(inputs):
 def test_other_targets_are_traced_exactly(inputs, choice):
     given = replace(inputs["timm/deit_distilled"], choice=choice)
     found = METHODS["traced"].compute(given)
-    run = given.references.run.feature
+    run = given.references.traced[0].feature
     others = torch.stack([given.target.measure(f.expand(3, -1)) for f in run]).mean(dim=0)
     torch.testing.assert_close(found.values.sum(dim=1), given.scores - others)
 

@@ -71,7 +71,7 @@ def _attention(bias, scale):
         lambda q, k, v: functional.scaled_dot_product_attention(
             q, k, v, _cast(bias, q), scale=scale
         ),
-        lambda rules, m, *pairs: rules.attention(m, *pairs, _cast(bias, m), scale)[:3],
+        lambda rules, m, *pairs: rules.attention(m, *pairs, _cast(bias, m), scale, rules.read),
     )
 
 

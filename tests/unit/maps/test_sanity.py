@@ -26,7 +26,7 @@ def make_tiny(name="timm/vit", **settings):
 
 
 def choose_other(given):
-    return explain_pair(given.references.run.feature[0])
+    return explain_pair(given.references.traced[0].feature[0])
 
 
 def map_patches(given: MapInput, name):

@@ -58,7 +58,7 @@ def insert(editor):
 
 def edit_neurons(editor):
     editor.edit_neurons(0, scale_neurons)
-    editor.edit_neurons(editor.select_layers("last")[0], scale_neurons)
+    editor.edit_neurons(len(editor.vit.encoder_blocks) - 1, scale_neurons)
 
 
 def edit_stream(editor):

@@ -11,8 +11,7 @@ from vitscope import wrap_model
 from vitscope.errors import UsageError
 from vitscope.metrics.agreement import mean_cosine
 from vitscope.remedies.editor import Editor, Running
-from vitscope.remedies.head import AttentiveHead, DistilledHead, distil_head
-from vitscope.remedies.pooling_head import PoolingHead
+from vitscope.remedies.head import AttentiveHead, DistilledHead, PoolingHead
 from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.remedy_files import load_remedy, save_remedy
 from vitscope.testing import check_adapter
@@ -108,7 +107,7 @@ def test_fidelity_is_that_of_the_model_with_its_head(small):
 def test_a_feature_that_is_a_patch_average_is_found_in_the_patches(recipe, tolerance):
     vit = wrap_model(plant(recipe)).to("cpu", torch.float64)
     # In "skip_copy" too: the model takes the average from the skip connection, but it is there.
-    found = distil_head(vit, lambda: [draw_images(100, 64)], epochs=20, seed=0).description
+    found = AttentiveHead(epochs=20).fitted(vit, lambda: [draw_images(100, 64)]).head.description
     assert found.num_images + found.fidelity.num_images == 100
     assert found.fidelity.cosine == pytest.approx(1, abs=tolerance)
     assert found.fidelity.cka.unbiased == pytest.approx(1, abs=3 * tolerance)
@@ -120,7 +119,9 @@ def test_a_feature_of_the_skip_connection_alone_is_not_found():
     editor = Editor(vit, "patches-lost")
     editor.edit_stream(1, lose_patches)
     with editor.applied() as edited:
-        found = distil_head(edited, lambda: [draw_images(100, 64)], epochs=20, seed=0).description
+        found = (
+            AttentiveHead(epochs=20).fitted(edited, lambda: [draw_images(100, 64)]).head.description
+        )
     assert found.fidelity.cosine < found.fidelity.cosine_of_mean + 0.02
     assert found.fidelity.cka.unbiased < 0.3
     low, high = found.fidelity.cka.ci95

@@ -19,6 +19,11 @@ def wrap(name):
     return wrap_model(ALL_MODELS[name]()).to("cpu", torch.float64)
 
 
+@pytest.fixture
+def few_samples(monkeypatch):
+    monkeypatch.setattr("vitscope.remedies.linear._NUM_SAMPLES", 100)
+
+
 def trace_values(vit, layer):
     """Normed tokens of a block and what each would add if it were read with weight 1."""
     normed, traces = [], []
@@ -34,9 +39,9 @@ def trace_values(vit, layer):
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)
-def test_the_value_map_is_what_values_contribute_in_every_family(name):
+def test_the_value_map_is_what_values_contribute_in_every_family(name, few_samples):
     vit = wrap(name)
-    block = next(iter(linearise_blocks(vit, num_samples=100)))
+    block = next(iter(linearise_blocks(vit)))
     if vit.info.global_feature != "cls":  # no row of an encoder block is traced
         assert block.values.abs().max() > 0
         return
@@ -86,7 +91,7 @@ def test_neurons_with_a_norm_of_their_own_are_sampled():
         assert integrate_neurons(list_row_blocks(vit)[0]) is None
 
 
-def test_running_blocks_leaves_no_hooks():
-    vit = wrap("timm/vit")
-    list(linearise_blocks(vit, num_samples=100))
+def test_running_blocks_leaves_no_hooks(few_samples):
+    vit = wrap("timm/eva02")
+    list(linearise_blocks(vit))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in vit.module.modules())

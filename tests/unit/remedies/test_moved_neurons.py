@@ -8,7 +8,6 @@ from vitscope.remedies.registers import (
     Neuron,
     Neurons,
     TestTimeRegisters,
-    find_register_neurons,
 )
 
 CHOSEN = {0: (3, 7), 1: (5, 6, 60)}
@@ -84,7 +83,8 @@ def test_scores_are_means_over_images_and_their_tokens(at):
             scores, num_images = scores + torch.stack(each), num_images + 1
     assert num_images == (4 if at == "high_norm" else 7)
     given = {"depth": 1, "threshold": threshold} if at == "high_norm" else {}
-    found = find_register_neurons(vit, lambda: pixels.split(5), at=at, top=20, **given)
+    remedy = TestTimeRegisters(at=at, top=20, highest=1, **given)
+    found = remedy.fitted(vit, lambda: pixels.split(5)).neurons
     assert found.num_images == num_images
     best = (scores / num_images).flatten().sort(descending=True)
     width = scores.shape[1]

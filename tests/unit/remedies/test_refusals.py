@@ -8,12 +8,7 @@ from edited_vit import draw_pixels
 from support_table import ALL_MODELS
 from vitscope import wrap_model
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.remedies.registers import (
-    Neuron,
-    Neurons,
-    TestTimeRegisters,
-    find_register_neurons,
-)
+from vitscope.remedies.registers import Neuron, Neurons, TestTimeRegisters
 from vitscope.remedies.registry import parse_remedy
 from vitscope.remedies.tokens import ReplaceTokens
 from written_vit import draw_images, write_model
@@ -92,7 +87,9 @@ def test_no_high_norm_patches(text, message):
         parse_remedy(text).fitted(vit, lambda: [pixels])
 
 
-@pytest.mark.parametrize("text", ["mean", "interpolate", "test-time-registers", "position-mean"])
+@pytest.mark.parametrize(
+    "text", ["mean", "interpolate", "test-time-registers", "position-mean", "sinks"]
+)
 def test_no_images(text):
     with pytest.raises(UsageError, match="no images to measure the remedy on: give two or more"):
         parse_remedy(text).fitted(wrap("timm/dinov2_reg"), list)
@@ -147,17 +144,11 @@ def test_models_that_take_no_new_tokens(name, message):
         apply(remedy, wrap(name))
 
 
-def test_finding_neurons():
+def test_neurons_of_registers_that_the_model_does_not_have():
     vit = wrap("timm/dinov2")
     read = [draw_pixels(vit, 1).float()].copy
     with pytest.raises(UnsupportedModelError, match="has no registers to edit"):
-        find_register_neurons(vit, read, at="registers")
-    with pytest.raises(UsageError, match="depth was given as 1 and threshold as None: expected bo"):
-        find_register_neurons(vit, read, depth=1)
-    with pytest.raises(UsageError, match="depth was given as 3: expected one from 1 to 2"):
-        find_register_neurons(vit, read, depth=3, threshold=1)
-    with pytest.raises(UsageError, match="threshold was given as -1: expected a norm above 0"):
-        find_register_neurons(vit, read, depth=1, threshold=-1)
+        parse_remedy("test-time-registers:at=registers").fitted(vit, read)
 
 
 @pytest.mark.parametrize("name", ["mean:tokens=cls", "shuffle:tokens=cls", "position-mean"])

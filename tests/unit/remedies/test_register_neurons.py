@@ -9,7 +9,7 @@ from vitscope import wrap_model
 from vitscope.errors import UsageError
 from vitscope.layout import make_layout
 from vitscope.maps.passes import run_blocks
-from vitscope.remedies.registers import TestTimeRegisters, find_register_neurons
+from vitscope.remedies.registers import TestTimeRegisters
 from vitscope.remedies.registry import parse_remedy
 from written_vit import (
     BLANK,
@@ -78,7 +78,8 @@ def attend(vit, pixels):
 
 def test_the_register_neuron_is_found_and_no_other(vit):
     pixels = draw_images(BLANKS)
-    found = find_register_neurons(vit, lambda: [pixels[:3], pixels[3:]], depth=DEPTH, threshold=50)
+    remedy = TestTimeRegisters(depth=DEPTH, threshold=50)
+    found = remedy.fitted(vit, lambda: [pixels[:3], pixels[3:]]).neurons
     best, second = found.found[:2]
     assert (best.layer, best.number) == (LAYER, NEURON)
     assert second.score < best.score / 2
@@ -120,7 +121,8 @@ def test_neurons_that_write_registers_are_found():
     model.reg_token.data[:] = sign(REGISTER)
     write_neuron(model.blocks[1], 3, on=REGISTER, writes=sign(SINK))
     pixels = draw_images([()] * 2)
-    found = find_register_neurons(wrap_model(model), lambda: [pixels], at="registers")
+    remedy = TestTimeRegisters(at="registers")
+    found = remedy.fitted(wrap_model(model), lambda: [pixels]).neurons
     best, second = found.found[:2]
     assert (best.layer, best.number) == (1, 3)
     assert second.score < best.score / 2

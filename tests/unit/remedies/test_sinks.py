@@ -11,7 +11,7 @@ from vitscope.maps.passes import run_blocks
 from vitscope.remedies.attention import Hiding
 from vitscope.remedies.editor import Editor, Running
 from vitscope.remedies.registry import parse_remedy
-from vitscope.remedies.sinks import HeadSink, HeadSinks, SwitchSinks, find_sinks
+from vitscope.remedies.sinks import HeadSink, HeadSinks, SwitchSinks
 from vitscope.testing import check_adapter
 
 _WIDTH, _HALF = 32, 16
@@ -62,7 +62,7 @@ def pixels():
 
 def test_each_head_has_its_kind(pixels):
     vit = plant()
-    sinks = find_sinks(vit, lambda: [pixels[:1], pixels[1:]])
+    sinks = SwitchSinks().find(vit, lambda: [pixels[:1], pixels[1:]])
     assert sinks.num_images == 4
     assert [(s.layer, s.head, s.kind) for s in sinks.found] == [
         (0, 0, "none"),
@@ -79,7 +79,7 @@ def test_each_head_has_its_kind(pixels):
     assert broadcast.rank_one_share > 0.99
     # Every threshold counts.
     for settings in ({"concentration": 1000.0}, {"small_value": -1.0}, {"low_rank": 1.1}):
-        others = find_sinks(vit, lambda: [pixels], **settings)
+        others = SwitchSinks(**settings).find(vit, lambda: [pixels])
         assert [s.kind for s in others.found] != [s.kind for s in sinks.found]
 
 
@@ -175,7 +175,7 @@ def test_every_head_of_every_library_is_seen(name):
     vit = wrap(name)
     images = make_images(vit)
     before = vit.run(images)
-    sinks = find_sinks(vit, lambda: [images])
+    sinks = SwitchSinks().find(vit, lambda: [images])
     heads = range(vit.info.num_heads)
     assert [s[:2] for s in sinks.found] == [(i, h) for i in range(vit.info.depth) for h in heads]
     assert all(s.concentration > 1 and 0 < s.rank_one_share < 1 for s in sinks.found)
@@ -188,7 +188,7 @@ def test_attention_that_is_computed_step_by_step_has_the_same_sinks():
         module = TINY_MODELS["transformers/clip"]()
         module.set_attn_implementation(how)
         vit = wrap_model(module)
-        tables.append(find_sinks(vit, lambda vit=vit: [make_images(vit).float()]).found)
+        tables.append(SwitchSinks().find(vit, lambda vit=vit: [make_images(vit).float()]).found)
     for first, second in zip(*tables, strict=True):
         assert first[2:5] == pytest.approx(second[2:5], rel=1e-4)
         assert first[5:] == second[5:]
@@ -219,5 +219,3 @@ def test_nothing_to_switch_off_is_said(pixels):
     vit = plant()
     with pytest.raises(UsageError, match="of 2 heads: 2 none"):
         parse_remedy("sinks:layers=0").fitted(vit, lambda: [pixels])
-    with pytest.raises(UsageError, match="give one or more"):
-        find_sinks(vit, list)

@@ -34,7 +34,7 @@ def test_new_registers_that_no_token_reads_change_nothing(name):
     pixels = draw_pixels(vit, 2)
     editor = Editor(vit, "unread registers")
     editor.insert_registers(2)
-    for layer in editor.select_layers("all"):
+    for layer in range(vit.info.depth):
         editor.hide_tokens(layer, lambda *given: find_new(2, *given), Hiding("mask"))
     with editor.applied() as edited:
         found = edited.run(pixels)
