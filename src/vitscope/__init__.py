@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vitscope.results.remedy_result import RemedyResult
     from vitscope.runs.audit_loop import audit
     from vitscope.runs.explain_loop import explain
-    from vitscope.runs.judge_loop import judge
+    from vitscope.runs.judge_run import judge
     from vitscope.runs.one_shot_loop import one_shot
     from vitscope.runs.remedy_loop import compare_remedies
 
@@ -74,7 +74,7 @@ _HOMES = {
     "compare_remedies": "runs.remedy_loop",
     "decompose": "decomposition",
     "explain": "runs.explain_loop",
-    "judge": "runs.judge_loop",
+    "judge": "runs.judge_run",
     "load_model": "adapters.registry",
     "map_tokens": "maps.token_maps",
     "one_shot": "runs.one_shot_loop",

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
-from functools import lru_cache
+from functools import cache
 from hashlib import blake2b
 from itertools import chain
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,12 @@ def make_plan(
     pass_size: int | None,
 ) -> Plan:
     """Collect all that the bits of a result depend on."""
-    settings = {name: getattr(config, name) for name in _SETTINGS}
-    versions = hash_held(whole)
     plan = {
         "num_images": len(images),
-        "images": digest_files(images, versions),
-        "names": digest_names(whole, versions),
+        **digest_sets(names=whole, images=images),
         "num_repeated": images.num_repeated,
         "described": images.described,
-        **settings,
+        **{name: getattr(config, name) for name in _SETTINGS},
         "shard": None if config.shard is None else "{}/{}".format(*config.shard),
         "result": asdict(manifest),
         "device": device.type,
@@ -72,35 +70,40 @@ def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
     return replace(config, **chosen)
 
 
-def hash_held(*image_sets: ImageSet) -> dict[HeldImage, str]:
-    """Hash images in memory, which are identified by all their pixels, once."""
-    addresses = chain.from_iterable(images.addresses for images in image_sets)
-    held = {address for address in addresses if isinstance(address, HeldImage)}
-    return {address: address.version for address in held}
+def digest_sets(*, names: ImageSet | None = None, **sets: ImageSet | None) -> dict[str, Any]:
+    """Digest images and masks by location, size and time, and a list of `names` by name and size.
+
+    Images in memory share a name and go by all their pixels; None for a set that is not there.
+    """
+    hash_held = cache(attrgetter("version"))
+    stamp_file = cache(_stamp_file)  # many images share an archive
+    found: dict[str, Any] = dict.fromkeys(sets)
+    for key, images in sets.items():
+        if images is not None:
+            addresses = chain(images.addresses, images.masks)
+            found[key] = digest_lines(_stamp(one, stamp_file, hash_held) for one in addresses)
+    if names is not None:
+        told = (
+            hash_held(one) if isinstance(one, HeldImage) else size_of(one)
+            for one in names.addresses
+        )
+        named = (f"{names.name_image(index)} {one}" for index, one in enumerate(told))
+        found["names"] = digest_lines(map(str.encode, named))
+    return found
 
 
-def digest_files(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
-    """Digest images and masks by location, size and modification time."""
+def digest_lines(lines: Iterable[bytes]) -> str:
+    """Digest a list in its order."""
     digest = blake2b(digest_size=16)
-    stamp_file = lru_cache(maxsize=None)(_stamp_file)  # many images share an archive
-    for address in [*images.addresses, *images.masks]:
-        digest.update(_stamp(address, stamp_file, versions) + b"\0")
-    return digest.hexdigest()
-
-
-def digest_names(images: ImageSet, versions: Mapping[HeldImage, str]) -> str:
-    """Digest a list of images by names and sizes; those in memory share a name and go by pixels."""
-    digest = blake2b(digest_size=16)
-    for index, address in enumerate(images.addresses):
-        told = versions[address] if isinstance(address, HeldImage) else size_of(address)
-        digest.update(f"{images.name_image(index)} {told}".encode() + b"\0")
+    for line in lines:
+        digest.update(line + b"\0")
     return digest.hexdigest()
 
 
 def _stamp(
     address: ImageAddress | None,
     stamp_file: Callable[[Place], bytes],
-    versions: Mapping[HeldImage, str],
+    hash_held: Callable[[HeldImage], str],
 ) -> bytes:
     if isinstance(address, TarMember):
         place = f" {address.offset} {address.size}"
@@ -112,7 +115,7 @@ def _stamp(
     if isinstance(address, Path):
         return _stamp_path(address, with_number=False)
     if isinstance(address, HeldImage):
-        return _encode(f"{address.name} {versions[address]}")
+        return _encode(f"{address.name} {hash_held(address)}")
     return b"" if address is None else _stamp_object(address)
 
 

@@ -2,17 +2,17 @@
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 import torch
 
-from vitscope.config import AuditConfig, JudgeConfig, RunConfig
+from vitscope.config import AuditConfig, Config, JudgeConfig, RunConfig
 from vitscope.errors import (
     ImageReadError,
     ImbalanceError,
@@ -44,19 +44,18 @@ OnProgress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
-class ModelRun:
-    """One model over one set of images."""
+class ModelRun(Generic[Config]):
+    """One model over one set of images: the base of every run."""
 
-    def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
+    def __init__(self, vit: ViTAdapter, images: ImageSet, config: Config) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
+        self.vit, self.images = vit, images
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
         self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
         with vit.undisturbed():
             self.weights_hash = vit.weights_hash or hash_weights(vit.module)
         self.failures: list[tuple[str, str]] = []
-        self._vit = vit
-        self._images = images
         self._started = datetime.now(UTC)
         self._on_progress: OnProgress | None = None
         self._done = 0
@@ -64,12 +63,12 @@ class ModelRun:
     @cached_property
     def behaviour(self) -> Behaviour:
         """What the model computes with its weights."""
-        return self._vit.describe_behaviour()
+        return self.vit.describe_behaviour()
 
     @contextmanager
     def placed(self) -> Iterator[None]:
         """Context with the model on the device and in the precision of the run."""
-        with self._vit.placed(self.device, self.config.torch_dtype):
+        with self.vit.placed(self.device, self.config.torch_dtype):
             yield
 
     def iter_batches(
@@ -78,7 +77,7 @@ class ModelRun:
         """Iterate over the images in order; errors within a batch name its images."""
         self._on_progress, self._done = on_progress, 0
         for batch in self.read_batches() if batches is None else batches:
-            self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
+            self.failures += [(self.images.name_image(f.index), f.reason) for f in batch.failures]
             if batch.indices:
                 pixels = batch.pixels.to(self.device, non_blocking=True)
                 yield replace(batch, pixels=pixels, failures=[])
@@ -88,7 +87,7 @@ class ModelRun:
     def tell_progress(self, of_batch: int = 0) -> None:
         """Tell how many images are done, with those of the current batch."""
         if self._on_progress is not None:
-            self._on_progress(self._done + of_batch, len(self._images))
+            self._on_progress(self._done + of_batch, len(self.images))
 
     def read_batches(self) -> Iterator[ImageBatch]:
         """Decode the images."""
@@ -96,7 +95,7 @@ class ModelRun:
         assert not isinstance(batch_size, str)
         assert not isinstance(num_workers, str)
         return iter_batches(
-            self._images,
+            self.images,
             batch_size=batch_size,
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
@@ -104,11 +103,11 @@ class ModelRun:
 
     def name_images(self, batch: ImageBatch) -> list[str]:
         """Names of a batch's images in tables and messages."""
-        return [self._images.name_image(index) for index in batch.indices]
+        return [self.images.name_image(index) for index in batch.indices]
 
     def check_some_read(self) -> None:
         """Raise if no image could be read."""
-        if len(self.failures) == len(self._images):
+        if len(self.failures) == len(self.images):
             path, reason = self.failures[0]
             if len(self.failures) == 1:
                 raise ImageReadError(f"{path} cannot be read: {reason}")
@@ -138,7 +137,7 @@ class ModelRun:
         paths = self.name_images(batch)
         exact = self.config.dtype in {"float32", "float64"}
         remedy = "check the weights" if exact else "run in float32"
-        found = _find_non_finite(self._vit, batch.pixels)
+        found = _find_non_finite(self.vit, batch.pixels)
         if found is None:
             return VitscopeError(f"{error}, which is {paths[error.image]}: {remedy}")
         layer, image = found
@@ -147,6 +146,12 @@ class ModelRun:
             f"{paths[image]}: {remedy}",
             image=image,
         )
+
+    def describe_preprocessing(self) -> PreprocessingSummary:
+        """The preprocessing, and which of its fields are not the model's own."""
+        own, values = asdict(self.vit.preprocessing), asdict(self.images.preprocessing)
+        changed = tuple(name for name, value in values.items() if own[name] != value)
+        return PreprocessingSummary(**values, changed=changed)
 
     def describe_machine(self, maps: Iterable[str] = ()) -> dict[str, Any]:
         """Device, platform and versions, also of packages that declare these maps."""
@@ -162,10 +167,10 @@ class ModelRun:
 
     def describe_model(self) -> ModelSummary:
         """The model's entry in the summary."""
-        info = self._vit.info
+        info = self.vit.info
         described = asdict(info) | {
             "recipe": info.recipe or info.family,
-            "grid": self._vit.make_layout(*self._images.preprocessing.size).grid,
+            "grid": self.vit.make_layout(*self.images.preprocessing.size).grid,
             "dtype": str(self.config.dtype),
             "notes": (
                 *info.notes,
@@ -179,14 +184,16 @@ class ModelRun:
         del described["source"]
         return ModelSummary(**described)
 
-    def make_plan(self, settings: Mapping[str, Any], maps: Iterable[str] = ()) -> Plan:
+    def make_plan(self, kind: str, maps: Iterable[str] = (), /, **settings: Any) -> Plan:
         """All that numbers of single images depend on: settings, model, device and versions."""
         plan = {
+            "kind": kind,
+            **{name: getattr(self.config, name) for name in ("seed", "dtype")},
             **settings,
             "weights_hash": self.weights_hash,
             "behaviour_hash": self.behaviour.digest,
             "unknown": self.behaviour.unknown,
-            "preprocessing": asdict(self._images.preprocessing),
+            "preprocessing": asdict(self.images.preprocessing),
             "device": self.device.type,
             "versions": list_versions(maps),
         }
@@ -198,15 +205,15 @@ class ModelRun:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         date = finished.partition("T")[0]
         return {
-            "name": self.config.name or ", ".join(filter(None, (self._images.name, date))),
+            "name": self.config.name or ", ".join(filter(None, (self.images.name, date))),
             **self.describe_machine(maps),
             "config": asdict(self.config),
-            "model_source": self._vit.info.source,
+            "model_source": self.vit.info.source,
             "weights_hash": self.weights_hash,
             "behaviour_hash": self.behaviour.digest,
-            "preprocessing": asdict(self._images.preprocessing),
-            "num_images_given": len(self._images),
-            "notes": list(self._images.notes),
+            "preprocessing": asdict(self.images.preprocessing),
+            "num_images_given": len(self.images),
+            "notes": list(self.images.notes),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": finished,
         }
@@ -345,10 +352,3 @@ def choose_preprocessing(
         preprocessing = preprocessing.with_size(config.input_size)
     vit.make_layout(*preprocessing.size)
     return preprocessing
-
-
-def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> PreprocessingSummary:
-    """The preprocessing, and which of its fields are not the model's own."""
-    own, values = asdict(vit.preprocessing), asdict(preprocessing)
-    changed = tuple(name for name, value in values.items() if own[name] != value)
-    return PreprocessingSummary(**values, changed=changed)

@@ -44,14 +44,13 @@ from vitscope.results.one_shot_result import (
 )
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
-from vitscope.runs.audit_plan import digest_files, hash_held
+from vitscope.runs.audit_plan import digest_sets
 from vitscope.runs.model_run import (
     BatchFitter,
     ModelRun,
     OnProgress,
     check_steady,
     choose_preprocessing,
-    describe_preprocessing,
 )
 from vitscope.runs.output import Output
 
@@ -60,7 +59,7 @@ Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
 
 _KINDS = ("term", "values", "attention", "block", "embedding")
 
-_SETTINGS = ("draws", "classifier", "limit", "seed", "renormalize", "cls_term")
+_SETTINGS = ("draws", "classifier", "limit", "renormalize", "cls_term")
 
 
 def one_shot(
@@ -125,7 +124,7 @@ def one_shot(
         return OneShotResult.own(scratch)
     if resume:
         check_steady(run.images.addresses, "resume")
-    if not output.has_comparable(OneShotResult, run.plan):
+    if not output.has(OneShotResult, run.plan):
         with staged_folder(output.folder, replaces=output.replaces, rescued=True) as staging:
             run.execute(staging, on_progress, on_draw)
     return OneShotResult(output.folder)
@@ -145,7 +144,7 @@ class _Images:
         return _make_outputs(chosen, self.bias.astype(np.float64))
 
 
-class _OneShotRun:
+class _OneShotRun(ModelRun[OneShotConfig]):
     """One model over labelled images."""
 
     def __init__(self, vit: ViTAdapter, given: LabelledImages, config: OneShotConfig) -> None:
@@ -156,25 +155,19 @@ class _OneShotRun:
             preprocessed=given.preprocessed,
         )
         vit.make_layout(*image_set.preprocessing.size)
-        self.images = replace(image_set, described=False)
-        self._run = ModelRun(vit, self.images, config)
-        self._preprocessing = describe_preprocessing(vit, image_set.preprocessing)
-        self._vit = vit
+        super().__init__(vit, replace(image_set, described=False), config)
         self._given = given
-        self._config = config
         self._narrow: list[str] = []
 
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        settings = {
-            "kind": OneShotSummary.KIND,
-            "images": digest_files(self.images, hash_held(self.images)),
-            "labels": _digest(self._labels),
-            **{name: getattr(self._config, name) for name in _SETTINGS},
-            "dtype": self._run.config.dtype,
-        }
-        return self._run.make_plan(settings)
+        return self.make_plan(
+            OneShotSummary.KIND,
+            **digest_sets(images=self.images),
+            labels=_digest(self._labels),
+            **{name: getattr(self.config, name) for name in _SETTINGS},
+        )
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -191,10 +184,10 @@ class _OneShotRun:
         if len(classes) < 2:
             raise VitscopeError(
                 f"of {len(self._given.classes)} classes {len(classes)} hold two different "
-                f"readable images ({len(self._run.failures)} images could not be read): at "
+                f"readable images ({len(self.failures)} images could not be read): at "
                 "least two such classes are needed"
             )
-        pairs = draw_pairs(list(classes.values()), self._config.draws, self._config.seed)
+        pairs = draw_pairs(list(classes.values()), self.config.draws, self.config.seed)
         scores: list[DrawScore] = []
         # Many small products: on a busy machine BLAS threads that wait for each other make them a
         # hundred times slower, and the number of threads would change the last digits.
@@ -205,11 +198,11 @@ class _OneShotRun:
                     on_draw(draw + 1, len(pairs))
         top1, top5 = chance_accuracy(len(classes))
         summary = OneShotSummary(
-            model=self._run.describe_model(),
-            settings=Settings(renormalize=self._config.renormalize, cls_term=self._config.cls_term),
-            preprocessing=self._preprocessing,
+            model=self.describe_model(),
+            settings=Settings(renormalize=self.config.renormalize, cls_term=self.config.cls_term),
+            preprocessing=self.describe_preprocessing(),
             data=self._describe_data(images, classes),
-            layer=self._vit.last_layer,
+            layer=self.vit.last_layer,
             draws=len(pairs),
             readout="attention",
             accuracy=average_scores(scores),
@@ -219,9 +212,9 @@ class _OneShotRun:
             folder,
             summary,
             scores,
-            failures=self._run.failures,
+            failures=self.failures,
             provenance={
-                **self._run.make_provenance(),
+                **self.make_provenance(),
                 "plan": self.plan,
                 "drawn": _digest(images.ids[place] for place in pairs.flat),
             },
@@ -231,42 +224,42 @@ class _OneShotRun:
         labels: list[str] = []
         ids: list[str] = []
         bias = np.empty(0)  # the same for every image
-        with self._run.placed(), RowFiles(scratch) as files:
+        with self.placed(), RowFiles(scratch) as files:
 
             def take(batch: ImageBatch) -> None:
                 nonlocal bias
                 features, bias = self._decompose(batch)
                 files.append(features)
-                names = self._run.name_images(batch)
+                names = self.name_images(batch)
                 ranges = zip(names, batch.level_ranges, strict=True)
                 self._narrow += [name for name, part in ranges if part < NARROW]
                 labels.extend(self._labels[index] for index in batch.indices)
                 ids.extend(batch.ids)
 
-            fitter = BatchFitter(self._run.pass_size)
-            for batch in self._run.iter_batches(on_progress):
-                fitter.apply(batch, take, self._run.tell_progress)
-        self._run.check_some_read()
-        self._run.failures += self._given.failures
+            fitter = BatchFitter(self.pass_size)
+            for batch in self.iter_batches(on_progress):
+                fitter.apply(batch, take, self.tell_progress)
+        self.check_some_read()
+        self.failures += self._given.failures
         return _Images(labels, ids, files.open_rows(), bias)
 
     def _decompose(self, batch: ImageBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        layer = self._vit.last_layer
-        with self._run.plain_errors(batch):
+        layer = self.vit.last_layer
+        with self.plain_errors(batch):
             row = decompose_layers(
-                self._vit,
+                self.vit,
                 batch.pixels,
                 [layer],
-                renormalize=self._config.renormalize,
-                tolerance=choose_tolerance(self._run.config.torch_dtype, self._run.device),
-                cls_term=self._config.cls_term,
+                renormalize=self.config.renormalize,
+                tolerance=choose_tolerance(self.config.torch_dtype, self.device),
+                cls_term=self.config.cls_term,
             )[layer]
-            features = row.features | _keep_skip_alone(self._vit, row)
+            features = row.features | _keep_skip_alone(self.vit, row)
         wanted = {n: f for n, f in features.items() if n.partition("/")[0] in _KINDS}
         return {name: rows.numpy() for name, rows in wanted.items()}, row.bias.numpy()
 
     def _classify(self, draw: int, outputs: Outputs) -> Iterator[DrawScore]:
-        chosen = self._config.classifier
+        chosen = self.config.classifier
         for classifier in CLASSIFIERS if chosen == "both" else (chosen,):
             for readout, parts in outputs.items():
                 score = CLASSIFIERS[classifier](parts["full"][0])
@@ -281,7 +274,7 @@ class _OneShotRun:
         dropped = sorted([*self._given.too_small, *left_out])
         return OneShotData(
             num_images=num_images,
-            num_failed=len(self._run.failures),
+            num_failed=len(self.failures),
             num_repeated=num_read - num_images,
             notes=(*self._given.notes, *note_narrow(self._narrow, len(images.labels))),
             num_classes=len(classes),

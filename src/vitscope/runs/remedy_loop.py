@@ -253,10 +253,9 @@ class _Comparison:
         def make_run(earlier: Plan | None) -> AuditRun:
             return AuditRun(vit, self.images, adopt_choices(config, earlier), shown)
 
-        folder = self.folder / name
-        output = Output(folder, self.overwrite, self.resume)
+        output = Output(self.folder / name, self.overwrite, self.resume)
         return audit_as_lead(
-            output, folder, make_run, LocalEngine(), lambda done, _: self._tell(number, done)
+            output, make_run, LocalEngine(), lambda done, _: self._tell(number, done)
         )
 
     def _measure(self, vit: ViTAdapter, name: str, number: int) -> Measured:
@@ -294,7 +293,7 @@ def _find_earlier(comparison: Path) -> tuple[set[Path], str | None]:
         return set(), None
 
 
-def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:
+def _time_passes(vit: ViTAdapter, run: ModelRun[AuditConfig], pixels: Pixels) -> float:
     # Least seconds of a forward pass: other work on the machine only adds to them.
     with vit.placed(run.device, run.config.torch_dtype), torch.no_grad():
         return min(_time_pass(vit, pixels) for _ in range(_TIMED_PASSES))

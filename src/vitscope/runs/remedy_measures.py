@@ -20,8 +20,7 @@ from vitscope.results.remedy_comparison import (
     describe_judged,
 )
 from vitscope.results.schema_remedies import JUDGE, ONE_SHOT, PLACES
-from vitscope.runs.judge_loop import judge
-from vitscope.runs.judge_run import check_enough, check_settings
+from vitscope.runs.judge_run import check_enough, check_settings, judge
 from vitscope.runs.model_run import OnProgress, check_steady
 from vitscope.runs.one_shot_loop import one_shot
 

@@ -7,11 +7,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
-from typing import TypeVar
 
 import torch
 
-from vitscope.config import AuditConfig, DType, RunConfig
+from vitscope.config import AuditConfig, Config, DType, RunConfig
 from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
 from vitscope.images.image_set import ImageSet, iter_batches
@@ -41,12 +40,10 @@ _LIBRARIES = (
 
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
 
-_Config = TypeVar("_Config", bound=RunConfig)
-
 
 def settle_config(
-    vit: ViTAdapter, images: ImageSet, config: _Config, device: torch.device
-) -> _Config:
+    vit: ViTAdapter, images: ImageSet, config: Config, device: torch.device
+) -> Config:
     """Replace "auto" settings by choices."""
     asked = 1 if isinstance(config.batch_size, str) else min(config.batch_size, len(images))
     check_memory(vit, images.preprocessing.size, device, decoded=max(1, asked))

@@ -24,7 +24,7 @@ from vitscope.results.trace_summary import make_rows, write_traces
 from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
 
 
-class TracedImages:
+class TracedImages(ModelRun[AuditConfig]):
     """A sample of a run's images; each is compared with others of them.
 
     Images that cannot be read are passed over, and copies are drawn once.
@@ -35,23 +35,20 @@ class TracedImages:
         order = np.random.default_rng(config.seed).permutation(len(images))
         shuffled = replace(images.select(order.tolist()), described=False)
         # As many at a time as are kept for comparison, so that neither takes most of the memory.
-        self._run = ModelRun(vit, shuffled, replace(config, batch_size=NUM_TRACED))
-        self._pass_size = min(self._run.pass_size or NUM_TRACED, NUM_TRACED)
-        self._num_images = config.trace
-        self._vit = vit
-        self._preprocessing = images.preprocessing
+        super().__init__(vit, shuffled, replace(config, batch_size=NUM_TRACED))
+        self._pass_size = min(self.pass_size or NUM_TRACED, NUM_TRACED)
 
     def check(self) -> None:
         """Trace one image, to refuse before a run what would fail after it."""
         with self._prepared():
             kept = NUM_TRACED + self._pass_size
-            check_memory(self._vit, self._preprocessing.size, self._run.device, kept=kept)
+            check_memory(self.vit, self.images.preprocessing.size, self.device, kept=kept)
             batches = list(self._iter_sample(NUM_TRACED + 1))
             if not batches:
                 return  # no image can be read; the run will report it
             tried = batches[-1].select(slice(-1, None))
-            with self._run.plain_errors(tried):
-                references = make_references(self._vit, (batch.pixels for batch in batches))
+            with self.plain_errors(tried):
+                references = make_references(self.vit, (batch.pixels for batch in batches))
                 if references.num_images < 2:
                     raise UsageError(
                         "trace compares images with each other: expected two or more different "
@@ -71,20 +68,20 @@ class TracedImages:
 
         def trace(batch: ImageBatch) -> None:
             given = self._explain(batch.pixels, references)
-            with self._run.plain_errors(batch):
+            with self.plain_errors(batch):
                 found = trace_output(given)
             rows.append(make_rows(batch.ids, _list_columns(given, found)))
 
         with self._prepared():
-            sample = self._iter_sample(self._num_images, audited)
-            references = make_references(self._vit, (batch.pixels for batch in sample))
+            sample = self._iter_sample(self.config.trace, audited)
+            references = make_references(self.vit, (batch.pixels for batch in sample))
             fitter, done = BatchFitter(self._pass_size), 0
 
             def tell(of_batch: int = 0) -> None:
                 if on_progress is not None:
                     on_progress(done + of_batch, references.num_images)
 
-            for batch in self._iter_sample(self._num_images, audited):
+            for batch in self._iter_sample(self.config.trace, audited):
                 fitter.apply(batch, trace, tell)
                 done += len(batch.ids)
                 tell()
@@ -92,7 +89,7 @@ class TracedImages:
 
     def _iter_sample(self, count: int, among: Container[str] | None = None) -> Iterator[ImageBatch]:
         seen: set[str] = set()
-        for batch in self._run.iter_batches(None):
+        for batch in self.iter_batches(None):
             rows = []
             for row, image_id in enumerate(batch.ids):
                 known = image_id in seen or not (among is None or image_id in among)
@@ -106,7 +103,7 @@ class TracedImages:
 
     def _explain(self, pixels: Pixels, references: References) -> MapInput:
         return MapInput(
-            vit=self._vit,
+            vit=self.vit,
             pixels=pixels,
             choice=explain_self,
             references=references,
@@ -126,7 +123,7 @@ class TracedImages:
     def _prepared(self) -> Iterator[None]:
         try:
             # A caller's inference mode would keep gradients from being computed.
-            with torch.inference_mode(False), self._run.placed():
+            with torch.inference_mode(False), self.placed():
                 yield
         except VitscopeError as error:
             error.add_note("only tracing failed: without trace the audit may run")
