@@ -51,9 +51,14 @@ from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.row_maps import make_row_maps
 from vitscope.runs.audit_plan import digest_sets
 from vitscope.runs.chosen_maps import ChosenMaps
-from vitscope.runs.judgements import read_judgement
 from vitscope.runs.model_run import ModelRun, OnProgress, shuffle_images
-from vitscope.runs.references import Wanted, advise, find_reference, read_reference
+from vitscope.runs.references import (
+    Wanted,
+    advise,
+    find_reference,
+    read_judgement,
+    read_reference,
+)
 from vitscope.trace import ClsTrace
 
 _REFERENCE_BATCH = 8
