@@ -51,13 +51,11 @@ class Wanted:
     layer: int
     preprocessing: Preprocessing
 
-    def check_model(self, which: str, kind: str, model_id: str, identity: ModelIdentity) -> None:
-        """Refuse a result of another kind of model, such as "an audit"."""
-        remedy = f"give {kind} of the model that explains"
+    def tell_other(self, model_id: str, identity: ModelIdentity) -> str:
+        """Why a result may be of another model; empty if it is of the same."""
         if identity.weights_hash != self.weights_hash:
-            raise UsageError(f"{which} is of {model_id} with other weights: {remedy}")
-        if reason := identity.compare_behaviour(self.behaviour.digest, self.behaviour.unknown):
-            raise UsageError(f"{which} cannot be used: {reason}; {remedy}")
+            return f"it is of {model_id} with other weights"
+        return identity.compare_behaviour(self.behaviour.digest, self.behaviour.unknown)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,7 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
     """Read the means of an audit of the same model with the same preprocessing."""
     manifest, folder = audited.manifest, printable_path(audited.folder)
     which = f"the reference {folder}"
-    wanted.check_model(which, "an audit", manifest.model.id, manifest.identity)
+    _check_model(folder, manifest.model.id, manifest.identity, wanted)
     _check_fits(which, manifest.layers, manifest.preprocessing, wanted)
     sums = audited.read_sums()[wanted.layer]
     if sums.num_images < MIN_IMAGES:
@@ -104,6 +102,14 @@ def read_reference(audited: AuditResult, wanted: Wanted) -> Reference:
         means_digest=_digest(means),
     )
     return Reference(about, means)
+
+
+def _check_model(which: str, model_id: str, identity: ModelIdentity, wanted: Wanted) -> None:
+    if reason := wanted.tell_other(model_id, identity):
+        raise UsageError(
+            f"the reference {which} cannot be used: {reason}; give an audit of the model that "
+            "explains"
+        )
 
 
 def _check_fits(
@@ -179,13 +185,12 @@ def _find_shipped(wanted: Wanted) -> Reference | None:
             if behaviour_hash != wanted.behaviour.digest:
                 # Another version of its library may describe the same model differently.
                 behaviour_hash = load_model(model_id).describe_behaviour().digest
-            which = f"the reference for {model_id} shipped with vitscope"
-            identity = ModelIdentity(
-                weights_hash=wanted.weights_hash, behaviour_hash=behaviour_hash
-            )
-            wanted.check_model(which, "an audit", model_id, identity)
+            which = f"for {model_id} shipped with vitscope"
+            weights = wanted.weights_hash
+            identity = ModelIdentity(weights_hash=weights, behaviour_hash=behaviour_hash)
+            _check_model(which, model_id, identity, wanted)
             preprocessing = read_typed(Preprocessing, content["preprocessing"], which)
-            _check_fits(which, layers, preprocessing, wanted)
+            _check_fits(f"the reference {which}", layers, preprocessing, wanted)
             names = [f"{wanted.layer:03d}/{term}" for term in content["terms"]]
             tensors, _ = read_tensors(path, names)
         means = {name.partition("/")[2]: mean for name, mean in tensors.items()}
@@ -238,7 +243,11 @@ def read_judgement(
     """Read a judgement of the same model, layer, size and target; maps may be named otherwise."""
     summary, folder = judged.summary, printable_path(judged.folder)
     which = f"the judgement {folder}"
-    wanted.check_model(which, "a judgement", summary.model.id, judged.identity)
+    if reason := wanted.tell_other(summary.model.id, judged.identity):
+        raise UsageError(
+            f"the judgement {folder} cannot be used: {reason}; give a judgement of the model that "
+            "explains"
+        )
     if summary.layer != wanted.layer:
         raise UsageError(
             f"{which} is of layer {summary.layer}, not {wanted.layer}: "
