@@ -112,26 +112,23 @@ def audit(
     return _audit_beside_lead(output.folder, make_run, engine, resume=resume)
 
 
-class _ShardWorker:
-    """Turns shards into parts, in a shared workspace or packed to be sent."""
+def _make_worker(
+    writer: PartWriter, workspace: Workspace | None, on_progress: OnProgress | None
+) -> Callable[[Shard], dict[str, bytes] | None]:
+    # Turns shards into parts, in a shared workspace or packed to be sent.
+    if workspace is None:  # this process has the model for itself
+        writer.vit.module.to(writer.config.resolve_device())
 
-    def __init__(
-        self, writer: PartWriter, workspace: Workspace | None, on_progress: OnProgress | None
-    ) -> None:
-        self._writer = writer
-        self._workspace = workspace
-        self._on_progress = on_progress
-        if workspace is None:
-            writer.settle_here()
-
-    def __call__(self, shard: Shard) -> dict[str, bytes] | None:
-        if self._workspace is not None:
-            with self._workspace.new_part(shard.number) as folder:
-                self._writer.write(folder, shard, on_progress=self._on_progress)
+    def work(shard: Shard) -> dict[str, bytes] | None:
+        if workspace is not None:
+            with workspace.new_part(shard.number) as folder:
+                writer.write(folder, shard, on_progress=on_progress)
             return None
         with TemporaryDirectory(prefix="vitscope-part-") as name:
-            self._writer.write(Path(name), shard, on_progress=self._on_progress)
+            writer.write(Path(name), shard, on_progress=on_progress)
             return pack_folder(Path(name))
+
+    return work
 
 
 def audit_as_lead(
@@ -281,7 +278,7 @@ def _make_parts(
         on_progress(finished, len(run.images))
 
     make_worker = partial(
-        _ShardWorker,
+        _make_worker,
         run.make_writer(),
         workspace if engine.shares_files else None,
         tell if isinstance(engine, LocalEngine) else None,

@@ -28,7 +28,7 @@ from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
     check_steady,
-    find_share,
+    take_share,
 )
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.traced_images import TracedImages
@@ -60,8 +60,7 @@ class AuditRun(ModelRun[AuditConfig]):
         if not isinstance(config.layers, str):
             config = replace(config, layers=layers)  # counted from 0, in the provenance too
         self._whole = images
-        if config.shard is not None:
-            images = images.select(find_share(images, config.shard))
+        images = take_share(images, config.shard)
         super().__init__(vit, images, config)
         self.config = _size_shards(self.config)
         # The number of decoding processes changes no bit; every machine chooses its own.

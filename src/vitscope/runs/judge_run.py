@@ -41,9 +41,9 @@ from vitscope.runs.model_run import (
     OnProgress,
     check_steady,
     drop_copies,
-    find_share,
     make_image_set,
     shuffle_images,
+    take_share,
 )
 from vitscope.runs.output import Output
 
@@ -194,7 +194,7 @@ class JudgeRun(ModelRun[JudgeConfig]):
         # A model that averages its tokens has no row to choose.
         layer = vit.select_layer(config.layer) if vit.blocks or config.layer is not None else None
         self._whole, self._compared, self._given = images, compared, given
-        images = images.select(find_share(images, config.shard))
+        images = take_share(images, config.shard)
         super().__init__(vit, images, replace(config, batch_size=1, layer=layer))
         self._judge = ImageJudge(
             images=images, methods=self._methods, removals=removals, sanity=config.sanity

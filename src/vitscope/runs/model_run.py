@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Generic
 
 import numpy as np
@@ -16,7 +16,6 @@ from vitscope.config import AuditConfig, Config, JudgeConfig, RunConfig
 from vitscope.errors import (
     ImageReadError,
     ImbalanceError,
-    MemoryShortageError,
     NonFiniteError,
     UsageError,
     VitscopeError,
@@ -26,14 +25,13 @@ from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.in_memory import HeldImage
-from vitscope.images.preprocessing import Preprocessing
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.schema import ModelSummary, PreprocessingSummary
 from vitscope.runs.resources import (
     choose_pass_size,
-    free_cached_memory,
+    fits,
     list_versions,
     plain_memory_errors,
     settle_config,
@@ -100,6 +98,26 @@ class ModelRun(Generic[Config]):
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
         )
+
+    def apply(
+        self,
+        batch: ImageBatch,
+        work: Callable[[ImageBatch], None],
+        on_pass: Callable[[int], None] | None = None,
+    ) -> None:
+        """Process a batch in passes; one that does not fit into memory is halved from then on.
+
+        Between passes `on_pass`, by default the run's own progress, gets what is done of the batch.
+        """
+        done, count = 0, len(batch.ids)
+        while done < count:
+            piece = batch.select(slice(done, done + (self.pass_size or count)))
+            if fits(partial(work, piece), len(piece.ids)):
+                done += len(piece.ids)
+                if done < count:
+                    (on_pass or self.tell_progress)(done)
+            else:
+                self.pass_size = (len(piece.ids) + 1) // 2
 
     def name_images(self, batch: ImageBatch) -> list[str]:
         """Names of a batch's images in tables and messages."""
@@ -233,43 +251,6 @@ def _find_non_finite(vit: ViTAdapter, pixels: Pixels) -> tuple[int, int] | None:
     return found[0] if found else None
 
 
-class BatchFitter:
-    """Cuts batches into passes; a pass that does not fit into memory is halved from then on."""
-
-    def __init__(self, pass_size: int | None = None) -> None:
-        self._pass_size = pass_size
-
-    def apply(
-        self,
-        batch: ImageBatch,
-        work: Callable[[ImageBatch], None],
-        on_pass: Callable[[int], None] | None = None,
-    ) -> None:
-        """Process a batch in as many passes as needed; between them `on_pass` gets what is done."""
-        done, count = 0, len(batch.ids)
-        while done < count:
-            piece = batch.select(slice(done, done + (self._pass_size or count)))
-            if self._fits(piece, work):
-                done += len(piece.ids)
-                if on_pass is not None and done < count:
-                    on_pass(done)
-            else:
-                self._pass_size = (len(piece.ids) + 1) // 2
-
-    @staticmethod
-    def _fits(piece: ImageBatch, work: Callable[[ImageBatch], None]) -> bool:
-        try:
-            work(piece)
-        except MemoryShortageError:
-            if len(piece.ids) == 1:
-                raise
-        else:
-            return True
-        # The failed attempt's memory is released only after the except block.
-        free_cached_memory()
-        return False
-
-
 def make_image_set(
     vit: ViTAdapter, images: ImageSet | Images, config: RunConfig, *, preprocessed: bool = False
 ) -> ImageSet:
@@ -286,11 +267,17 @@ def make_image_set(
                 "preprocessed=True with an ImageSet: give it to ImageSet.from_sources instead"
             )
         return images
+    if preprocessed and config.size is not None:
+        raise UsageError("size is set, but preprocessed pixels have their own: leave one out")
+    preprocessing = replace(vit.preprocessing, draft=config.draft)
+    if config.input_size is not None:
+        preprocessing = preprocessing.with_size(config.input_size)
+    vit.make_layout(*preprocessing.size)
     # The limit of one-shot classification is one of classes.
     chosen = config if isinstance(config, AuditConfig | JudgeConfig) else AuditConfig()
     found = ImageSet.from_sources(
         images,
-        choose_preprocessing(vit, config, preprocessed=preprocessed),
+        preprocessing,
         preprocessed=preprocessed,
         limit=chosen.limit,
         seed=config.seed,
@@ -320,10 +307,10 @@ def drop_copies(batch: ImageBatch, seen: set[str]) -> ImageBatch:
     return batch if len(rows) == len(batch.ids) else batch.select(rows)
 
 
-def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
-    """Indices of the images of one shard; of all without one."""
+def take_share(images: ImageSet, shard: tuple[int, int] | None) -> ImageSet:
+    """The images of one shard; all without one."""
     if shard is None:
-        return range(len(images))
+        return images
     check_steady(images.addresses, "shard")
     number, count = shard
     start, stop = (len(images) * k // count for k in (number - 1, number))
@@ -332,23 +319,10 @@ def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
             f"shard {number}/{count} of {len(images)} images holds none: use no more shards than "
             "images"
         )
-    return range(start, stop)
+    return images.select(range(start, stop))
 
 
 def shuffle_images(images: ImageSet, seed: int) -> ImageSet:
     """References in random order: the first few, to trace against, are not of one folder."""
     order = np.random.default_rng(seed).permutation(len(images))
     return images.select(order.tolist())
-
-
-def choose_preprocessing(
-    vit: ViTAdapter, config: RunConfig, *, preprocessed: bool = False
-) -> Preprocessing:
-    """Preprocessing at the requested input size."""
-    if preprocessed and config.size is not None:
-        raise UsageError("size is set, but preprocessed pixels have their own: leave one out")
-    preprocessing = replace(vit.preprocessing, draft=config.draft)
-    if config.input_size is not None:
-        preprocessing = preprocessing.with_size(config.input_size)
-    vit.make_layout(*preprocessing.size)
-    return preprocessing

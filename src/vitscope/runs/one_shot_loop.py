@@ -25,7 +25,7 @@ from vitscope.files.tensor_files import RowFiles
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.covariates import NARROW, note_narrow
-from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.image_set import ImageBatch
 from vitscope.images.labels import LabelledImages, find_classes
 from vitscope.ledger import check_rows_finite
 from vitscope.metrics.one_shot import (
@@ -46,11 +46,10 @@ from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
 from vitscope.runs.audit_plan import digest_sets
 from vitscope.runs.model_run import (
-    BatchFitter,
     ModelRun,
     OnProgress,
     check_steady,
-    choose_preprocessing,
+    make_image_set,
 )
 from vitscope.runs.output import Output
 
@@ -140,8 +139,24 @@ class _Images:
     bias: Float[np.ndarray, " dim"]
 
     def make_outputs(self, places: Int64[np.ndarray, "set class"]) -> Outputs:
-        chosen = {name: rows[places].astype(np.float64) for name, rows in self.features.items()}
-        return _make_outputs(chosen, self.bias.astype(np.float64))
+        """Full and restricted outputs in every readout, from the same features as an audit."""
+        kinds: Outputs = {kind: {} for kind in _KINDS}
+        for name, rows in self.features.items():
+            kind, part = name.split("/")
+            kinds[kind][part] = rows[places].astype(np.float64)
+        terms, values = kinds["term"], kinds["values"]
+        bias = self.bias.astype(np.float64)
+        groups = {name: term for name, term in terms.items() if name != "skip"}
+        total = np.sum(list(groups.values()), axis=0) + bias
+        # Renormalised outputs do not add up to the full ones, so all of them are stored.
+        kept = kinds["attention"] or {name: term + bias for name, term in groups.items()}
+        return {
+            "attention": {"full": total, **kept},
+            "residual": {"full": total + terms.get("skip", 0.0), **terms},
+            "values": {"full": np.sum(list(values.values()), axis=0), **values},
+            "block": kinds["block"],
+            "embedding": kinds["embedding"],
+        }
 
 
 class _OneShotRun(ModelRun[OneShotConfig]):
@@ -149,12 +164,8 @@ class _OneShotRun(ModelRun[OneShotConfig]):
 
     def __init__(self, vit: ViTAdapter, given: LabelledImages, config: OneShotConfig) -> None:
         self._labels = [label for label, images in given.classes.items() for _ in images]
-        image_set = ImageSet.from_sources(
-            given.list_images(),
-            choose_preprocessing(vit, config, preprocessed=given.preprocessed),
-            preprocessed=given.preprocessed,
-        )
-        vit.make_layout(*image_set.preprocessing.size)
+        images, preprocessed = given.list_images(), given.preprocessed
+        image_set = make_image_set(vit, images, config, preprocessed=preprocessed)
         super().__init__(vit, replace(image_set, described=False), config)
         self._given = given
         self._narrow: list[str] = []
@@ -236,9 +247,8 @@ class _OneShotRun(ModelRun[OneShotConfig]):
                 labels.extend(self._labels[index] for index in batch.indices)
                 ids.extend(batch.ids)
 
-            fitter = BatchFitter(self.pass_size)
             for batch in self.iter_batches(on_progress):
-                fitter.apply(batch, take, self.tell_progress)
+                self.apply(batch, take)
         self.check_some_read()
         self.failures += self._given.failures
         return _Images(labels, ids, files.open_rows(), bias)
@@ -296,25 +306,3 @@ def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:
     for name, part in found.items():
         check_rows_finite(part.isfinite().all(dim=-1), f"of {name} ", vit.last_layer)
     return found
-
-
-def _make_outputs(
-    features: Mapping[str, Float[np.ndarray, "*image dim"]], bias: Float[np.ndarray, " dim"]
-) -> Outputs:
-    # Full and restricted outputs in every readout, from the same features as an audit.
-    kinds: Outputs = {kind: {} for kind in _KINDS}
-    for name, rows in features.items():
-        kind, part = name.split("/")
-        kinds[kind][part] = rows
-    terms, values = kinds["term"], kinds["values"]
-    groups = {name: term for name, term in terms.items() if name != "skip"}
-    total = np.sum(list(groups.values()), axis=0) + bias
-    # Renormalised outputs do not add up to the full ones, so all of them are stored.
-    kept = kinds["attention"] or {name: term + bias for name, term in groups.items()}
-    return {
-        "attention": {"full": total, **kept},
-        "residual": {"full": total + terms.get("skip", 0.0), **terms},
-        "values": {"full": np.sum(list(values.values()), axis=0), **values},
-        "block": kinds["block"],
-        "embedding": kinds["embedding"],
-    }

@@ -22,7 +22,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress, drop_copies
+from vitscope.runs.model_run import ModelRun, OnProgress, drop_copies
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
@@ -57,19 +57,14 @@ class PartWriter:
     ) -> None:
         """Write the part of a shard; its images are decoded unless given as batches."""
         part = _Part(self, folder, shard)
-        fitter = BatchFitter(part.pass_size)
         with ExitStack() as stack:
             stack.enter_context(part.placed())
             part.open_writers(stack)
             different = filter(None, map(part.drop_copies, part.iter_batches(on_progress, batches)))
             for number, batch in enumerate(different):
                 verified = number == 0 or self._is_drawn(batch.ids[0])
-                fitter.apply(batch, partial(part.take, verified=verified), part.tell_progress)
+                part.apply(batch, partial(part.take, verified=verified))
         part.close()
-
-    def settle_here(self) -> None:
-        """Move the model to this process's device for good: no other process uses it."""
-        self.vit.module.to(self.config.resolve_device())
 
     def _is_drawn(self, image_id: str) -> bool:
         digest = blake2b(f"{self.config.seed} {image_id}".encode(), digest_size=8).digest()

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
@@ -53,6 +53,20 @@ def settle_config(
         batch_size=choose_batch_size(vit, images.preprocessing.size, config, device),
         num_workers=choose_num_workers(config, device),
     )
+
+
+def fits(work: Callable[[], object], num_images: int) -> bool:
+    """Do some work; False if memory is short for these images, unless it is for a single one."""
+    try:
+        work()
+    except MemoryShortageError:
+        if num_images == 1:
+            raise
+    else:
+        return True
+    # The failed attempt's memory is released only after the except block.
+    free_cached_memory()
+    return False
 
 
 def free_cached_memory() -> None:
@@ -138,14 +152,14 @@ def _try_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int]
 ) -> DType:
     # On fewer images if memory is short, as in the run itself.
-    try:
+    found: list[DType] = []
+
+    def choose() -> None:
         with plain_memory_errors(device, len(pixels)):
-            return choose_dtype(vit, pixels, device, layers)
-    except MemoryShortageError:
-        if len(pixels) == 1:
-            raise
-    # The failed attempt's memory is released only after the except block.
-    free_cached_memory()
+            found.append(choose_dtype(vit, pixels, device, layers))
+
+    if fits(choose, len(pixels)):
+        return found[0]
     return _try_dtype(vit, pixels[: len(pixels) // 2], device, layers)
 
 

@@ -21,7 +21,7 @@ from vitscope.maps.traced import Trace, trace_output
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.results.trace_summary import make_rows, write_traces
-from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
+from vitscope.runs.model_run import ModelRun, OnProgress
 
 
 class TracedImages(ModelRun[AuditConfig]):
@@ -36,12 +36,12 @@ class TracedImages(ModelRun[AuditConfig]):
         shuffled = replace(images.select(order.tolist()), described=False)
         # As many at a time as are kept for comparison, so that neither takes most of the memory.
         super().__init__(vit, shuffled, replace(config, batch_size=NUM_TRACED))
-        self._pass_size = min(self.pass_size or NUM_TRACED, NUM_TRACED)
+        self.pass_size = min(self.pass_size or NUM_TRACED, NUM_TRACED)
 
     def check(self) -> None:
         """Trace one image, to refuse before a run what would fail after it."""
         with self._prepared():
-            kept = NUM_TRACED + self._pass_size
+            kept = NUM_TRACED + (self.pass_size or NUM_TRACED)
             check_memory(self.vit, self.images.preprocessing.size, self.device, kept=kept)
             batches = list(self._iter_sample(NUM_TRACED + 1))
             if not batches:
@@ -75,14 +75,14 @@ class TracedImages(ModelRun[AuditConfig]):
         with self._prepared():
             sample = self._iter_sample(self.config.trace, audited)
             references = make_references(self.vit, (batch.pixels for batch in sample))
-            fitter, done = BatchFitter(self._pass_size), 0
+            done = 0
 
             def tell(of_batch: int = 0) -> None:
                 if on_progress is not None:
                     on_progress(done + of_batch, references.num_images)
 
             for batch in self._iter_sample(self.config.trace, audited):
-                fitter.apply(batch, trace, tell)
+                self.apply(batch, trace, tell)
                 done += len(batch.ids)
                 tell()
         write_traces(folder, pa.concat_tables(rows))
