@@ -33,7 +33,6 @@ from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.finishing import read_ids
 from vitscope.results.mergeable import find_repeated
-from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
 from vitscope.runs.output import Output, read_provenance
@@ -103,9 +102,7 @@ def audit(
     if resume:
         check_steady(image_set.addresses, "resume")
 
-    def make_run(earlier: Plan | None) -> AuditRun:
-        return AuditRun(vit, image_set, adopt_choices(config, earlier))
-
+    make_run = partial(AuditRun, vit, image_set, config)
     if engine.is_lead:
         return audit_as_lead(output, make_run, engine, on_progress, on_trace)
     assert output.folder is not None

@@ -1,7 +1,8 @@
 """One model over one set of images: its shards, the writer of their parts, the result."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,8 +23,8 @@ from vitscope.results.finishing import finish_result, merge_parts, read_ids
 from vitscope.results.gallery import Choice, GalleryCandidates, write_gallery
 from vitscope.results.image_maps import ImageMap
 from vitscope.results.manifest import Manifest
-from vitscope.runs.audit_plan import make_plan
 from vitscope.runs.chosen_maps import choose_gallery_maps, map_gallery
+from vitscope.runs.digests import digest_sets
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,
@@ -31,7 +32,13 @@ from vitscope.runs.model_run import (
     take_share,
 )
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
+from vitscope.runs.resources import list_versions
 from vitscope.runs.traced_images import TracedImages
+
+_CHOICES = ("batch_size", "dtype", "shard_size")
+"""Settings that `auto` chooses for the machine when a run begins."""
+
+_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery", "maps", "trace")
 
 _SHARD_IMAGES, _SHARD_BATCHES = 512, 32
 """Least size of a shard: reading ahead restarts with every shard."""
@@ -45,12 +52,18 @@ class AuditRun(ModelRun[AuditConfig]):
         vit: ViTAdapter,
         images: ImageSet,
         config: AuditConfig,
+        earlier: Plan | None = None,
+        *,
         shown: Sequence[str] | None = None,
     ) -> None:
         """Prepare the run; the model is used only if a setting must be chosen.
 
-        `shown` are digests of the images of the gallery; by default it is chosen.
+        `earlier` is the plan of a run to resume: the machine might choose differently now. `shown`
+        are digests of the images of the gallery; by default it is chosen.
         """
+        if earlier is not None:
+            chosen = [name for name in _CHOICES if getattr(config, name) == "auto"]
+            config = replace(config, **{name: earlier[name] for name in chosen if name in earlier})
         metrics = find_packages(config.metrics or ())
         if config.trace:
             check_steady(images.addresses, "trace")
@@ -101,14 +114,21 @@ class AuditRun(ModelRun[AuditConfig]):
     @cached_property
     def plan(self) -> Plan:
         """All that the bits of the result depend on."""
-        return make_plan(
-            self._whole,
-            self.images,
-            self.config,
-            self._manifest,
-            device=self.device,
-            pass_size=self.pass_size,
-        )
+        config = self.config
+        plan = {
+            "num_images": len(self.images),
+            **digest_sets(names=self._whole, images=self.images),
+            "num_repeated": self.images.num_repeated,
+            "described": self.images.described,
+            **{name: getattr(config, name) for name in _SETTINGS},
+            "shard": None if config.shard is None else "{}/{}".format(*config.shard),
+            "result": asdict(self._manifest),
+            "device": self.device.type,
+            "pass_size": self.pass_size,
+            "versions": list_versions(config.maps or ()),
+        }
+        found: Plan = json.loads(json.dumps(plan))
+        return found
 
     def make_writer(self) -> PartWriter:
         """The writer that turns shards into parts; it can be sent to other processes."""

@@ -49,8 +49,8 @@ from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
 from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.row_maps import make_row_maps
-from vitscope.runs.audit_plan import digest_sets
 from vitscope.runs.chosen_maps import ChosenMaps
+from vitscope.runs.digests import digest_sets
 from vitscope.runs.model_run import ModelRun, OnProgress, shuffle_images
 from vitscope.runs.references import (
     Wanted,

@@ -34,7 +34,7 @@ from vitscope.results.judge_result import (
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import DataSummary, JudgementSummary, Settings
 from vitscope.results.schema_maps import JudgedMap, JudgeReference
-from vitscope.runs.audit_plan import digest_sets
+from vitscope.runs.digests import digest_sets
 from vitscope.runs.image_judge import ImageJudge
 from vitscope.runs.model_run import (
     ModelRun,

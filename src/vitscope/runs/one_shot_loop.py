@@ -44,7 +44,7 @@ from vitscope.results.one_shot_result import (
 )
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
-from vitscope.runs.audit_plan import digest_sets
+from vitscope.runs.digests import digest_sets
 from vitscope.runs.model_run import (
     ModelRun,
     OnProgress,

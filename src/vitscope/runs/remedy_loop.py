@@ -18,7 +18,7 @@ from vitscope.engines.local import LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
-from vitscope.files.workspace import Plan, how_to_resume
+from vitscope.files.workspace import how_to_resume
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.images.paths import check_given
@@ -46,7 +46,6 @@ from vitscope.results.saved_result import TemporaryFolder, read_runs, write_resu
 from vitscope.results.schema import Provenance, RemediesSummary
 from vitscope.results.schema_remedies import COMPARISON, ORIGINAL, ComparedRemedy
 from vitscope.runs.audit_loop import audit_as_lead
-from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
 from vitscope.runs.output import Output
@@ -247,10 +246,7 @@ class _Comparison:
         shown: Sequence[str] | None = None,
     ) -> AuditResult:
         config = replace(config, limit=None, size=None, draft=False, masks=None, seed=0)
-
-        def make_run(earlier: Plan | None) -> AuditRun:
-            return AuditRun(vit, self.images, adopt_choices(config, earlier), shown)
-
+        make_run = partial(AuditRun, vit, self.images, config, shown=shown)
         output = replace(self.output, folder=self.folder / name)
         return audit_as_lead(output, make_run, LocalEngine(), partial(self._tell, number, 0))
 
@@ -296,17 +292,20 @@ def _find_earlier(comparison: Path) -> tuple[set[Path], str | None]:
 
 def _time_passes(vit: ViTAdapter, run: ModelRun[AuditConfig], pixels: Pixels) -> float:
     # Least seconds of a forward pass: other work on the machine only adds to them.
-    with vit.placed(run.device, run.config.torch_dtype), torch.no_grad():
-        return min(_time_pass(vit, pixels) for _ in range(_TIMED_PASSES))
-
-
-def _time_pass(vit: ViTAdapter, pixels: Pixels) -> float:
     # On a CPU the processor's seconds, in which other programs have no part.
     clock = time.process_time if pixels.device.type == "cpu" else time.perf_counter
-    started = clock()
-    with vit.undisturbed(), vit.autocast.applied(pixels.device):
-        vit.run(pixels.to(vit.parameter.dtype)).cpu()
-    return clock() - started
+    seconds = []
+    with (
+        vit.placed(run.device, run.config.torch_dtype),
+        torch.no_grad(),
+        vit.undisturbed(),
+        vit.autocast.applied(pixels.device),
+    ):
+        for _ in range(_TIMED_PASSES):
+            started = clock()
+            vit.run(pixels.to(vit.parameter.dtype)).cpu()
+            seconds.append(clock() - started)
+    return min(seconds)
 
 
 def _compare(

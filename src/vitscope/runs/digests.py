@@ -1,9 +1,7 @@
-"""Everything that the bits of an audit depend on, saved so that only the same audit resumes."""
+"""Digests of sets of images, saved so that only a run on the same images resumes."""
 
-import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
 from functools import cache
 from hashlib import blake2b
 from itertools import chain
@@ -11,11 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vitscope.config import AuditConfig
 from vitscope.errors import ImageReadError
-from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, size_of
 from vitscope.images.image_set import ImageSet
 from vitscope.images.in_memory import HeldImage
@@ -23,51 +17,6 @@ from vitscope.images.parquet_rows import ParquetRow
 from vitscope.images.stores import Place, StoredObject, plain_read_errors, stored_version
 from vitscope.images.tar_shards import TarMember
 from vitscope.images.urls import is_web
-from vitscope.results.manifest import Manifest
-from vitscope.runs.resources import list_versions
-
-_CHOICES = ("batch_size", "dtype", "shard_size")
-"""Settings that `auto` chooses for the machine when a run begins."""
-
-_SETTINGS = (*_CHOICES, "seed", "verified", "features", "gallery", "maps", "trace")
-
-
-def make_plan(
-    whole: ImageSet,
-    images: ImageSet,
-    config: AuditConfig,
-    manifest: Manifest,
-    *,
-    device: torch.device,
-    pass_size: int | None,
-) -> Plan:
-    """Collect all that the bits of a result depend on."""
-    plan = {
-        "num_images": len(images),
-        **digest_sets(names=whole, images=images),
-        "num_repeated": images.num_repeated,
-        "described": images.described,
-        **{name: getattr(config, name) for name in _SETTINGS},
-        "shard": None if config.shard is None else "{}/{}".format(*config.shard),
-        "result": asdict(manifest),
-        "device": device.type,
-        "pass_size": pass_size,
-        "versions": list_versions(config.maps or ()),
-    }
-    found: dict[str, Any] = json.loads(json.dumps(plan))
-    return found
-
-
-def adopt_choices(config: AuditConfig, earlier: Plan | None) -> AuditConfig:
-    """Reuse an earlier run's automatic choices: the machine might choose differently now."""
-    if earlier is None:
-        return config
-    chosen = {
-        name: earlier[name]
-        for name in _CHOICES
-        if getattr(config, name) == "auto" and name in earlier
-    }
-    return replace(config, **chosen)
 
 
 def digest_sets(*, names: ImageSet | None = None, **sets: ImageSet | None) -> dict[str, Any]:
