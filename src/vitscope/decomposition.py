@@ -90,7 +90,7 @@ def check_pixels(pixels: object) -> None:
 
 def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:
     ledger = make_ledger(trace)
-    check_balance(ledger, choose_tolerance(vit.dtype, vit.parameter.device))
+    check_balance(ledger, balance_tolerance(vit.dtype, vit.parameter.device))
     return ledger
 
 
@@ -139,12 +139,6 @@ def compute_readouts(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = Fal
     return readouts
 
 
-def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
-    """Choose the largest error accepted for a precision on a device; GPUs may use TF32."""
-    reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
-    return balance_tolerance(dtype, reduced_matmul=reduced and device.type == "cuda")
-
-
 def choose_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int] | None = None
 ) -> Literal["bfloat16", "float32"]:
@@ -159,7 +153,7 @@ def choose_dtype(
                 pixels.to(device),
                 vit.select_layers("last") if layers is None else layers,
                 renormalize=False,
-                tolerance=choose_tolerance(half, device),
+                tolerance=balance_tolerance(half, device),
             )
     except (ImbalanceError, NonFiniteError):
         return "float32"

@@ -231,7 +231,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
 
 
 def test_settings_without_meaning_are_refused(shaped):
-    with pytest.raises(UsageError, match="renormalize is set, but maps show"):
+    with pytest.raises(UsageError, match="renormalize is set, which has no effect on maps"):
         explain(tiny_vit(), shaped, RunConfig(renormalize=True))
     with pytest.raises(UsageError, match="cls_term is set"):
         explain(tiny_vit(), shaped, RunConfig(cls_term="patches"))

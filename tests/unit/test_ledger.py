@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -279,11 +280,14 @@ def test_half_precision_is_accounted_in_float32():
     check_balance(ledger, balance_tolerance(torch.bfloat16))
 
 
-def test_tolerances_are_the_specified_ones():
+def test_tolerances_are_the_specified_ones(monkeypatch):
     assert balance_tolerance(torch.float64) == 1e-10
     assert balance_tolerance(torch.float32) == 1e-4
-    assert balance_tolerance(torch.float32, reduced_matmul=True) == 3e-2
     assert balance_tolerance(torch.float16) == balance_tolerance(torch.bfloat16) == 3e-2
+    assert balance_tolerance(torch.float32, torch.device("cuda")) == 1e-4
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision="tf32"))
+    assert balance_tolerance(torch.float32, torch.device("cuda")) == 3e-2
+    assert balance_tolerance(torch.float32) == 1e-4
 
 
 def test_layout_says_what_it_expected():

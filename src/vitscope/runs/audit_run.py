@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from vitscope.config import AuditConfig
-from vitscope.decomposition import choose_groups, choose_tolerance
+from vitscope.decomposition import choose_groups
 from vitscope.files.json_files import read_json
 from vitscope.files.workspace import Plan
 from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.ledger import balance_tolerance
 from vitscope.metrics.feature_sums import rows_before_fold
 from vitscope.metrics.other_metrics import OtherMetrics, find_packages
 from vitscope.models.base import ViTAdapter
@@ -190,7 +191,7 @@ class AuditRun(ModelRun[AuditConfig]):
             dtype="float64" if config.dtype == "float64" else "float32",
             preprocessing=self.describe_preprocessing(),
             has_masks=bool(self.images.masks),
-            tolerance=choose_tolerance(config.torch_dtype, self.device),
+            tolerance=balance_tolerance(config.torch_dtype, self.device),
             metrics=metrics,
         )
 

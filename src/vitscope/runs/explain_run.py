@@ -11,7 +11,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitscope.config import RunConfig
-from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.addresses import read_image
@@ -19,12 +18,11 @@ from vitscope.images.covariates import NARROW, measure_range, note_narrow
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.ledger import Ledger, check_balance, make_ledger
-from vitscope.maps.chosen_target import TargetLike, choose_target
+from vitscope.ledger import Ledger, balance_tolerance, check_balance, make_ledger
+from vitscope.maps.chosen_target import TargetLike
 from vitscope.maps.method import MapInput
 from vitscope.maps.references import References, make_references
 from vitscope.maps.removal import reads_patches_alone
-from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.results.audit_result import AuditResult
@@ -44,7 +42,6 @@ from vitscope.results.schema import (
     LedgerSummary,
     Settings,
 )
-from vitscope.results.schema_maps import UsedJudgement
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
 from vitscope.results.vocabulary import ROW_MAPS
@@ -55,8 +52,8 @@ from vitscope.runs.model_run import ModelRun, OnProgress, shuffle_images
 from vitscope.runs.references import (
     Wanted,
     advise,
+    choose_explained,
     find_reference,
-    read_judgement,
     read_reference,
 )
 from vitscope.trace import ClsTrace
@@ -108,12 +105,7 @@ class ExplainRun(ModelRun[RunConfig]):
         out: Path | None,
     ) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
-        for name in ("renormalize", "cls_term"):
-            if getattr(config, name) != getattr(RunConfig(), name):
-                raise UsageError(
-                    f"{name} is set, but maps show every token's attention weight as it is: leave "
-                    "it out"
-                )
+        config.check_of_maps()
         self._layer = vit.select_layer(layer)
         super().__init__(vit, images, config)
         wanted = Wanted(
@@ -123,24 +115,14 @@ class ExplainRun(ModelRun[RunConfig]):
             preprocessing=images.preprocessing,
         )
         has_references = references is not None
-        default: Sequence[str] = DEFAULT_MAPS
-        self._judgement: UsedJudgement | None = None
-        if judged is None:
-            chosen = choose_target(vit, target, images.preprocessing, has_references=has_references)
-        else:
-            found = read_judgement(
-                judged,
-                vit,
-                wanted,
-                target,
-                has_references=has_references,
-                are_named=maps is not None,
-            )
-            self._judgement, default, chosen = found.about, found.maps, found.target
+        chosen = choose_explained(
+            judged, vit, wanted, target, has_references=has_references, are_named=maps is not None
+        )
+        self._judgement = chosen.judgement
         self._maps = ChosenMaps(
-            default if maps is None else maps,
+            chosen.maps if maps is None else maps,
             self.config.torch_dtype,
-            chosen,
+            chosen.target,
             has_references=has_references,
             scored=score or judged is not None,
         )
@@ -149,12 +131,14 @@ class ExplainRun(ModelRun[RunConfig]):
         self._others = references
         self._keeps_heads = heads
         self._compared: tuple[Preprocessing, References] | None = None
-        self._tolerance = choose_tolerance(self.config.torch_dtype, self.device)
-        self._unused: list[str] = []
-        if reference is None:
-            self._reference, self._unused = find_reference(wanted, out)
-        else:
-            self._reference = read_reference(reference, wanted)
+        self._tolerance = balance_tolerance(self.config.torch_dtype, self.device)
+        found, self._unused = (
+            find_reference(wanted, out)
+            if reference is None
+            else (read_reference(reference, wanted), [])
+        )
+        self._reference = None if found is None else found.about
+        self._means = None if found is None else found.means
 
     def _check_scored(self, references: ImageSet | None) -> None:
         # Before the passes.
@@ -179,7 +163,7 @@ class ExplainRun(ModelRun[RunConfig]):
             heads=self._keeps_heads,
             layer=self._layer,
             size=self.config.size,
-            reference=None if self._reference is None else asdict(self._reference.about),
+            reference=None if self._reference is None else asdict(self._reference),
             judgement=None if self._judgement is None else asdict(self._judgement),
         )
 
@@ -204,7 +188,6 @@ class ExplainRun(ModelRun[RunConfig]):
         parts = list(keep_parts(folder, [workspace.part(number) for number in numbers]))
         entries = tuple(part.image for part in parts)
         narrow = [part.image.path for part in parts if part.is_narrow]
-        reference = None if self._reference is None else self._reference.about
         summary = ExplanationSummary(
             model=self.describe_model(),
             settings=Settings(),
@@ -219,13 +202,13 @@ class ExplainRun(ModelRun[RunConfig]):
                 tolerance=self._tolerance,
             ),
             layer=self._layer,
-            reference=reference,
+            reference=self._reference,
             references_not_used=tuple(self._unused),
             judgement=self._judgement,
             scoring=self._maps.scoring,
             images=entries,
         )
-        told = None if reference is None else asdict(reference)
+        told = None if self._reference is None else asdict(self._reference)
         num_compared = 0 if self._compared is None else self._compared[1].num_images
         write_result(
             folder,
@@ -287,8 +270,7 @@ class ExplainRun(ModelRun[RunConfig]):
                 f"the map {missing[0]} is undefined for {name}, which does not differ from its "
                 "references: give others, or leave one of the two out"
             )
-        means = None if self._reference is None else self._reference.means
-        numbers = measure_image(ledger, means)
+        numbers = measure_image(ledger, self._means)
         for of, shares in (("share", numbers.share), ("centred_share", numbers.centred_share)):
             if of in row:
                 outside = {term: share for term, share in shares.items() if term != "patches"}
@@ -309,11 +291,9 @@ class ExplainRun(ModelRun[RunConfig]):
         return replace(explained, gap=gap, skill=skill)
 
     def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
-        reference = self._reference
-        if reference is not None:
-            return judge_image(
-                numbers.centred_share, reference.about.num_images, reference.about.images
-            )
+        about = self._reference
+        if about is not None:
+            return judge_image(numbers.centred_share, about.num_images, about.images)
         remedy = advise(self.vit.info, self._layer, self.vit.last_layer, self.config)
         return judge_alone(numbers.share_without_bias, remedy)
 
@@ -345,9 +325,9 @@ class ExplainRun(ModelRun[RunConfig]):
 
     def _map_centred(self, trace: ClsTrace, ledger: Ledger) -> dict[str, ImageMap]:
         judged = self._judgement is not None and self._judgement.drawn == "share"
-        if self._reference is None or judged:  # figures would show it in place of the judged map
+        if self._means is None or judged:  # figures would show it in place of the judged map
             return {}
-        found = compute_centred_map(trace, ledger, self._reference.means)
+        found = compute_centred_map(trace, ledger, self._means)
         if found is None:
             return {}
         heads = found[0]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import OneShotConfig, combine
-from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
+from vitscope.decomposition import LayerRows, decompose_layers
 from vitscope.errors import VitscopeError
 from vitscope.extras import require_package
 from vitscope.files.disk_errors import plain_disk_errors
@@ -27,7 +27,7 @@ from vitscope.images.addresses import Images
 from vitscope.images.covariates import NARROW, note_narrow
 from vitscope.images.image_set import ImageBatch
 from vitscope.images.labels import LabelledImages, find_classes
-from vitscope.ledger import check_rows_finite
+from vitscope.ledger import balance_tolerance, check_rows_finite
 from vitscope.metrics.one_shot import (
     CLASSIFIERS,
     chance_accuracy,
@@ -261,7 +261,7 @@ class _OneShotRun(ModelRun[OneShotConfig]):
                 batch.pixels,
                 [layer],
                 renormalize=self.config.renormalize,
-                tolerance=choose_tolerance(self.config.torch_dtype, self.device),
+                tolerance=balance_tolerance(self.config.torch_dtype, self.device),
                 cls_term=self.config.cls_term,
             )[layer]
             features = row.features | _keep_skip_alone(self.vit, row)

@@ -27,6 +27,7 @@ from vitscope.maps.chosen_target import (
     is_named,
 )
 from vitscope.maps.targets import TARGETS
+from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import ViTAdapter
 from vitscope.models.identity import Behaviour
 from vitscope.models.info import ModelInfo
@@ -223,24 +224,27 @@ def advise(info: ModelInfo, layer: int, last_layer: int, config: RunConfig) -> s
 
 
 @dataclass(frozen=True, eq=False)
-class GivenJudgement:
-    """A judgement of the model that explains."""
+class Explained:
+    """The target and the default maps, which a judgement of the model may choose."""
 
-    about: UsedJudgement
-    maps: tuple[str, ...]  # attention, and the map that comes first
     target: ChosenTarget
+    maps: tuple[str, ...] = DEFAULT_MAPS
+    judgement: UsedJudgement | None = None
 
 
-def read_judgement(
-    judged: JudgeResult,
+def choose_explained(
+    judged: JudgeResult | None,
     vit: ViTAdapter,
     wanted: Wanted,
     target: TargetLike | None,
     *,
     has_references: bool,
     are_named: bool,
-) -> GivenJudgement:
-    """Read a judgement of the same model, layer, size and target; maps may be named otherwise."""
+) -> Explained:
+    """Follow a judgement of the same model, layer, size and target; maps may be named otherwise."""
+    if judged is None:
+        preprocessing = wanted.preprocessing
+        return Explained(choose_target(vit, target, preprocessing, has_references=has_references))
     summary, folder = judged.summary, printable_path(judged.folder)
     which = f"the judgement {folder}"
     if reason := wanted.tell_other(summary.model.id, judged.identity):
@@ -274,15 +278,15 @@ def read_judgement(
             "judged images"
         )
     first = find_best(summary)
-    return GivenJudgement(
-        about=UsedJudgement(
+    return Explained(
+        target=chosen,
+        maps=tuple(dict.fromkeys(filter(None, (REFERENCE_MAP, first)))),  # attention, and the best
+        judgement=UsedJudgement(
             folder=printable_path(judged.folder.absolute()),
             num_images=summary.data.num_images,
             verdict=summary.verdict,
             drawn=None if are_named else first,
         ),
-        maps=tuple(dict.fromkeys(filter(None, (REFERENCE_MAP, first)))),
-        target=chosen,
     )
 
 
