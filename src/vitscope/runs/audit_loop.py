@@ -238,7 +238,7 @@ def _check_before(run: AuditRun, workspace: Workspace) -> None:
 def _remove_unfit(run: AuditRun, workspace: Workspace) -> None:
     # Once all parts exist, remove those that are damaged or repeat images of an earlier part. They
     # are made again, without these images.
-    numbers = [shard.number for shard in run.shards]
+    numbers = range(len(run.shards))
     if not workspace.find_done().issuperset(numbers):
         return
     damaged = [number for number in numbers if not workspace.is_whole(number)]

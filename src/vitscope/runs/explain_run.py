@@ -170,7 +170,7 @@ class ExplainRun(ModelRun[RunConfig]):
     def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
         """Explain the images that are not done, and write the result."""
         done = workspace.find_done()
-        with self.placed(), self._maps.target.vit.placed(self.device, self.config.torch_dtype):
+        with self.placed(), self.placed(self._maps.target.vit):
             for index in sorted(set(range(len(self.images))) - done):
                 try:
                     batch, image, preprocessing = self._see(index)

@@ -227,7 +227,7 @@ class JudgeRun(ModelRun[JudgeConfig]):
         """Judge the images that are not done, and write the result."""
         done, count = workspace.find_done(), len(self.images)
         todo = [index for index in range(count) if index not in done]
-        with self.placed(), self._target.vit.placed(self.device, self.config.torch_dtype):
+        with self.placed(), self.placed(self._target.vit):
             references, about = self._read_references()
             rest = ModelRun(self.vit, self.images.select(todo), self.config)
             seen = {name for i in done for name in read_ids(workspace.part(i)).to_pylist()}

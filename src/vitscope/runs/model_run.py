@@ -3,7 +3,7 @@
 import json
 import platform
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -25,7 +25,7 @@ from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.in_memory import HeldImage
-from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.base import ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.schema import ModelSummary, PreprocessingSummary
@@ -63,11 +63,9 @@ class ModelRun(Generic[Config]):
         """What the model computes with its weights."""
         return self.vit.describe_behaviour()
 
-    @contextmanager
-    def placed(self) -> Iterator[None]:
-        """Context with the model on the device and in the precision of the run."""
-        with self.vit.placed(self.device, self.config.torch_dtype):
-            yield
+    def placed(self, other: ViTAdapter | None = None) -> AbstractContextManager[None]:
+        """Context with the model, or another, on the device and in the precision of the run."""
+        return (other or self.vit).placed(self.device, self.config.torch_dtype)
 
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
@@ -153,12 +151,21 @@ class ModelRun(Generic[Config]):
 
     def _locate_non_finite(self, error: NonFiniteError, batch: ImageBatch) -> VitscopeError:
         paths = self.name_images(batch)
-        exact = self.config.dtype in {"float32", "float64"}
-        remedy = "check the weights" if exact else "run in float32"
-        found = _find_non_finite(self.vit, batch.pixels)
-        if found is None:
+        half = self.config.torch_dtype in HALF_PRECISIONS
+        remedy = "run in float32" if half else "check the weights"
+        # (layer, image within the batch) of each layer whose output row is not finite.
+        found: list[tuple[int, int]] = []
+
+        def look(trace: ClsTrace) -> None:
+            assert trace.output is not None
+            bad = ~trace.output.isfinite().all(dim=-1)
+            if bad.any():
+                found.append((trace.layer, int(bad.nonzero()[0, 0])))
+
+        self.vit.trace(batch.pixels, sorted(self.vit.blocks), look)
+        if not found:
             return VitscopeError(f"{error}, which is {paths[error.image]}: {remedy}")
-        layer, image = found
+        layer, image = found[0]
         return NonFiniteError(
             f"NaN or infinite activations, first in the output of layer {layer}, for "
             f"{paths[image]}: {remedy}",
@@ -235,20 +242,6 @@ class ModelRun(Generic[Config]):
             "started": self._started.isoformat(timespec="seconds"),
             "finished": finished,
         }
-
-
-def _find_non_finite(vit: ViTAdapter, pixels: Pixels) -> tuple[int, int] | None:
-    # (layer, image within the batch) of the first layer whose output row is not finite.
-    found: list[tuple[int, int]] = []
-
-    def look(trace: ClsTrace) -> None:
-        assert trace.output is not None
-        bad = ~trace.output.isfinite().all(dim=-1)
-        if bad.any() and not found:
-            found.append((trace.layer, int(bad.nonzero()[0, 0])))
-
-    vit.trace(pixels, sorted(vit.blocks), look)
-    return found[0] if found else None
 
 
 def make_image_set(

@@ -295,15 +295,11 @@ def _time_passes(vit: ViTAdapter, run: ModelRun[AuditConfig], pixels: Pixels) ->
     # On a CPU the processor's seconds, in which other programs have no part.
     clock = time.process_time if pixels.device.type == "cpu" else time.perf_counter
     seconds = []
-    with (
-        vit.placed(run.device, run.config.torch_dtype),
-        torch.no_grad(),
-        vit.undisturbed(),
-        vit.autocast.applied(pixels.device),
-    ):
+    with run.placed(vit), torch.no_grad(), vit.undisturbed():
         for _ in range(_TIMED_PASSES):
             started = clock()
-            vit.run(pixels.to(vit.parameter.dtype)).cpu()
+            with vit.autocast.applied(pixels.device):
+                vit.run(pixels.to(vit.parameter.dtype)).cpu()
             seconds.append(clock() - started)
     return min(seconds)
 

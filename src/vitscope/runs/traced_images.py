@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError, VitscopeError
@@ -57,7 +56,13 @@ class TracedImages(ModelRun[AuditConfig]):
                 given = self._explain(tried.pixels, references)
                 if not bool(references.mean_feature.isfinite().all()):
                     return  # the run will report it
-                self._check_differs(given.own.feature, references.mean_feature)
+                feature, mean = given.own.feature, references.mean_feature
+                noise = 10 * torch.finfo(feature.dtype).eps * mean.norm()
+                if bool((feature - mean).norm() <= noise):
+                    raise UsageError(
+                        "trace follows what differs between images, and the output is the same "
+                        f"for the first {NUM_TRACED + 1} that were tried"
+                    )
                 trace_output(given)
 
     def write(
@@ -109,15 +114,6 @@ class TracedImages(ModelRun[AuditConfig]):
             references=references,
             keeps_attentions=False,
         )
-
-    @staticmethod
-    def _check_differs(features: Tensor, mean: Tensor) -> None:
-        noise = 10 * torch.finfo(features.dtype).eps * mean.norm()
-        if bool((features - mean).norm() <= noise):
-            raise UsageError(
-                "trace follows what differs between images, and the output is the same for the "
-                f"first {NUM_TRACED + 1} that were tried"
-            )
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:
