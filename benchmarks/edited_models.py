@@ -11,7 +11,8 @@ from benchmarks.measuring import alternate, compare
 from benchmarks.models import load_dinov2
 from benchmarks.page import Section, Table
 from benchmarks.settings import Plan, Settings
-from vitscope.decomposition import choose_tolerance, decompose_layers
+from vitscope.decomposition import decompose_layers
+from vitscope.ledger import balance_tolerance
 from vitscope.maps.passes import run_blocks
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.remedies.registers import TestTimeRegisters
@@ -91,6 +92,6 @@ def _run(vit: ViTAdapter, pixels: Pixels) -> None:
 
 
 def _audit(vit: ViTAdapter, pixels: Pixels) -> None:
-    tolerance = choose_tolerance(vit.dtype, pixels.device)
+    tolerance = balance_tolerance(vit.dtype, pixels.device)
     layers = vit.select_layers("last")
     decompose_layers(vit, pixels, layers, renormalize=False, tolerance=tolerance)

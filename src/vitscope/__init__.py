@@ -8,52 +8,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vitscope.adapters.registry import load_model, wrap_model
-    from vitscope.config import AuditConfig, JudgeConfig, OneShotConfig, RunConfig
-    from vitscope.decomposition import decompose, restrict
-    from vitscope.errors import VitscopeError
-    from vitscope.images.image_set import ImageSet
-    from vitscope.ledger import Ledger
-    from vitscope.maps.token_maps import map_tokens
-    from vitscope.models.base import ViTAdapter
-    from vitscope.report import write_report
-    from vitscope.results.audit_result import AuditResult
-    from vitscope.results.explanation import Explanation
-    from vitscope.results.judge_result import JudgeResult
-    from vitscope.results.one_shot_result import OneShotResult
-    from vitscope.results.remedy_result import RemedyResult
-    from vitscope.runs.audit_loop import audit
-    from vitscope.runs.explain_loop import explain
-    from vitscope.runs.judge_loop import judge
-    from vitscope.runs.one_shot_loop import one_shot
-    from vitscope.runs.remedy_loop import compare_remedies
+    from vitscope.adapters.registry import load_model as load_model
+    from vitscope.adapters.registry import wrap_model as wrap_model
+    from vitscope.config import AuditConfig as AuditConfig
+    from vitscope.config import JudgeConfig as JudgeConfig
+    from vitscope.config import OneShotConfig as OneShotConfig
+    from vitscope.config import RunConfig as RunConfig
+    from vitscope.decomposition import decompose as decompose
+    from vitscope.decomposition import restrict as restrict
+    from vitscope.errors import VitscopeError as VitscopeError
+    from vitscope.images.image_set import ImageSet as ImageSet
+    from vitscope.ledger import Ledger as Ledger
+    from vitscope.maps.token_maps import map_tokens as map_tokens
+    from vitscope.models.base import ViTAdapter as ViTAdapter
+    from vitscope.report import write_report as write_report
+    from vitscope.results.audit_result import AuditResult as AuditResult
+    from vitscope.results.explanation import Explanation as Explanation
+    from vitscope.results.judge_result import JudgeResult as JudgeResult
+    from vitscope.results.one_shot_result import OneShotResult as OneShotResult
+    from vitscope.results.remedy_result import RemedyResult as RemedyResult
+    from vitscope.runs.audit_loop import audit as audit
+    from vitscope.runs.explain_loop import explain as explain
+    from vitscope.runs.judge_run import judge as judge
+    from vitscope.runs.one_shot_loop import one_shot as one_shot
+    from vitscope.runs.remedy_loop import compare_remedies as compare_remedies
 
-__all__ = [
-    "AuditConfig",
-    "AuditResult",
-    "Explanation",
-    "ImageSet",
-    "JudgeConfig",
-    "JudgeResult",
-    "Ledger",
-    "OneShotConfig",
-    "OneShotResult",
-    "RemedyResult",
-    "RunConfig",
-    "ViTAdapter",
-    "VitscopeError",
-    "audit",
-    "compare_remedies",
-    "decompose",
-    "explain",
-    "judge",
-    "load_model",
-    "map_tokens",
-    "one_shot",
-    "restrict",
-    "wrap_model",
-    "write_report",
-]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -74,7 +53,7 @@ _HOMES = {
     "compare_remedies": "runs.remedy_loop",
     "decompose": "decomposition",
     "explain": "runs.explain_loop",
-    "judge": "runs.judge_loop",
+    "judge": "runs.judge_run",
     "load_model": "adapters.registry",
     "map_tokens": "maps.token_maps",
     "one_shot": "runs.one_shot_loop",
@@ -82,6 +61,8 @@ _HOMES = {
     "wrap_model": "adapters.registry",
     "write_report": "report",
 }
+
+__all__ = [*_HOMES]
 
 
 def __dir__() -> list[str]:

@@ -85,6 +85,12 @@ class RunConfig:
             if isinstance(value, (int, float)) and not value >= bound:
                 raise UsageError(f"{name} {value}: expected {bound} or more")
 
+    def check_of_maps(self) -> None:
+        """Refuse settings that have no effect on maps."""
+        for name in ("renormalize", "cls_term"):
+            if getattr(self, name) != getattr(RunConfig, name):
+                raise UsageError(f"{name} is set, which has no effect on maps: leave it out")
+
     @property
     def torch_dtype(self) -> "torch.dtype":
         """The precision as a torch dtype."""
@@ -214,9 +220,7 @@ class JudgeConfig(RunConfig):
         _check_shard(self.shard)
         if self.dtype == "auto":  # half precision rounds away small differences
             object.__setattr__(self, "dtype", "float32")
-        for name in ("renormalize", "cls_term"):
-            if getattr(self, name) != getattr(RunConfig, name):
-                raise UsageError(f"{name} is set, which has no effect on maps: leave it out")
+        self.check_of_maps()
 
 
 @dataclass(frozen=True, kw_only=True)

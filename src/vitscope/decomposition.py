@@ -1,7 +1,6 @@
 """Decompose and verify one batch: for users who want the tensors, and for the audit."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Literal, NamedTuple
 
 import torch
@@ -19,14 +18,15 @@ from vitscope.ledger import (
     check_balance,
     check_rows_finite,
     compute_scalars,
+    concat_heads,
     make_ledger,
     merge_groups,
+    project_values,
     relative_error,
 )
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.models.running import has_native_bfloat16
-from vitscope.readouts import compute_readouts
 from vitscope.row_maps import RowMaps, make_row_maps
 from vitscope.trace import ClsTrace, StreamTrace, TokenStates
 
@@ -90,7 +90,7 @@ def check_pixels(pixels: object) -> None:
 
 def _make_balanced(vit: ViTAdapter, trace: ClsTrace) -> Ledger:
     ledger = make_ledger(trace)
-    check_balance(ledger, choose_tolerance(vit.dtype, vit.parameter.device))
+    check_balance(ledger, balance_tolerance(vit.dtype, vit.parameter.device))
     return ledger
 
 
@@ -110,18 +110,33 @@ def restrict(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> R
         Lappe & Giese (NeurIPS 2025), section 3.3.
     """
     with vit.undisturbed():
-        return compute_readouts(
-            ledger,
-            partial(vit.finish_block, ledger.layer),
-            vit.embed if ledger.layer == vit.last_layer else None,
-            renormalize=renormalize,
-        )
+        return compute_readouts(vit, ledger, renormalize=renormalize)
 
 
-def choose_tolerance(dtype: torch.dtype, device: torch.device) -> float:
-    """Choose the largest error accepted for a precision on a device; GPUs may use TF32."""
-    reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
-    return balance_tolerance(dtype, reduced_matmul=reduced and device.type == "cuda")
+def compute_readouts(vit: ViTAdapter, ledger: Ledger, *, renormalize: bool = False) -> Readouts:
+    """Compute full and keep-only outputs in every readout but `residual` (docs/method.md)."""
+    full_values = ledger.attention_mass.unsqueeze(-1) * ledger.group_values
+    kept_values = ledger.group_values if renormalize else full_values
+    contributions = ledger.contributions
+    if renormalize:
+        tail = ledger.tail
+        contributions = project_values(tail, kept_values.to(tail.weight.device)).cpu()
+    values = {"full": concat_heads(full_values).sum(dim=1)}
+    attention = {"full": ledger.attention_total}
+    for i, (name, row) in enumerate(zip(ledger.groups, contributions.unbind(dim=1), strict=True)):
+        values[name] = concat_heads(kept_values)[:, i]
+        attention[name] = row + ledger.bias
+    streams = torch.stack(list(attention.values()))
+    if ledger.skip is not None:
+        streams = streams + ledger.skip
+    # All rows at once, so that the second half of the block runs only once.
+    finished = vit.finish_block(ledger.layer, streams.flatten(0, 1))
+    block = dict(zip(attention, finished.reshape(*streams.shape[:2], -1), strict=True))
+    readouts = {"values": values, "attention": attention, "block": block}
+    if ledger.layer == vit.last_layer:
+        embedded = vit.embed(finished).reshape(*streams.shape[:2], -1)
+        readouts["embedding"] = dict(zip(attention, embedded, strict=True))
+    return readouts
 
 
 def choose_dtype(
@@ -138,7 +153,7 @@ def choose_dtype(
                 pixels.to(device),
                 vit.select_layers("last") if layers is None else layers,
                 renormalize=False,
-                tolerance=choose_tolerance(half, device),
+                tolerance=balance_tolerance(half, device),
             )
     except (ImbalanceError, NonFiniteError):
         return "float32"
@@ -194,12 +209,7 @@ def decompose_layers(
             on_maps(make_row_maps(trace, ledger, mapped))
         if set(ledger.groups) != set(choose_groups(trace.layout, cls_term)):
             ledger = merge_groups(ledger, "cls", into=cls_term)
-        readouts = compute_readouts(
-            ledger,
-            partial(vit.finish_block, trace.layer),
-            vit.embed if trace.layer == vit.last_layer else None,
-            renormalize=renormalize,
-        )
+        readouts = compute_readouts(vit, ledger, renormalize=renormalize)
         scalars = compute_scalars(ledger, readouts["attention"])
         scalars["residual_error",] = ledger.residual_error
         scalars["block_error",] = relative_error(readouts["block"]["full"], trace.output)

@@ -21,6 +21,8 @@ from vitscope.errors import ImbalanceError, NonFiniteError, UsageError
 from vitscope.short_repr import ShortRepr
 from vitscope.trace import AttentionTail, ClsTrace
 
+_CPU = torch.device("cpu")
+
 ScalarPath = tuple[str, ...]
 """Name of a quantity as a path: ("cosine", "residual", "skip")."""
 
@@ -176,11 +178,13 @@ def relative_error(
     return torch.where(difference == 0, difference, difference / own.norm(dim=-1))
 
 
-def balance_tolerance(dtype: torch.dtype, *, reduced_matmul: bool = False) -> float:
-    """Largest balance error a run accepts (docs/method.md), by precision and use of TF32."""
+def balance_tolerance(dtype: torch.dtype, device: torch.device = _CPU) -> float:
+    """Largest balance error a run accepts (docs/method.md), by precision; GPUs may use TF32."""
     if dtype == torch.float64:
         return 1e-10
-    return 1e-4 if dtype == torch.float32 and not reduced_matmul else 3e-2
+    reduced = torch.backends.cuda.matmul.fp32_precision not in {"none", "ieee"}
+    exact = dtype == torch.float32 and not (reduced and device.type == "cuda")
+    return 1e-4 if exact else 3e-2
 
 
 def check_balance(ledger: Ledger, tolerance: float) -> None:

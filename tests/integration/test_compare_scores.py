@@ -240,7 +240,7 @@ def test_progress_counts_the_images_of_all_runs(compared, told):
 def test_what_is_finished_is_kept(compared, photos, classes, few_maps, tmp_path, monkeypatch):
     out = shutil.copytree(compared.folder.parent, tmp_path / "copy")
     asked = {"one_shot": classes, "judge": NUM_JUDGED, "out": out, "resume": True, **SETTINGS}
-    for name in ("judge_loop.JudgeRun", "one_shot_loop._OneShotRun"):
+    for name in ("judge_run.JudgeRun", "one_shot_loop._OneShotRun"):
         monkeypatch.setattr(f"vitscope.runs.{name}.execute", pytest.fail)
     again = compare_remedies(tiny_vit(), photos, ["skip"], **asked)
     (one,), (other, _) = again.summary.remedies, compared.summary.remedies

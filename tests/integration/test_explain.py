@@ -210,7 +210,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
     one = shaped / "wide.png"
     other = tiny_vit()
     other.module.blocks[0].attn.proj.bias.data += 1
-    with pytest.raises(UsageError, match="with other weights: give an audit of the model"):
+    with pytest.raises(UsageError, match="with other weights; give an audit of the model"):
         explain(other, one, reference=result)
     with pytest.raises(UsageError, match=r"has layers \[1\], not 0: give an audit of layer 0"):
         explain(tiny_vit(), one, layer=0, reference=result)
@@ -231,7 +231,7 @@ def test_references_that_do_not_fit_are_refused(result, shaped, tmp_path):
 
 
 def test_settings_without_meaning_are_refused(shaped):
-    with pytest.raises(UsageError, match="renormalize is set, but maps show"):
+    with pytest.raises(UsageError, match="renormalize is set, which has no effect on maps"):
         explain(tiny_vit(), shaped, RunConfig(renormalize=True))
     with pytest.raises(UsageError, match="cls_term is set"):
         explain(tiny_vit(), shaped, RunConfig(cls_term="patches"))

@@ -62,8 +62,8 @@ def test_an_interrupted_run_resumes_to_the_same_result(vit, photos, tmp_path):
         run(resume=True, layer=0)
     output = Output(tmp_path / "out", overwrite=False, resume=True)
     plan = resumed.provenance["plan"]
-    assert output.has_comparable(Explanation, plan)
-    assert not output.has_comparable(Explanation, plan | {"unknown": ["a forward"]})
+    assert output.has(Explanation, plan)
+    assert not output.has(Explanation, plan | {"unknown": ["a forward"]})
 
 
 def test_what_cannot_be_compared_is_not_resumed(vit, photos, tmp_path):

@@ -110,10 +110,10 @@ def stopped(module, name, *, model="", resume=False):
     """Interrupts where a function of a module is called with this model."""
     own = getattr(module, name)
 
-    def stop(vit, *rest):
+    def stop(vit, *rest, **named):
         if vit.info.id.endswith(model):
             raise KeyboardInterrupt
-        return own(vit, *rest)
+        return own(vit, *rest, **named)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(module, name, stop)

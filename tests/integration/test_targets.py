@@ -145,7 +145,7 @@ def test_a_second_image_needs_references(paths):
 
 def test_a_vector_of_another_width_is_refused_before_the_model_runs(paths, monkeypatch):
     monkeypatch.setattr("vitscope.runs.explain_loop.ExplainRun.execute", pytest.fail)
-    monkeypatch.setattr("vitscope.runs.judge_loop.JudgeRun.execute", pytest.fail)
+    monkeypatch.setattr("vitscope.runs.judge_run.JudgeRun.execute", pytest.fail)
     monkeypatch.setattr("vitscope.maps.method.run_blocks", pytest.fail)
     vit = tiny_vit("clip")
     for run in (explain, judge):

@@ -3,6 +3,8 @@
 import itertools
 import math
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference import assert_ledger_matches, make_reference
+from vitscope.decomposition import compute_readouts
 from vitscope.errors import ImbalanceError, NonFiniteError, UnsupportedModelError, UsageError
 from vitscope.layout import make_grid, make_layout
 from vitscope.ledger import (
@@ -18,7 +21,7 @@ from vitscope.ledger import (
     compute_scalars,
     make_ledger,
 )
-from vitscope.readouts import compute_readouts
+from vitscope.models.base import ViTAdapter
 from vitscope.trace import AttentionTail, ClsTrace
 
 BATCH, HEADS, HEAD_DIM, DIM = 3, 2, 4, 6
@@ -194,11 +197,16 @@ def embed(row):
     return row[:, :4] / row.norm(dim=-1, keepdim=True)
 
 
+def make_vit(last_layer):
+    functions = {"finish_block": lambda _, row: finish(row), "embed": embed}
+    return MagicMock(spec=ViTAdapter, last_layer=last_layer, **functions)
+
+
 @pytest.mark.parametrize("renormalize", [False, True])
 def test_readouts_equal_their_definitions(renormalize):
     trace, reference = random_trace(4)
     ledger = make_ledger(trace)
-    found = compute_readouts(ledger, finish, embed, renormalize=renormalize)
+    found = compute_readouts(make_vit(ledger.layer), ledger, renormalize=renormalize)
     gamma = trace.tail.scale
     for name, positions in trace.layout.groups.items():
         part = slice(positions.start, positions.stop)
@@ -221,7 +229,7 @@ def test_readouts_equal_their_definitions(renormalize):
     torch.testing.assert_close(found["values"]["full"], reference.token_values.sum(1))
     torch.testing.assert_close(found["attention"]["full"], reference.t)
     torch.testing.assert_close(found["embedding"]["full"], embed(finish(reference.r)))
-    assert "embedding" not in compute_readouts(ledger, finish, None)
+    assert "embedding" not in compute_readouts(make_vit(ledger.layer + 1), ledger)
 
 
 def test_a_group_with_vanishing_mass_stays_finite():
@@ -231,7 +239,7 @@ def test_a_group_with_vanishing_mass_stays_finite():
     logits[..., registers.start : registers.stop] -= 200
     ledger = make_ledger(ClsTrace(**(vars(trace) | {"logits": logits})))
     assert ledger.attention_mass[..., 1].max() == 0
-    renormalised = compute_readouts(ledger, finish, None, renormalize=True)
+    renormalised = compute_readouts(make_vit(11), ledger, renormalize=True)
     assert all(row.isfinite().all() for part in renormalised.values() for row in part.values())
 
 
@@ -272,11 +280,14 @@ def test_half_precision_is_accounted_in_float32():
     check_balance(ledger, balance_tolerance(torch.bfloat16))
 
 
-def test_tolerances_are_the_specified_ones():
+def test_tolerances_are_the_specified_ones(monkeypatch):
     assert balance_tolerance(torch.float64) == 1e-10
     assert balance_tolerance(torch.float32) == 1e-4
-    assert balance_tolerance(torch.float32, reduced_matmul=True) == 3e-2
     assert balance_tolerance(torch.float16) == balance_tolerance(torch.bfloat16) == 3e-2
+    assert balance_tolerance(torch.float32, torch.device("cuda")) == 1e-4
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(fp32_precision="tf32"))
+    assert balance_tolerance(torch.float32, torch.device("cuda")) == 3e-2
+    assert balance_tolerance(torch.float32) == 1e-4
 
 
 def test_layout_says_what_it_expected():

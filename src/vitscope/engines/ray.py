@@ -11,7 +11,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple
 
 from vitscope.engines.local import R, T
@@ -183,16 +182,6 @@ def _define_actor() -> Any:
     return VitscopeWorker
 
 
-@dataclass(frozen=True)
-class _Call:
-    """The last request to an actor: item `index`, or to get ready if it is None."""
-
-    actor: Any
-    index: int | None
-    losses: int = 0
-    """Number of actors that died before this one while getting ready."""
-
-
 class _Pool(Generic[T, R]):
     """The actors of one run, and the item that each has."""
 
@@ -208,8 +197,9 @@ class _Pool(Generic[T, R]):
         self._makers = [ray.put(make_worker)]
         self._items = items
         self._queue = deque(range(len(items)))
-        self._losses: Counter[int] = Counter()
-        self._calls: dict[Any, _Call] = {}
+        self._losses: Counter[int | None] = Counter()
+        # Each actor with the item that it has; None while it gets ready.
+        self._calls: dict[Any, tuple[Any, int | None]] = {}
 
     def run(self) -> Generator[tuple[int, R], None, None]:
         for _ in range(self._num_actors):
@@ -218,63 +208,54 @@ class _Pool(Generic[T, R]):
         while unfinished:
             (done,), _ = ray.wait(list(self._calls), num_returns=1)
             # Keep it in `_calls`, so that its actor is dismissed if the run ends here.
-            call = self._calls[done]
+            actor, index = self._calls[done]
             try:
                 value = ray.get(done)
             except RayTaskError as error:
                 raise error.cause from error
             except _LOSSES:
                 del self._calls[done]
-                self._replace(call)
+                self._replace(actor, index)
                 continue
             except RayError as error:
                 raise VitscopeError(f"Ray failed: {_first_line(error)}") from error
-            if call.index is None and value is not None:
+            if index is None and value is not None:
                 raise VitscopeError(
                     f"{value}, this process has vitscope {self._version}: install the same version "
                     "on every node"
                 )
-            del self._calls[done]
-            self._hand_out(call.actor)
-            if call.index is not None:
+            del self._calls[done], self._losses[index]
+            self._hand_out(actor)
+            if index is not None:
                 unfinished -= 1
-                yield call.index, value
+                yield index, value
 
     def dismiss_all(self) -> None:
-        for call in self._calls.values():
-            ray.kill(call.actor)
+        for actor, _ in self._calls.values():
+            ray.kill(actor)
 
-    def _hire(self, losses: int = 0) -> None:
+    def _hire(self) -> None:
         actor = self._actor_class.remote()
-        self._calls[actor.prepare.remote(self._makers, self._version)] = _Call(actor, None, losses)
+        self._calls[actor.prepare.remote(self._makers, self._version)] = actor, None
 
     def _hand_out(self, actor: Any) -> None:
         if self._queue:
             index = self._queue.popleft()
-            self._calls[actor.run.remote(self._items[index])] = _Call(actor, index)
+            self._calls[actor.run.remote(self._items[index])] = actor, index
         else:
-            # Free its GPU for others.
-            ray.kill(actor)
+            ray.kill(actor)  # frees its GPU for others
 
-    def _replace(self, call: _Call) -> None:
-        # It may only be unreachable and still running.
-        ray.kill(call.actor)
-        losses = 0
-        if call.index is None:
-            losses = call.losses + 1
-            if losses == _MOST_LOSSES:
-                raise VitscopeError(
-                    f"a Ray worker died {losses} times before it was ready: see Ray's logs, and "
-                    "whether the nodes have the memory to load the model"
-                )
-        else:
-            self._losses[call.index] += 1
-            if self._losses[call.index] == _MOST_LOSSES:
-                raise VitscopeError(
-                    f"item {call.index} of {len(self._items)} was lost {_MOST_LOSSES} times with "
-                    "the Ray worker that had it: see Ray's logs, and whether the nodes have the "
-                    "memory for it; smaller batches need less"
-                )
-            self._queue.appendleft(call.index)
+    def _replace(self, actor: Any, index: int | None) -> None:
+        ray.kill(actor)  # it may only be unreachable and still running
+        self._losses[index] += 1
+        if self._losses[index] == _MOST_LOSSES:
+            which = "before it was ready" if index is None else f"with item {index}"
+            raise VitscopeError(
+                f"a Ray worker died {_MOST_LOSSES} times {which}, of {len(self._items)} items: see "
+                "Ray's logs, and whether the nodes have the memory for the model; smaller batches "
+                "need less"
+            )
+        if index is not None:
+            self._queue.appendleft(index)
         if self._queue:
-            self._hire(losses)
+            self._hire()

@@ -16,13 +16,11 @@ from vitscope.config import AuditConfig, check_kind, combine
 from vitscope.engines.local import Engine, LocalEngine
 from vitscope.errors import DiskError, ImageReadError, UsageError
 from vitscope.files.printable import printable_path
-from vitscope.files.storage import as_folder, check_target, scratch_folder, staged_folder
+from vitscope.files.storage import as_folder
 from vitscope.files.workspace import (
     Plan,
     Workspace,
     describe_difference,
-    discard_workspace,
-    open_workspace,
     pack_folder,
     place_of,
     told_of_kept,
@@ -35,7 +33,6 @@ from vitscope.models.base import ViTAdapter
 from vitscope.results.audit_result import AuditResult
 from vitscope.results.finishing import read_ids
 from vitscope.results.mergeable import find_repeated
-from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import OnProgress, check_steady, make_image_set
 from vitscope.runs.output import Output, read_provenance
@@ -105,83 +102,73 @@ def audit(
     if resume:
         check_steady(image_set.addresses, "resume")
 
-    def make_run(earlier: Plan | None) -> AuditRun:
-        return AuditRun(vit, image_set, adopt_choices(config, earlier))
-
-    if output.folder is not None:
-        if not engine.is_lead:
-            return _audit_beside_lead(output.folder, make_run, engine, resume=resume)
-        return audit_as_lead(output, output.folder, make_run, engine, on_progress, on_trace)
-    run = make_run(None)
-    with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
-        _check_before(run, Workspace(Path(parts)))
-        _make_all_parts(run, Workspace(Path(parts)), engine, on_progress)
-        run.finish(folder, _list_parts(run, Workspace(Path(parts))), on_trace=on_trace)
-    return AuditResult.own(folder)
+    make_run = partial(AuditRun, vit, image_set, config)
+    if engine.is_lead:
+        return audit_as_lead(output, make_run, engine, on_progress, on_trace)
+    assert output.folder is not None
+    return _audit_beside_lead(output.folder, make_run, engine, resume=resume)
 
 
-class _ShardWorker:
-    """Turns shards into parts, in a shared workspace or packed to be sent."""
+def _make_worker(
+    writer: PartWriter, workspace: Workspace | None, on_progress: OnProgress | None
+) -> Callable[[Shard], dict[str, bytes] | None]:
+    # Turns shards into parts, in a shared workspace or packed to be sent.
+    if workspace is None:  # this process has the model for itself
+        writer.vit.module.to(writer.config.resolve_device())
 
-    def __init__(
-        self, writer: PartWriter, workspace: Workspace | None, on_progress: OnProgress | None
-    ) -> None:
-        self._writer = writer
-        self._workspace = workspace
-        self._on_progress = on_progress
-        if workspace is None:
-            writer.settle_here()
-
-    def __call__(self, shard: Shard) -> dict[str, bytes] | None:
-        if self._workspace is not None:
-            with self._workspace.new_part(shard.number) as folder:
-                self._writer.write(folder, shard, on_progress=self._on_progress)
+    def work(shard: Shard) -> dict[str, bytes] | None:
+        if workspace is not None:
+            with workspace.new_part(shard.number) as folder:
+                writer.write(folder, shard, on_progress=on_progress)
             return None
         with TemporaryDirectory(prefix="vitscope-part-") as name:
-            self._writer.write(Path(name), shard, on_progress=self._on_progress)
+            writer.write(Path(name), shard, on_progress=on_progress)
             return pack_folder(Path(name))
+
+    return work
 
 
 def audit_as_lead(
     output: Output,
-    target: Path,
     make_run: MakeRun,
     engine: Engine,
     on_progress: OnProgress | None,
     on_trace: OnProgress | None = None,
 ) -> AuditResult:
-    """Run, resume or replace the audit of a target; `make_run` takes an earlier run's plan."""
-    overwrite, resume = output.overwrite, output.resume
-    earlier = _find_earlier_plan(target) if resume else None
-    run = make_run(earlier)
-    if earlier is not None and overwrite and describe_difference(earlier, run.plan) is not None:
-        run = make_run(None)  # nothing is resumed: drop the machine's earlier choices
-    elif earlier is not None and run.unknown:
-        raise UsageError(
-            f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
-            f"verified, for {run.unknown[0]} is not known; give overwrite=True to start again"
-        )
-    if output.has(AuditResult, run.plan):
-        discard_workspace(target)  # left by a run that was killed at its very end
-        engine.barrier()
-        return AuditResult(target)
-    check_target(target, output.replaces)
-    with (
-        open_workspace(target, run.plan, resume=resume, overwrite=overwrite) as workspace,
-        told_of_kept(workspace, f"{len(run.shards)} shards", resume=resume),
-    ):
+    """Run, resume or replace an audit; `make_run` takes an earlier run's plan."""
+    run = _resume(output, make_run)
+
+    def execute(folder: Path, workspace: Workspace) -> None:
         _check_before(run, workspace)
         engine.barrier()
         _make_all_parts(run, workspace, engine, on_progress)
         try:
-            with staged_folder(target, replaces=output.replaces) as staging:
-                parts = _list_parts(run, workspace)
-                run.finish(staging, parts, workspace.run_id, on_trace=on_trace)
+            run.finish(folder, _list_parts(run, workspace), workspace.run_id, on_trace=on_trace)
         except ImageReadError:  # no image at all: nothing to resume
             workspace.clear()
             raise
+
+    total = f"{len(run.shards)} shards"
+    result = output.write(AuditResult, run.plan, total, execute, rescued=False)
     engine.barrier()
-    return AuditResult(target)
+    return result
+
+
+def _resume(output: Output, make_run: MakeRun) -> AuditRun:
+    target = output.folder
+    earlier = _find_earlier_plan(target) if target is not None and output.resume else None
+    run = make_run(earlier)
+    if earlier is None or target is None:
+        return run
+    if output.overwrite and describe_difference(earlier, run.plan) is not None:
+        return make_run(None)  # nothing is resumed: drop the machine's earlier choices
+    if run.behaviour.unknown:
+        raise UsageError(
+            f"{printable_path(target)} cannot be resumed: whether the model is the same cannot be "
+            f"verified, for {run.behaviour.unknown[0]} is not known; give overwrite=True to start "
+            "again"
+        )
+    return run
 
 
 def _audit_beside_lead(
@@ -251,7 +238,7 @@ def _check_before(run: AuditRun, workspace: Workspace) -> None:
 def _remove_unfit(run: AuditRun, workspace: Workspace) -> None:
     # Once all parts exist, remove those that are damaged or repeat images of an earlier part. They
     # are made again, without these images.
-    numbers = [shard.number for shard in run.shards]
+    numbers = range(len(run.shards))
     if not workspace.find_done().issuperset(numbers):
         return
     damaged = [number for number in numbers if not workspace.is_whole(number)]
@@ -285,10 +272,10 @@ def _make_parts(
 
     def tell(within: int = 0, _: int = 0) -> None:
         finished = within + sum(sizes[number] for number in workspace.find_done())
-        on_progress(finished, run.num_images)
+        on_progress(finished, len(run.images))
 
     make_worker = partial(
-        _ShardWorker,
+        _make_worker,
         run.make_writer(),
         workspace if engine.shares_files else None,
         tell if isinstance(engine, LocalEngine) else None,

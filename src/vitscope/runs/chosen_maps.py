@@ -172,7 +172,7 @@ def map_gallery(
     return found
 
 
-def _iter_images(run: ModelRun) -> Iterator[ImageBatch]:
+def _iter_images(run: ModelRun[AuditConfig]) -> Iterator[ImageBatch]:
     for batch in run.iter_batches(None):
         for index in range(len(batch.ids)):
             yield batch.select(slice(index, index + 1))

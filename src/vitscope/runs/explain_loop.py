@@ -160,4 +160,4 @@ def explain(
         out=folder,
     )
     execute = partial(run.execute, on_progress=on_progress)
-    return output.write(Explanation, run.plan, run.num_images, execute)
+    return output.write(Explanation, run.plan, f"{len(run.images)} images", execute)

@@ -11,7 +11,6 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from vitscope.config import RunConfig
-from vitscope.decomposition import choose_tolerance
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.addresses import read_image
@@ -19,12 +18,11 @@ from vitscope.images.covariates import NARROW, measure_range, note_narrow
 from vitscope.images.decoding import decode_for_model, image_id, prepare_image
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
-from vitscope.ledger import Ledger, check_balance, make_ledger
-from vitscope.maps.chosen_target import TargetLike, choose_target
+from vitscope.ledger import Ledger, balance_tolerance, check_balance, make_ledger
+from vitscope.maps.chosen_target import TargetLike
 from vitscope.maps.method import MapInput
 from vitscope.maps.references import References, make_references
 from vitscope.maps.removal import reads_patches_alone
-from vitscope.maps.token_maps import DEFAULT_MAPS
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.results.audit_result import AuditResult
@@ -52,21 +50,20 @@ from vitscope.results.schema import (
     LedgerSummary,
     Settings,
 )
-from vitscope.results.schema_maps import UsedJudgement
 from vitscope.results.schema_numbers import ImageNumbers
 from vitscope.results.verdict import ImageVerdict, judge_alone, judge_image, qualify
 from vitscope.results.vocabulary import ROW_MAPS
 from vitscope.row_maps import make_row_maps
-from vitscope.runs.audit_plan import digest_files, hash_held
 from vitscope.runs.chosen_maps import ChosenMaps
-from vitscope.runs.judgements import read_judgement
-from vitscope.runs.model_run import (
-    ModelRun,
-    OnProgress,
-    describe_preprocessing,
-    shuffle_images,
+from vitscope.runs.digests import digest_sets
+from vitscope.runs.model_run import ModelRun, OnProgress, shuffle_images
+from vitscope.runs.references import (
+    Wanted,
+    advise,
+    choose_explained,
+    find_reference,
+    read_reference,
 )
-from vitscope.runs.references import Wanted, advise, find_reference, read_reference
 from vitscope.trace import ClsTrace
 
 _REFERENCE_BATCH = 8
@@ -96,7 +93,7 @@ def fit_whole(
     return replace(preprocessing, size=whole, resize="cover", crop_fraction=1.0)
 
 
-class ExplainRun:
+class ExplainRun(ModelRun[RunConfig]):
     """One model explaining images, into one folder."""
 
     def __init__(
@@ -115,43 +112,25 @@ class ExplainRun:
         reference: AuditResult | None,
         out: Path | None,
     ) -> None:
-        """Prepare the run; the model is not touched yet."""
-        for name in ("renormalize", "cls_term"):
-            if getattr(config, name) != getattr(RunConfig(), name):
-                raise UsageError(
-                    f"{name} is set, but maps show every token's attention weight as it is: leave "
-                    "it out"
-                )
-        self._vit = vit
-        self._images = images
+        """Prepare the run; the model is used only if a setting must be chosen."""
+        config.check_of_maps()
         self._layer = vit.select_layer(layer)
-        self._preprocessing = images.preprocessing
-        self._run = ModelRun(vit, images, config)
+        super().__init__(vit, images, config)
         wanted = Wanted(
-            weights_hash=self._run.weights_hash,
-            behaviour=self._run.behaviour,
+            weights_hash=self.weights_hash,
+            behaviour=self.behaviour,
             layer=self._layer,
-            preprocessing=self._preprocessing,
+            preprocessing=images.preprocessing,
         )
         has_references = references is not None
-        default: Sequence[str] = DEFAULT_MAPS
-        self._judgement: UsedJudgement | None = None
-        if judged is None:
-            chosen = choose_target(vit, target, self._preprocessing, has_references=has_references)
-        else:
-            found = read_judgement(
-                judged,
-                vit,
-                wanted,
-                target,
-                has_references=has_references,
-                are_named=maps is not None,
-            )
-            self._judgement, default, chosen = found.about, found.maps, found.target
+        chosen = choose_explained(
+            judged, vit, wanted, target, has_references=has_references, are_named=maps is not None
+        )
+        self._judgement = chosen.judgement
         self._maps = ChosenMaps(
-            default if maps is None else maps,
-            self._run.config.torch_dtype,
-            chosen,
+            chosen.maps if maps is None else maps,
+            self.config.torch_dtype,
+            chosen.target,
             has_references=has_references,
             scored=score or judged is not None,
         )
@@ -160,65 +139,58 @@ class ExplainRun:
         self._others = references
         self._keeps_heads = heads
         self._compared: tuple[Preprocessing, References] | None = None
-        self._tolerance = choose_tolerance(self._run.config.torch_dtype, self._run.device)
-        self._unused: list[str] = []
-        if reference is None:
-            self._reference, self._unused = find_reference(wanted, out)
-        else:
-            self._reference = read_reference(reference, wanted)
+        self._tolerance = balance_tolerance(self.config.torch_dtype, self.device)
+        found, self._unused = (
+            find_reference(wanted, out)
+            if reference is None
+            else (read_reference(reference, wanted), [])
+        )
+        self._reference = None if found is None else found.about
+        self._means = None if found is None else found.means
 
     def _check_scored(self, references: ImageSet | None) -> None:
         # Before the passes.
         if self._maps.scoring is None or references is not None:
             return
-        if reads_patches_alone(self._vit.make_layout(*self._preprocessing.size)):
+        if reads_patches_alone(self.vit.make_layout(*self.images.preprocessing.size)):
             raise UsageError(
-                f"the output of {self._vit.info.id} is read from the patches alone, so that they "
+                f"the output of {self.vit.info.id} is read from the patches alone, so that they "
                 "cannot all be dropped to score maps: give references"
             )
-
-    @property
-    def num_images(self) -> int:
-        """Number of images."""
-        return len(self._images)
 
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        config, others = self._run.config, self._others
-        versions = hash_held(self._images, *([] if others is None else [others]))
-        settings = {
-            "kind": "explanation",
-            "images": digest_files(self._images, versions),
-            "maps": self._maps.names,
+        return self.make_plan(
+            "explanation",
+            self._maps.names,
+            **digest_sets(images=self.images, references=self._others),
+            maps=self._maps.names,
             **self._maps.describe_target(),
-            "scored": self._maps.scoring is not None,
-            "heads": self._keeps_heads,
-            "layer": self._layer,
-            **{name: getattr(config, name) for name in ("seed", "dtype", "size")},
-            "references": None if others is None else digest_files(others, versions),
-            "reference": None if self._reference is None else asdict(self._reference.about),
-            "judgement": None if self._judgement is None else asdict(self._judgement),
-        }
-        return self._run.make_plan(settings, self._maps.names)
+            scored=self._maps.scoring is not None,
+            heads=self._keeps_heads,
+            layer=self._layer,
+            size=self.config.size,
+            reference=None if self._reference is None else asdict(self._reference),
+            judgement=None if self._judgement is None else asdict(self._judgement),
+        )
 
     def execute(self, folder: Path, workspace: Workspace, on_progress: OnProgress | None) -> None:
         """Explain the images that are not done, and write the result."""
         done = workspace.find_done()
-        device, dtype = self._run.device, self._run.config.torch_dtype
-        with self._run.placed(), self._maps.target.vit.placed(device, dtype):
-            for index in sorted(set(range(len(self._images))) - done):
+        with self.placed(), self.placed(self._maps.target.vit):
+            for index in sorted(set(range(len(self.images))) - done):
                 try:
                     batch, image, preprocessing = self._see(index)
                 except ImageReadError as error:
-                    self._run.failures.append((self._images.name_image(index), str(error)))
+                    self.failures.append((self.images.name_image(index), str(error)))
                 else:
                     explained = self._explain(batch, image, preprocessing)
                     with workspace.new_part(index) as part:
                         write_kept(part, write_image(part, 0, explained))
                 if on_progress is not None:
-                    on_progress(index + 1, len(self._images))
-        self._run.check_some_read()
+                    on_progress(index + 1, len(self.images))
+        self.check_some_read()
         numbers = sorted(workspace.find_done())
         entries = keep_parts(ExplainedImage, folder, map(workspace.part, numbers))
         narrow = [
@@ -226,34 +198,33 @@ class ExplainRun:
             for entry in entries
             if measure_range(read_maps(folder / entry.file, entry.maps).image) < NARROW
         ]
-        reference = None if self._reference is None else self._reference.about
         summary = ExplanationSummary(
-            model=self._run.describe_model(),
+            model=self.describe_model(),
             settings=Settings(),
-            preprocessing=describe_preprocessing(self._vit, self._preprocessing),
+            preprocessing=self.describe_preprocessing(),
             data=DataSummary(
                 num_images=len(entries),
-                num_failed=len(self._run.failures),
-                notes=(*self._images.notes, *note_narrow(narrow, len(entries))),
+                num_failed=len(self.failures),
+                notes=(*self.images.notes, *note_narrow(narrow, len(entries))),
             ),
             ledger=LedgerSummary(
                 max_balance_error=max(entry.numbers.balance_error for entry in entries),
                 tolerance=self._tolerance,
             ),
             layer=self._layer,
-            reference=reference,
+            reference=self._reference,
             references_not_used=tuple(self._unused),
             judgement=self._judgement,
             scoring=self._maps.scoring,
             images=entries,
         )
-        told = None if reference is None else asdict(reference)
+        told = None if self._reference is None else asdict(self._reference)
         num_compared = 0 if self._compared is None else self._compared[1].num_images
         write_result(
             folder,
             summary,
-            failures=self._run.failures,
-            provenance=self._run.make_provenance(self._maps.names)
+            failures=self.failures,
+            provenance=self.make_provenance(self._maps.names)
             | {"reference": told, "num_map_references": num_compared}
             | {"plan": self.plan, "run": workspace.run_id}
             | self._maps.describe_target(),
@@ -263,28 +234,28 @@ class ExplainRun:
         self, index: int
     ) -> tuple[ImageBatch, UInt8[np.ndarray, "height width 3"], Preprocessing]:
         try:
-            data = read_image(self._images.addresses[index])
-            image = decode_for_model(data, self._preprocessing)
+            data = read_image(self.images.addresses[index])
+            image = decode_for_model(data, self.images.preprocessing)
             preprocessing = self._frame(image.size)
-            check_memory(self._vit, preprocessing.size, self._run.device, decoded=1)
+            check_memory(self.vit, preprocessing.size, self.device, decoded=1)
             shown, pixels = prepare_image(image, preprocessing)
         except (MemoryError, MemoryShortageError):
             raise ImageReadError("too large: not enough memory to read it") from None
-        placed = pixels.unsqueeze(0).to(self._run.device)
+        placed = pixels.unsqueeze(0).to(self.device)
         return ImageBatch([index], [image_id(data)], placed), np.asarray(shown), preprocessing
 
     def _frame(self, size: tuple[int, int]) -> Preprocessing:
         # Means and judgements require the same preprocessing.
         compared = self._reference is not None or self._judgement is not None
-        height, width = self._preprocessing.size
-        exact = height != width or isinstance(self._run.config.size, tuple)
-        if compared or exact or self._preprocessing.pipeline == "given":
-            return self._preprocessing
-        whole = fit_whole(size, self._preprocessing, self._vit.info.patch_size)
+        height, width = self.images.preprocessing.size
+        exact = height != width or isinstance(self.config.size, tuple)
+        if compared or exact or self.images.preprocessing.pipeline == "given":
+            return self.images.preprocessing
+        whole = fit_whole(size, self.images.preprocessing, self.vit.info.patch_size)
         try:
-            self._vit.make_layout(*whole.size)
+            self.vit.make_layout(*whole.size)
         except UsageError:  # the model accepts only its own size
-            return self._preprocessing
+            return self.images.preprocessing
         return whole
 
     def _explain(
@@ -293,14 +264,14 @@ class ExplainRun:
         image: UInt8[np.ndarray, "height width 3"],
         preprocessing: Preprocessing,
     ) -> ImageExplanation:
-        name = self._images.name_image(batch.indices[0])
-        with self._run.plain_errors(batch):
+        name = self.images.name_image(batch.indices[0])
+        with self.plain_errors(batch):
             given = self._maps.target.make_input(
                 batch.pixels,
                 self._compare(preprocessing),
                 self._maps.methods,
                 layer=self._layer,
-                seed=self._run.config.seed,
+                seed=self.config.seed,
             )
             ledger, row = self._map_row(given)
             others = self._maps.compute(given)
@@ -309,13 +280,12 @@ class ExplainRun:
                 f"the map {missing[0]} is undefined for {name}, which does not differ from its "
                 "references: give others, or leave one of the two out"
             )
-        means = None if self._reference is None else self._reference.means
-        numbers = measure_image(ledger, means)
+        numbers = measure_image(ledger, self._means)
         for of, shares in (("share", numbers.share), ("centred_share", numbers.centred_share)):
             if of in row:
                 outside = {term: share for term, share in shares.items() if term != "patches"}
                 row[of] = with_unplaced(row[of], outside)
-        whole = preprocessing is not self._preprocessing
+        whole = preprocessing is not self.images.preprocessing
         explained = ImageExplanation(
             path=name,
             image_id=batch.ids[0],
@@ -324,20 +294,17 @@ class ExplainRun:
             maps=self._maps.arrange(row | others),
             heads_by_layer=self._map_heads(batch) if self._keeps_heads else None,
             numbers=numbers,
-            verdict=qualify(self._judge(numbers), self._vit.info.own_output),
+            verdict=qualify(self._judge(numbers), self.vit.info.own_output),
         )
-        with self._run.plain_errors(batch):
+        with self.plain_errors(batch):
             gap, skill = self._maps.score(given, explained.shown)
         return replace(explained, gap=gap, skill=skill)
 
     def _judge(self, numbers: ImageNumbers) -> ImageVerdict:
-        reference = self._reference
-        if reference is not None:
-            return judge_image(
-                numbers.centred_share, reference.about.num_images, reference.about.images
-            )
-        run, vit = self._run, self._vit
-        remedy = advise(vit.info, self._layer, vit.last_layer, run.config)
+        about = self._reference
+        if about is not None:
+            return judge_image(numbers.centred_share, about.num_images, about.images)
+        remedy = advise(self.vit.info, self._layer, self.vit.last_layer, self.config)
         return judge_alone(numbers.share_without_bias, remedy)
 
     @torch.no_grad()
@@ -357,20 +324,20 @@ class ExplainRun:
             heads = trace.logits[0].float().softmax(dim=-1)[:, trace.layout.groups["patches"]]
             found.append(heads.reshape(-1, *trace.layout.grid).cpu())
 
-        with self._run.plain_errors(batch):
-            self._vit.trace(batch.pixels, sorted(self._vit.blocks), take, verified=False)
+        with self.plain_errors(batch):
+            self.vit.trace(batch.pixels, sorted(self.vit.blocks), take, verified=False)
         return torch.stack(found).numpy()
 
     def _trace(self, pixels: Pixels) -> ClsTrace:
         found: list[ClsTrace] = []
-        self._vit.trace(pixels, [self._layer], found.append)
+        self.vit.trace(pixels, [self._layer], found.append)
         return found[0]
 
     def _map_centred(self, trace: ClsTrace, ledger: Ledger) -> dict[str, ImageMap]:
         judged = self._judgement is not None and self._judgement.drawn == "share"
-        if self._reference is None or judged:  # figures would show it in place of the judged map
+        if self._means is None or judged:  # figures would show it in place of the judged map
             return {}
-        found = compute_centred_map(trace, ledger, self._reference.means)
+        found = compute_centred_map(trace, ledger, self._means)
         if found is None:
             return {}
         heads = found[0]
@@ -383,7 +350,7 @@ class ExplainRun:
             return None
         if self._compared is None or self._compared[0] != preprocessing:
             images = replace(self._others, preprocessing=preprocessing, described=False)
-            images = shuffle_images(images, self._run.config.seed)
+            images = shuffle_images(images, self.config.seed)
             vit = self._maps.target.vit
             self._compared = preprocessing, make_references(vit, self._read(images))
         return self._compared[1]
@@ -393,6 +360,6 @@ class ExplainRun:
         for batch in iter_batches(images, batch_size=_REFERENCE_BATCH):
             reasons += [f"{images.name_image(f.index)}: {f.reason}" for f in batch.failures]
             if batch.ids:
-                yield batch.pixels.to(self._run.device)
+                yield batch.pixels.to(self.device)
         if len(reasons) == len(images):
             raise ImageReadError(f"none of the references could be read; the first, {reasons[0]}")

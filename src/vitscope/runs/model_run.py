@@ -2,21 +2,20 @@
 
 import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Generic
 
 import numpy as np
 import torch
 
-from vitscope.config import AuditConfig, JudgeConfig, RunConfig
+from vitscope.config import AuditConfig, Config, JudgeConfig, RunConfig
 from vitscope.errors import (
     ImageReadError,
     ImbalanceError,
-    MemoryShortageError,
     NonFiniteError,
     UsageError,
     VitscopeError,
@@ -26,14 +25,13 @@ from vitscope.files.workspace import Plan
 from vitscope.images.addresses import ImageAddress, Images
 from vitscope.images.image_set import ImageBatch, ImageSet, iter_batches
 from vitscope.images.in_memory import HeldImage
-from vitscope.images.preprocessing import Preprocessing
-from vitscope.models.base import Pixels, ViTAdapter
+from vitscope.models.base import ViTAdapter
 from vitscope.models.identity import Behaviour, hash_weights
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.schema import ModelSummary, PreprocessingSummary
 from vitscope.runs.resources import (
     choose_pass_size,
-    free_cached_memory,
+    fits,
     list_versions,
     plain_memory_errors,
     settle_config,
@@ -44,19 +42,18 @@ OnProgress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
-class ModelRun:
-    """One model over one set of images."""
+class ModelRun(Generic[Config]):
+    """One model over one set of images: the base of every run."""
 
-    def __init__(self, vit: ViTAdapter, images: ImageSet, config: RunConfig) -> None:
+    def __init__(self, vit: ViTAdapter, images: ImageSet, config: Config) -> None:
         """Prepare the run; the model is used only if a setting must be chosen."""
+        self.vit, self.images = vit, images
         self.device = config.resolve_device()
         self.config = settle_config(vit, images, config, self.device)
         self.pass_size = choose_pass_size(vit, images.preprocessing.size, self.device)
         with vit.undisturbed():
             self.weights_hash = vit.weights_hash or hash_weights(vit.module)
         self.failures: list[tuple[str, str]] = []
-        self._vit = vit
-        self._images = images
         self._started = datetime.now(UTC)
         self._on_progress: OnProgress | None = None
         self._done = 0
@@ -64,13 +61,11 @@ class ModelRun:
     @cached_property
     def behaviour(self) -> Behaviour:
         """What the model computes with its weights."""
-        return self._vit.describe_behaviour()
+        return self.vit.describe_behaviour()
 
-    @contextmanager
-    def placed(self) -> Iterator[None]:
-        """Context with the model on the device and in the precision of the run."""
-        with self._vit.placed(self.device, self.config.torch_dtype):
-            yield
+    def placed(self, other: ViTAdapter | None = None) -> AbstractContextManager[None]:
+        """Context with the model, or another, on the device and in the precision of the run."""
+        return (other or self.vit).placed(self.device, self.config.torch_dtype)
 
     def iter_batches(
         self, on_progress: OnProgress | None, batches: Iterable[ImageBatch] | None = None
@@ -78,7 +73,7 @@ class ModelRun:
         """Iterate over the images in order; errors within a batch name its images."""
         self._on_progress, self._done = on_progress, 0
         for batch in self.read_batches() if batches is None else batches:
-            self.failures += [(self._images.name_image(f.index), f.reason) for f in batch.failures]
+            self.failures += [(self.images.name_image(f.index), f.reason) for f in batch.failures]
             if batch.indices:
                 pixels = batch.pixels.to(self.device, non_blocking=True)
                 yield replace(batch, pixels=pixels, failures=[])
@@ -88,7 +83,7 @@ class ModelRun:
     def tell_progress(self, of_batch: int = 0) -> None:
         """Tell how many images are done, with those of the current batch."""
         if self._on_progress is not None:
-            self._on_progress(self._done + of_batch, len(self._images))
+            self._on_progress(self._done + of_batch, len(self.images))
 
     def read_batches(self) -> Iterator[ImageBatch]:
         """Decode the images."""
@@ -96,19 +91,39 @@ class ModelRun:
         assert not isinstance(batch_size, str)
         assert not isinstance(num_workers, str)
         return iter_batches(
-            self._images,
+            self.images,
             batch_size=batch_size,
             num_workers=num_workers,
             pin_memory=self.device.type == "cuda",
         )
 
+    def apply(
+        self,
+        batch: ImageBatch,
+        work: Callable[[ImageBatch], None],
+        on_pass: Callable[[int], None] | None = None,
+    ) -> None:
+        """Process a batch in passes; one that does not fit into memory is halved from then on.
+
+        Between passes `on_pass`, by default the run's own progress, gets what is done of the batch.
+        """
+        done, count = 0, len(batch.ids)
+        while done < count:
+            piece = batch.select(slice(done, done + (self.pass_size or count)))
+            if fits(partial(work, piece), len(piece.ids)):
+                done += len(piece.ids)
+                if done < count:
+                    (on_pass or self.tell_progress)(done)
+            else:
+                self.pass_size = (len(piece.ids) + 1) // 2
+
     def name_images(self, batch: ImageBatch) -> list[str]:
         """Names of a batch's images in tables and messages."""
-        return [self._images.name_image(index) for index in batch.indices]
+        return [self.images.name_image(index) for index in batch.indices]
 
     def check_some_read(self) -> None:
         """Raise if no image could be read."""
-        if len(self.failures) == len(self._images):
+        if len(self.failures) == len(self.images):
             path, reason = self.failures[0]
             if len(self.failures) == 1:
                 raise ImageReadError(f"{path} cannot be read: {reason}")
@@ -136,17 +151,32 @@ class ModelRun:
 
     def _locate_non_finite(self, error: NonFiniteError, batch: ImageBatch) -> VitscopeError:
         paths = self.name_images(batch)
-        exact = self.config.dtype in {"float32", "float64"}
-        remedy = "check the weights" if exact else "run in float32"
-        found = _find_non_finite(self._vit, batch.pixels)
-        if found is None:
+        half = self.config.torch_dtype in HALF_PRECISIONS
+        remedy = "run in float32" if half else "check the weights"
+        # (layer, image within the batch) of each layer whose output row is not finite.
+        found: list[tuple[int, int]] = []
+
+        def look(trace: ClsTrace) -> None:
+            assert trace.output is not None
+            bad = ~trace.output.isfinite().all(dim=-1)
+            if bad.any():
+                found.append((trace.layer, int(bad.nonzero()[0, 0])))
+
+        self.vit.trace(batch.pixels, sorted(self.vit.blocks), look)
+        if not found:
             return VitscopeError(f"{error}, which is {paths[error.image]}: {remedy}")
-        layer, image = found
+        layer, image = found[0]
         return NonFiniteError(
             f"NaN or infinite activations, first in the output of layer {layer}, for "
             f"{paths[image]}: {remedy}",
             image=image,
         )
+
+    def describe_preprocessing(self) -> PreprocessingSummary:
+        """The preprocessing, and which of its fields are not the model's own."""
+        own, values = asdict(self.vit.preprocessing), asdict(self.images.preprocessing)
+        changed = tuple(name for name, value in values.items() if own[name] != value)
+        return PreprocessingSummary(**values, changed=changed)
 
     def describe_machine(self, maps: Iterable[str] = ()) -> dict[str, Any]:
         """Device, platform and versions, also of packages that declare these maps."""
@@ -162,10 +192,10 @@ class ModelRun:
 
     def describe_model(self) -> ModelSummary:
         """The model's entry in the summary."""
-        info = self._vit.info
+        info = self.vit.info
         described = asdict(info) | {
             "recipe": info.recipe or info.family,
-            "grid": self._vit.make_layout(*self._images.preprocessing.size).grid,
+            "grid": self.vit.make_layout(*self.images.preprocessing.size).grid,
             "dtype": str(self.config.dtype),
             "notes": (
                 *info.notes,
@@ -179,14 +209,16 @@ class ModelRun:
         del described["source"]
         return ModelSummary(**described)
 
-    def make_plan(self, settings: Mapping[str, Any], maps: Iterable[str] = ()) -> Plan:
+    def make_plan(self, kind: str, maps: Iterable[str] = (), /, **settings: Any) -> Plan:
         """All that numbers of single images depend on: settings, model, device and versions."""
         plan = {
+            "kind": kind,
+            **{name: getattr(self.config, name) for name in ("seed", "dtype")},
             **settings,
             "weights_hash": self.weights_hash,
             "behaviour_hash": self.behaviour.digest,
             "unknown": self.behaviour.unknown,
-            "preprocessing": asdict(self._images.preprocessing),
+            "preprocessing": asdict(self.images.preprocessing),
             "device": self.device.type,
             "versions": list_versions(maps),
         }
@@ -198,69 +230,18 @@ class ModelRun:
         finished = datetime.now(UTC).isoformat(timespec="seconds")
         date = finished.partition("T")[0]
         return {
-            "name": self.config.name or ", ".join(filter(None, (self._images.name, date))),
+            "name": self.config.name or ", ".join(filter(None, (self.images.name, date))),
             **self.describe_machine(maps),
             "config": asdict(self.config),
-            "model_source": self._vit.info.source,
+            "model_source": self.vit.info.source,
             "weights_hash": self.weights_hash,
             "behaviour_hash": self.behaviour.digest,
-            "preprocessing": asdict(self._images.preprocessing),
-            "num_images_given": len(self._images),
-            "notes": list(self._images.notes),
+            "preprocessing": asdict(self.images.preprocessing),
+            "num_images_given": len(self.images),
+            "notes": list(self.images.notes),
             "started": self._started.isoformat(timespec="seconds"),
             "finished": finished,
         }
-
-
-def _find_non_finite(vit: ViTAdapter, pixels: Pixels) -> tuple[int, int] | None:
-    # (layer, image within the batch) of the first layer whose output row is not finite.
-    found: list[tuple[int, int]] = []
-
-    def look(trace: ClsTrace) -> None:
-        assert trace.output is not None
-        bad = ~trace.output.isfinite().all(dim=-1)
-        if bad.any() and not found:
-            found.append((trace.layer, int(bad.nonzero()[0, 0])))
-
-    vit.trace(pixels, sorted(vit.blocks), look)
-    return found[0] if found else None
-
-
-class BatchFitter:
-    """Cuts batches into passes; a pass that does not fit into memory is halved from then on."""
-
-    def __init__(self, pass_size: int | None = None) -> None:
-        self._pass_size = pass_size
-
-    def apply(
-        self,
-        batch: ImageBatch,
-        work: Callable[[ImageBatch], None],
-        on_pass: Callable[[int], None] | None = None,
-    ) -> None:
-        """Process a batch in as many passes as needed; between them `on_pass` gets what is done."""
-        done, count = 0, len(batch.ids)
-        while done < count:
-            piece = batch.select(slice(done, done + (self._pass_size or count)))
-            if self._fits(piece, work):
-                done += len(piece.ids)
-                if on_pass is not None and done < count:
-                    on_pass(done)
-            else:
-                self._pass_size = (len(piece.ids) + 1) // 2
-
-    @staticmethod
-    def _fits(piece: ImageBatch, work: Callable[[ImageBatch], None]) -> bool:
-        try:
-            work(piece)
-        except MemoryShortageError:
-            if len(piece.ids) == 1:
-                raise
-        else:
-            return True
-        # The failed attempt's memory is released only after the except block.
-        free_cached_memory()
-        return False
 
 
 def make_image_set(
@@ -279,11 +260,17 @@ def make_image_set(
                 "preprocessed=True with an ImageSet: give it to ImageSet.from_sources instead"
             )
         return images
+    if preprocessed and config.size is not None:
+        raise UsageError("size is set, but preprocessed pixels have their own: leave one out")
+    preprocessing = replace(vit.preprocessing, draft=config.draft)
+    if config.input_size is not None:
+        preprocessing = preprocessing.with_size(config.input_size)
+    vit.make_layout(*preprocessing.size)
     # The limit of one-shot classification is one of classes.
     chosen = config if isinstance(config, AuditConfig | JudgeConfig) else AuditConfig()
     found = ImageSet.from_sources(
         images,
-        choose_preprocessing(vit, config, preprocessed=preprocessed),
+        preprocessing,
         preprocessed=preprocessed,
         limit=chosen.limit,
         seed=config.seed,
@@ -313,10 +300,10 @@ def drop_copies(batch: ImageBatch, seen: set[str]) -> ImageBatch:
     return batch if len(rows) == len(batch.ids) else batch.select(rows)
 
 
-def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
-    """Indices of the images of one shard; of all without one."""
+def take_share(images: ImageSet, shard: tuple[int, int] | None) -> ImageSet:
+    """The images of one shard; all without one."""
     if shard is None:
-        return range(len(images))
+        return images
     check_steady(images.addresses, "shard")
     number, count = shard
     start, stop = (len(images) * k // count for k in (number - 1, number))
@@ -325,30 +312,10 @@ def find_share(images: ImageSet, shard: tuple[int, int] | None) -> range:
             f"shard {number}/{count} of {len(images)} images holds none: use no more shards than "
             "images"
         )
-    return range(start, stop)
+    return images.select(range(start, stop))
 
 
 def shuffle_images(images: ImageSet, seed: int) -> ImageSet:
     """References in random order: the first few, to trace against, are not of one folder."""
     order = np.random.default_rng(seed).permutation(len(images))
     return images.select(order.tolist())
-
-
-def choose_preprocessing(
-    vit: ViTAdapter, config: RunConfig, *, preprocessed: bool = False
-) -> Preprocessing:
-    """Preprocessing at the requested input size."""
-    if preprocessed and config.size is not None:
-        raise UsageError("size is set, but preprocessed pixels have their own: leave one out")
-    preprocessing = replace(vit.preprocessing, draft=config.draft)
-    if config.input_size is not None:
-        preprocessing = preprocessing.with_size(config.input_size)
-    vit.make_layout(*preprocessing.size)
-    return preprocessing
-
-
-def describe_preprocessing(vit: ViTAdapter, preprocessing: Preprocessing) -> PreprocessingSummary:
-    """The preprocessing, and which of its fields are not the model's own."""
-    own, values = asdict(vit.preprocessing), asdict(preprocessing)
-    changed = tuple(name for name, value in values.items() if own[name] != value)
-    return PreprocessingSummary(**values, changed=changed)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from vitscope.adapters.registry import open_model
 from vitscope.config import OneShotConfig, combine
-from vitscope.decomposition import LayerRows, choose_tolerance, decompose_layers
+from vitscope.decomposition import LayerRows, decompose_layers
 from vitscope.errors import VitscopeError
 from vitscope.extras import require_package
 from vitscope.files.disk_errors import plain_disk_errors
@@ -25,9 +25,9 @@ from vitscope.files.tensor_files import RowFiles
 from vitscope.files.workspace import Plan
 from vitscope.images.addresses import Images
 from vitscope.images.covariates import NARROW, note_narrow
-from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.image_set import ImageBatch
 from vitscope.images.labels import LabelledImages, find_classes
-from vitscope.ledger import check_rows_finite
+from vitscope.ledger import balance_tolerance, check_rows_finite
 from vitscope.metrics.one_shot import (
     CLASSIFIERS,
     chance_accuracy,
@@ -45,14 +45,12 @@ from vitscope.results.one_shot_result import (
 from vitscope.results.saved_result import write_result
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
-from vitscope.runs.audit_plan import digest_files, hash_held
+from vitscope.runs.digests import digest_sets
 from vitscope.runs.model_run import (
-    BatchFitter,
     ModelRun,
     OnProgress,
     check_steady,
-    choose_preprocessing,
-    describe_preprocessing,
+    make_image_set,
 )
 from vitscope.runs.output import Output
 
@@ -61,7 +59,7 @@ Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
 
 _KINDS = ("term", "values", "attention", "block", "embedding")
 
-_SETTINGS = ("draws", "classifier", "limit", "seed", "renormalize", "cls_term")
+_SETTINGS = ("draws", "classifier", "limit", "renormalize", "cls_term")
 
 
 def one_shot(
@@ -126,7 +124,7 @@ def one_shot(
         return OneShotResult.own(scratch)
     if resume:
         check_steady(run.images.addresses, "resume")
-    if not output.has_comparable(OneShotResult, run.plan):
+    if not output.has(OneShotResult, run.plan):
         with staged_folder(output.folder, replaces=output.replaces, rescued=True) as staging:
             run.execute(staging, on_progress, on_draw)
     return OneShotResult(output.folder)
@@ -142,40 +140,46 @@ class _Images:
     bias: Float[np.ndarray, " dim"]
 
     def make_outputs(self, places: Int64[np.ndarray, "set class"]) -> Outputs:
-        chosen = {name: rows[places].astype(np.float64) for name, rows in self.features.items()}
-        return _make_outputs(chosen, self.bias.astype(np.float64))
+        """Full and restricted outputs in every readout, from the same features as an audit."""
+        kinds: Outputs = {kind: {} for kind in _KINDS}
+        for name, rows in self.features.items():
+            kind, part = name.split("/")
+            kinds[kind][part] = rows[places].astype(np.float64)
+        terms, values = kinds["term"], kinds["values"]
+        bias = self.bias.astype(np.float64)
+        groups = {name: term for name, term in terms.items() if name != "skip"}
+        total = np.sum(list(groups.values()), axis=0) + bias
+        # Renormalised outputs do not add up to the full ones, so all of them are stored.
+        kept = kinds["attention"] or {name: term + bias for name, term in groups.items()}
+        return {
+            "attention": {"full": total, **kept},
+            "residual": {"full": total + terms.get("skip", 0.0), **terms},
+            "values": {"full": np.sum(list(values.values()), axis=0), **values},
+            "block": kinds["block"],
+            "embedding": kinds["embedding"],
+        }
 
 
-class _OneShotRun:
+class _OneShotRun(ModelRun[OneShotConfig]):
     """One model over labelled images."""
 
     def __init__(self, vit: ViTAdapter, given: LabelledImages, config: OneShotConfig) -> None:
         self._labels = [label for label, images in given.classes.items() for _ in images]
-        image_set = ImageSet.from_sources(
-            given.list_images(),
-            choose_preprocessing(vit, config, preprocessed=given.preprocessed),
-            preprocessed=given.preprocessed,
-        )
-        vit.make_layout(*image_set.preprocessing.size)
-        self.images = replace(image_set, described=False)
-        self._run = ModelRun(vit, self.images, config)
-        self._preprocessing = describe_preprocessing(vit, image_set.preprocessing)
-        self._vit = vit
+        images, preprocessed = given.list_images(), given.preprocessed
+        image_set = make_image_set(vit, images, config, preprocessed=preprocessed)
+        super().__init__(vit, replace(image_set, described=False), config)
         self._given = given
-        self._config = config
         self._narrow: list[str] = []
 
     @cached_property
     def plan(self) -> Plan:
         """All that the numbers depend on."""
-        settings = {
-            "kind": OneShotSummary.KIND,
-            "images": digest_files(self.images, hash_held(self.images)),
-            "labels": _digest(self._labels),
-            **{name: getattr(self._config, name) for name in _SETTINGS},
-            "dtype": self._run.config.dtype,
-        }
-        return self._run.make_plan(settings)
+        return self.make_plan(
+            OneShotSummary.KIND,
+            **digest_sets(images=self.images),
+            labels=_digest(self._labels),
+            **{name: getattr(self.config, name) for name in _SETTINGS},
+        )
 
     def execute(
         self, folder: Path, on_progress: OnProgress | None, on_draw: OnProgress | None
@@ -192,10 +196,10 @@ class _OneShotRun:
         if len(classes) < 2:
             raise VitscopeError(
                 f"of {len(self._given.classes)} classes {len(classes)} hold two different "
-                f"readable images ({len(self._run.failures)} images could not be read): at "
+                f"readable images ({len(self.failures)} images could not be read): at "
                 "least two such classes are needed"
             )
-        pairs = draw_pairs(list(classes.values()), self._config.draws, self._config.seed)
+        pairs = draw_pairs(list(classes.values()), self.config.draws, self.config.seed)
         scores: list[DrawScore] = []
         # Many small products: on a busy machine BLAS threads that wait for each other make them a
         # hundred times slower, and the number of threads would change the last digits.
@@ -206,11 +210,11 @@ class _OneShotRun:
                     on_draw(draw + 1, len(pairs))
         top1, top5 = chance_accuracy(len(classes))
         summary = OneShotSummary(
-            model=self._run.describe_model(),
-            settings=Settings(renormalize=self._config.renormalize, cls_term=self._config.cls_term),
-            preprocessing=self._preprocessing,
+            model=self.describe_model(),
+            settings=Settings(renormalize=self.config.renormalize, cls_term=self.config.cls_term),
+            preprocessing=self.describe_preprocessing(),
             data=self._describe_data(images, classes),
-            layer=self._vit.last_layer,
+            layer=self.vit.last_layer,
             draws=len(pairs),
             readout="attention",
             accuracy=average_scores(scores),
@@ -220,9 +224,9 @@ class _OneShotRun:
         write_result(
             folder,
             summary,
-            failures=self._run.failures,
+            failures=self.failures,
             provenance={
-                **self._run.make_provenance(),
+                **self.make_provenance(),
                 "plan": self.plan,
                 "drawn": _digest(images.ids[place] for place in pairs.flat),
             },
@@ -233,42 +237,41 @@ class _OneShotRun:
         ids: list[str] = []
         bias = np.empty(0)  # the same for every image
         files = RowFiles(scratch)
-        with self._run.placed():
+        with self.placed():
 
             def take(batch: ImageBatch) -> None:
                 nonlocal bias
                 features, bias = self._decompose(batch)
                 files.append(features)
-                names = self._run.name_images(batch)
+                names = self.name_images(batch)
                 ranges = zip(names, batch.level_ranges, strict=True)
                 self._narrow += [name for name, part in ranges if part < NARROW]
                 labels.extend(self._labels[index] for index in batch.indices)
                 ids.extend(batch.ids)
 
-            fitter = BatchFitter(self._run.pass_size)
-            for batch in self._run.iter_batches(on_progress):
-                fitter.apply(batch, take, self._run.tell_progress)
-        self._run.check_some_read()
-        self._run.failures += self._given.failures
+            for batch in self.iter_batches(on_progress):
+                self.apply(batch, take)
+        self.check_some_read()
+        self.failures += self._given.failures
         return _Images(labels, ids, files.open_rows(), bias)
 
     def _decompose(self, batch: ImageBatch) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        layer = self._vit.last_layer
-        with self._run.plain_errors(batch):
+        layer = self.vit.last_layer
+        with self.plain_errors(batch):
             row = decompose_layers(
-                self._vit,
+                self.vit,
                 batch.pixels,
                 [layer],
-                renormalize=self._config.renormalize,
-                tolerance=choose_tolerance(self._run.config.torch_dtype, self._run.device),
-                cls_term=self._config.cls_term,
+                renormalize=self.config.renormalize,
+                tolerance=balance_tolerance(self.config.torch_dtype, self.device),
+                cls_term=self.config.cls_term,
             )[layer]
-            features = row.features | _keep_skip_alone(self._vit, row)
+            features = row.features | _keep_skip_alone(self.vit, row)
         wanted = {n: f for n, f in features.items() if n.partition("/")[0] in _KINDS}
         return {name: rows.numpy() for name, rows in wanted.items()}, row.bias.numpy()
 
     def _classify(self, draw: int, outputs: Outputs) -> Iterator[DrawScore]:
-        chosen = self._config.classifier
+        chosen = self.config.classifier
         for classifier in CLASSIFIERS if chosen == "both" else (chosen,):
             for readout, parts in outputs.items():
                 score = CLASSIFIERS[classifier](parts["full"][0])
@@ -283,7 +286,7 @@ class _OneShotRun:
         dropped = sorted([*self._given.too_small, *left_out])
         return OneShotData(
             num_images=num_images,
-            num_failed=len(self._run.failures),
+            num_failed=len(self.failures),
             num_repeated=num_read - num_images,
             notes=(*self._given.notes, *note_narrow(self._narrow, len(images.labels))),
             num_classes=len(classes),
@@ -305,25 +308,3 @@ def _keep_skip_alone(vit: ViTAdapter, rows: LayerRows) -> dict[str, Tensor]:
     for name, part in found.items():
         check_rows_finite(part.isfinite().all(dim=-1), f"of {name} ", vit.last_layer)
     return found
-
-
-def _make_outputs(
-    features: Mapping[str, Float[np.ndarray, "*image dim"]], bias: Float[np.ndarray, " dim"]
-) -> Outputs:
-    # Full and restricted outputs in every readout, from the same features as an audit.
-    kinds: Outputs = {kind: {} for kind in _KINDS}
-    for name, rows in features.items():
-        kind, part = name.split("/")
-        kinds[kind][part] = rows
-    terms, values = kinds["term"], kinds["values"]
-    groups = {name: term for name, term in terms.items() if name != "skip"}
-    total = np.sum(list(groups.values()), axis=0) + bias
-    # Renormalised outputs do not add up to the full ones, so all of them are stored.
-    kept = kinds["attention"] or {name: term + bias for name, term in groups.items()}
-    return {
-        "attention": {"full": total, **kept},
-        "residual": {"full": total + terms.get("skip", 0.0), **terms},
-        "values": {"full": np.sum(list(values.values()), axis=0), **values},
-        "block": kinds["block"],
-        "embedding": kinds["embedding"],
-    }

@@ -58,15 +58,17 @@ class Output:
         self,
         kind: type[_Result],
         plan: Plan,
-        num_images: int,
+        parts: str,
         execute: Callable[[Path, Workspace], None],
+        *,
+        rescued: bool = True,
     ) -> _Result:
-        """Write a result that is made image by image, unless it is there."""
+        """Write a result that is made of parts, such as "49 images", unless it is there."""
         if self.folder is None:
             with scratch_folder() as folder, TemporaryDirectory(prefix="vitscope-parts-") as parts:
                 execute(folder, Workspace(Path(parts)))
             return kind.own(folder)
-        if self.has_comparable(kind, plan):
+        if self.has(kind, plan):
             discard_workspace(self.folder)  # left by a run that was killed at its very end
         else:
             check_target(self.folder, self.replaces)
@@ -74,21 +76,18 @@ class Output:
                 open_workspace(
                     self.folder, plan, resume=self.resume, overwrite=self.overwrite
                 ) as workspace,
-                told_of_kept(workspace, f"{num_images} images", resume=self.resume),
-                staged_folder(self.folder, replaces=self.replaces, rescued=True) as staging,
+                told_of_kept(workspace, parts, resume=self.resume),
+                staged_folder(self.folder, replaces=self.replaces, rescued=rescued) as staging,
             ):
                 execute(staging, workspace)
         return kind(self.folder)
-
-    def has_comparable(self, kind: type[SavedResult], plan: Plan) -> bool:
-        """As `has`, of a plan that says what of its computation cannot be compared."""
-        # With any such thing, no result can be known to be this one.
-        return not plan["unknown"] and self.has(kind, plan)
 
     def has(self, kind: type[SavedResult], plan: Plan) -> bool:
         """Whether a resumed run finds the result of its plan; another one is refused."""
         target = self.folder
         if not self.resume or target is None or not (target.is_dir() and is_result(target)):
+            return False
+        if plan.get("unknown"):  # what cannot be compared: no result is known to be this one
             return False
         provenance, workspace = read_provenance(kind, target), Workspace(place_of(target))
         if workspace.find_done() and workspace.run_id != provenance.get("run"):

@@ -22,7 +22,7 @@ from vitscope.results.gallery import GalleryCandidates
 from vitscope.results.manifest import Manifest, write_sums
 from vitscope.results.records import RecordWriter
 from vitscope.results.saved_result import write_failures
-from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress, drop_copies
+from vitscope.runs.model_run import ModelRun, OnProgress, drop_copies
 from vitscope.trace import StreamTrace, TokenStates
 
 MACHINE = "machine.json"
@@ -57,36 +57,26 @@ class PartWriter:
     ) -> None:
         """Write the part of a shard; its images are decoded unless given as batches."""
         part = _Part(self, folder, shard)
-        run = ModelRun(self.vit, shard.images, self.config)
-        fitter = BatchFitter(run.pass_size)
         with ExitStack() as stack:
-            stack.enter_context(run.placed())
+            stack.enter_context(part.placed())
             part.open_writers(stack)
-            different = filter(None, map(part.drop_copies, run.iter_batches(on_progress, batches)))
+            different = filter(None, map(part.drop_copies, part.iter_batches(on_progress, batches)))
             for number, batch in enumerate(different):
                 verified = number == 0 or self._is_drawn(batch.ids[0])
-                take = partial(part.take, run, verified=verified)
-                fitter.apply(batch, take, run.tell_progress)
+                part.apply(batch, partial(part.take, verified=verified))
         part.close()
-        write_failures(folder, run.failures)
-        write_json(folder / MACHINE, run.describe_machine(self.config.maps or ()))
-
-    def settle_here(self) -> None:
-        """Move the model to this process's device for good: no other process uses it."""
-        self.vit.module.to(self.config.resolve_device())
 
     def _is_drawn(self, image_id: str) -> bool:
         digest = blake2b(f"{self.config.seed} {image_id}".encode(), digest_size=8).digest()
         return int.from_bytes(digest, "big") < self.config.verified * 2**64
 
 
-class _Part:
+class _Part(ModelRun[AuditConfig]):
     """Tables and sums of one shard."""
 
     def __init__(self, writer: PartWriter, folder: Path, shard: Shard) -> None:
-        self._vit = writer.vit
+        super().__init__(writer.vit, shard.images, writer.config)
         self._manifest = writer.manifest
-        self._config = writer.config
         self._folder = folder
         self._first_index = shard.first_index
         self._seen = set(shard.elsewhere)
@@ -96,7 +86,7 @@ class _Part:
         self._writers: dict[int, RecordWriter] = {}
 
     def open_writers(self, stack: ExitStack) -> None:
-        keep = self._config.features == "keep"
+        keep = self.config.features == "keep"
         last = self._manifest.last_layer
         for layer in self._manifest.layers:
             writer = RecordWriter(self._folder, layer, last, keep_features=keep)
@@ -109,10 +99,10 @@ class _Part:
         self._sums.num_repeated += len(batch.ids) - len(kept.ids)
         return kept if kept.ids else None
 
-    def take(self, run: ModelRun, batch: ImageBatch, *, verified: bool) -> None:
+    def take(self, batch: ImageBatch, *, verified: bool) -> None:
         """Add a batch, or nothing of it if any of it fails."""
         streams: list[StreamTrace] = []
-        with run.plain_errors(batch):
+        with self.plain_errors(batch):
             rows = self._decompose(batch, streams, verified=verified)
             (stream,) = streams
             patch_norms = stream.patch_norms.cpu()
@@ -131,29 +121,31 @@ class _Part:
                 scalars |= _describe_tokens(row.tokens)
             if layer == self._manifest.last_layer:
                 scalars |= scalars_of_last
-            identities = list(zip(run.name_images(batch), batch.ids, strict=True))
+            identities = list(zip(self.name_images(batch), batch.ids, strict=True))
             self._writers[layer].append(identities, scalars, row.features, {"bias": row.bias})
 
     def close(self) -> None:
         write_sums(self._folder, self._manifest, self._sums)
-        if self._config.gallery:
+        if self.config.gallery:
             self._candidates.write(self._folder)
+        write_failures(self._folder, self.failures)
+        write_json(self._folder / MACHINE, self.describe_machine(self.config.maps or ()))
 
     def _decompose(
         self, batch: ImageBatch, streams: list[StreamTrace], *, verified: bool
     ) -> dict[int, LayerRows]:
         wanted: list[int] = []
-        if self._config.gallery:
+        if self.config.gallery:
             wanted = [row for row, name in enumerate(batch.ids) if self._candidates.wants(name)]
         places = [self._first_index + batch.indices[row] for row in wanted]
         names = [batch.ids[row] for row in wanted]
         return decompose_layers(
-            self._vit,
+            self.vit,
             batch.pixels,
             self._manifest.layers,
-            renormalize=self._config.renormalize,
+            renormalize=self.config.renormalize,
             tolerance=self._manifest.tolerance,
-            cls_term=self._config.cls_term,
+            cls_term=self.config.cls_term,
             verified=verified,
             on_stream=streams.append,
             on_maps=partial(self._candidates.update, places, names) if wanted else None,

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from vitscope.engines.local import LocalEngine
 from vitscope.errors import DiskError, ImageReadError, ResultError, UsageError
 from vitscope.files.printable import printable_path
 from vitscope.files.storage import as_folder, is_result, never, scratch_folder, staged_folder
-from vitscope.files.workspace import Plan, how_to_resume
+from vitscope.files.workspace import how_to_resume
 from vitscope.images.addresses import Images
 from vitscope.images.image_set import ImageSet
 from vitscope.images.paths import check_given
@@ -43,15 +43,14 @@ from vitscope.results.remedy_comparison import (
 from vitscope.results.remedy_result import RemedyResult
 from vitscope.results.remedy_text import tell_remedy
 from vitscope.results.saved_result import TemporaryFolder, read_runs, write_result
-from vitscope.results.schema import RemediesSummary
+from vitscope.results.schema import Provenance, RemediesSummary
 from vitscope.results.schema_remedies import COMPARISON, ORIGINAL, ComparedRemedy
 from vitscope.runs.audit_loop import audit_as_lead
-from vitscope.runs.audit_plan import adopt_choices
 from vitscope.runs.audit_run import AuditRun
 from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
 from vitscope.runs.output import Output
 from vitscope.runs.remedy_fit import fit_remedy, read_remedies
-from vitscope.runs.remedy_measures import Asked, Measured
+from vitscope.runs.remedy_measures import Measure, choose_measures
 
 _INTERRUPTIONS = (KeyboardInterrupt, SystemExit, OSError, DiskError, ImageReadError)
 """What need not happen again if a run is resumed."""
@@ -117,7 +116,7 @@ def compare_remedies(
         if getattr(config, name) != expected:
             raise UsageError(f"{name} is set, and a comparison needs {name}={expected!r}")
     target = as_folder(out)
-    Output.check(target and target / COMPARISON, overwrite=overwrite, resume=resume)
+    output = Output.check(target and target / COMPARISON, overwrite=overwrite, resume=resume)
     if target is not None:
         for number, remedy in enumerate(chosen, 1):
             path = target / f"{_name_folder(number, remedy)}{SUFFIX}"
@@ -129,7 +128,7 @@ def compare_remedies(
     image_set = make_image_set(vit, images, config, preprocessed=preprocessed).without_copies()
     if resume:
         check_steady(image_set.addresses, "resume")
-    asked = Asked.check(
+    measures = choose_measures(
         vit,
         image_set,
         config,
@@ -138,14 +137,12 @@ def compare_remedies(
         preprocessed=preprocessed,
         resume=resume,
     )
-    make_run = partial(
-        _Comparison, vit, image_set, config, chosen, asked=asked, on_progress=on_progress
-    )
+    compare = partial(_Comparison, vit, image_set, config, chosen, measures, output, on_progress)
     if target is None:
         with scratch_folder() as folder:
-            make_run(folder=folder, is_kept=False).execute()
+            compare(folder).execute()
         return RemedyResult(folder / COMPARISON, keeper=TemporaryFolder(folder))
-    make_run(folder=target, overwrite=overwrite, resume=resume).execute()
+    compare(target).execute()
     return RemedyResult(target / COMPARISON)
 
 
@@ -157,22 +154,19 @@ class _Comparison:
     images: ImageSet
     config: AuditConfig
     remedies: Sequence[Remedy]
-    folder: Path
-    asked: Asked
+    measures: Sequence[Measure]
+    output: Output  # of the comparison
     on_progress: OnProgress | None
-    is_kept: bool = True
-    overwrite: bool = False
-    resume: bool = False
+    folder: Path  # of all that is compared
 
     def execute(self) -> None:
         """Audit the original and each edit, then write the comparison."""
         try:
             self._execute()
-        except BaseException as error:
-            is_passing = isinstance(error, _INTERRUPTIONS)
-            if is_passing and self.is_kept and is_result(self.folder / ORIGINAL):
+        except _INTERRUPTIONS as error:
+            if self.output.folder is not None and is_result(self.folder / ORIGINAL):
                 where = printable_path(self.folder)
-                advice = how_to_resume(resume=self.resume)
+                advice = how_to_resume(resume=self.output.resume)
                 error.add_note(f"finished audits are kept in {where}: {advice}")
             raise
 
@@ -192,11 +186,12 @@ class _Comparison:
             with fitted.applied(self.vit) as vit:
                 after = self._audit(vit, name, number, config, shown)
                 seconds = _time_passes(vit, run, pixels)
-                found = measured.compare(self._measure(vit, name, number))
+                pairs = zip(self.measures, measured, self._measure(vit, name, number), strict=True)
+                found = {one.change: one.compare(first, second) for one, first, second in pairs}
             runs[name] = after.provenance["run"]
-            one = _compare(before, after, fitted.label, seconds / original)
-            compared.append(replace(one, **found))
+            compared.append(_compare(before, after, fitted.label, seconds / original, found))
         summary = before.summary
+        described = zip(self.measures, measured, strict=True)
         made = RemediesSummary(
             model=summary.model,
             settings=summary.settings,
@@ -205,22 +200,23 @@ class _Comparison:
             layer=summary.layer,
             verdict=summary.last.verdict,
             high_norm=find_high_norm(summary),
-            **measured.describe(),
             remedies=tuple(compared),
+            **{one.field: one.describe(result) for one, result in described},
         )
-        provenance = {
-            **run.make_provenance(),
-            "config": asdict(self.config),
-            "audits": runs,
-        }
-        replaces = is_result if self.overwrite or self.resume else never
-        earlier, run_id = (
-            _find_earlier(self.folder / COMPARISON) if self.overwrite else (set[Path](), None)
-        )
-        with staged_folder(self.folder / COMPARISON, replaces=replaces) as staging:
-            write_result(staging, made, failures=before.failures, provenance=provenance)
+        provenance = run.make_provenance() | {"config": asdict(self.config), "audits": runs}
+        self._write(made, before.failures, provenance)
+
+    def _write(
+        self, made: RemediesSummary, failures: Sequence[tuple[str, str]], provenance: Provenance
+    ) -> None:
+        output, target = self.output, self.folder / COMPARISON
+        replaces = is_result if output.overwrite or output.resume else never
+        earlier, run_id = _find_earlier(target) if output.overwrite else (set[Path](), None)
+        with staged_folder(target, replaces=replaces) as staging:
+            write_result(staging, made, failures=failures, provenance=provenance)
         folder = self.folder.resolve()
-        kept = {folder / place / name for place in self.asked.places for name in runs}
+        places = [".", *(measure.place for measure in self.measures)]
+        kept = {folder / place / name for place in places for name in provenance["audits"]}
         for path in earlier - kept:
             # Replaced like the comparison that they were part of: a report would show them.
             shutil.rmtree(path)
@@ -233,11 +229,12 @@ class _Comparison:
     def _fit(self, remedy: Remedy, name: str, before: AuditResult) -> Remedy:
         # A resumed run uses what it measured, whose audit may have begun.
         path, run_id = self.folder / f"{name}{SUFFIX}", before.provenance["run"]
-        if self.resume and not remedy.list_measured():
+        output = self.output
+        if output.resume and not remedy.list_measured():
             remedy = find_saved(remedy, path, run_id) or remedy
         fitted = fit_remedy(self.vit, remedy, self.images, self.config)
-        if self.is_kept and fitted.measured_on is not None:
-            save_remedy(fitted, path, overwrite=self.overwrite or self.resume, run=run_id)
+        if output.folder is not None and fitted.measured_on is not None:
+            save_remedy(fitted, path, overwrite=output.overwrite or output.resume, run=run_id)
         return fitted
 
     def _audit(
@@ -249,30 +246,29 @@ class _Comparison:
         shown: Sequence[str] | None = None,
     ) -> AuditResult:
         config = replace(config, limit=None, size=None, draft=False, masks=None, seed=0)
+        make_run = partial(AuditRun, vit, self.images, config, shown=shown)
+        output = replace(self.output, folder=self.folder / name)
+        return audit_as_lead(output, make_run, LocalEngine(), partial(self._tell, number, 0))
 
-        def make_run(earlier: Plan | None) -> AuditRun:
-            return AuditRun(vit, self.images, adopt_choices(config, earlier), shown)
+    def _measure(self, vit: ViTAdapter, name: str, number: int) -> list[Any]:
+        found: list[Any] = []
+        done = len(self.images)
+        for measure in self.measures:
+            result = measure.run(
+                vit,
+                out=self.folder / measure.place / name,
+                overwrite=self.output.overwrite,
+                resume=self.output.resume,
+                on_progress=partial(self._tell, number, done),
+            )
+            found.append(result)
+            done += measure.num_images
+        return found
 
-        folder = self.folder / name
-        output = Output(folder, self.overwrite, self.resume)
-        return audit_as_lead(
-            output, folder, make_run, LocalEngine(), lambda done, _: self._tell(number, done)
-        )
-
-    def _measure(self, vit: ViTAdapter, name: str, number: int) -> Measured:
-        return self.asked.measure(
-            vit,
-            self.folder,
-            name,
-            overwrite=self.overwrite,
-            resume=self.resume,
-            on_progress=lambda done, _: self._tell(number, len(self.images) + done),
-        )
-
-    def _tell(self, number: int, done: int) -> None:
+    def _tell(self, number: int, before: int, done: int, _: int) -> None:
         if self.on_progress is not None:
-            each = len(self.images) + self.asked.num_images
-            self.on_progress(number * each + done, (len(self.remedies) + 1) * each)
+            each = len(self.images) + sum(measure.num_images for measure in self.measures)
+            self.on_progress(number * each + before + done, (len(self.remedies) + 1) * each)
 
 
 def _leave_trace_out(config: AuditConfig) -> AuditConfig:
@@ -294,22 +290,23 @@ def _find_earlier(comparison: Path) -> tuple[set[Path], str | None]:
         return set(), None
 
 
-def _time_passes(vit: ViTAdapter, run: ModelRun, pixels: Pixels) -> float:
+def _time_passes(vit: ViTAdapter, run: ModelRun[AuditConfig], pixels: Pixels) -> float:
     # Least seconds of a forward pass: other work on the machine only adds to them.
-    with vit.placed(run.device, run.config.torch_dtype), torch.no_grad():
-        return min(_time_pass(vit, pixels) for _ in range(_TIMED_PASSES))
-
-
-def _time_pass(vit: ViTAdapter, pixels: Pixels) -> float:
     # On a CPU the processor's seconds, in which other programs have no part.
     clock = time.process_time if pixels.device.type == "cpu" else time.perf_counter
-    started = clock()
-    with vit.undisturbed(), vit.autocast.applied(pixels.device):
-        vit.run(pixels.to(vit.parameter.dtype)).cpu()
-    return clock() - started
+    seconds = []
+    with run.placed(vit), torch.no_grad(), vit.undisturbed():
+        for _ in range(_TIMED_PASSES):
+            started = clock()
+            with vit.autocast.applied(pixels.device):
+                vit.run(pixels.to(vit.parameter.dtype)).cpu()
+            seconds.append(clock() - started)
+    return min(seconds)
 
 
-def _compare(before: AuditResult, after: AuditResult, edit: str, ratio: float) -> ComparedRemedy:
+def _compare(
+    before: AuditResult, after: AuditResult, edit: str, ratio: float, measured: Mapping[str, Any]
+) -> ComparedRemedy:
     changes, drift = compare_audits(before, after), measure_drift(before, after)
     first, second = before.summary.trace, after.summary.trace
     return ComparedRemedy(
@@ -322,4 +319,5 @@ def _compare(before: AuditResult, after: AuditResult, edit: str, ratio: float) -
         maps=compare_maps(before, after),
         traces=None if first is None else (first, second),
         time_ratio=ratio,
+        **measured,
     )

@@ -2,16 +2,15 @@
 
 import os
 import platform
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
-from typing import TypeVar
 
 import torch
 
-from vitscope.config import AuditConfig, DType, RunConfig
+from vitscope.config import AuditConfig, Config, DType, RunConfig
 from vitscope.decomposition import choose_dtype
 from vitscope.errors import MemoryShortageError
 from vitscope.images.image_set import ImageSet, iter_batches
@@ -41,12 +40,10 @@ _LIBRARIES = (
 
 _MEMORY_MESSAGES = ("allocate memory", "STATUS_ALLOC_FAILED")
 
-_Config = TypeVar("_Config", bound=RunConfig)
-
 
 def settle_config(
-    vit: ViTAdapter, images: ImageSet, config: _Config, device: torch.device
-) -> _Config:
+    vit: ViTAdapter, images: ImageSet, config: Config, device: torch.device
+) -> Config:
     """Replace "auto" settings by choices."""
     asked = 1 if isinstance(config.batch_size, str) else min(config.batch_size, len(images))
     check_memory(vit, images.preprocessing.size, device, decoded=max(1, asked))
@@ -56,6 +53,20 @@ def settle_config(
         batch_size=choose_batch_size(vit, images.preprocessing.size, config, device),
         num_workers=choose_num_workers(config, device),
     )
+
+
+def fits(work: Callable[[], object], num_images: int) -> bool:
+    """Do some work; False if memory is short for these images, unless it is for a single one."""
+    try:
+        work()
+    except MemoryShortageError:
+        if num_images == 1:
+            raise
+    else:
+        return True
+    # The failed attempt's memory is released only after the except block.
+    free_cached_memory()
+    return False
 
 
 def free_cached_memory() -> None:
@@ -141,14 +152,14 @@ def _try_dtype(
     vit: ViTAdapter, pixels: Pixels, device: torch.device, layers: Sequence[int]
 ) -> DType:
     # On fewer images if memory is short, as in the run itself.
-    try:
+    found: list[DType] = []
+
+    def choose() -> None:
         with plain_memory_errors(device, len(pixels)):
-            return choose_dtype(vit, pixels, device, layers)
-    except MemoryShortageError:
-        if len(pixels) == 1:
-            raise
-    # The failed attempt's memory is released only after the except block.
-    free_cached_memory()
+            found.append(choose_dtype(vit, pixels, device, layers))
+
+    if fits(choose, len(pixels)):
+        return found[0]
     return _try_dtype(vit, pixels[: len(pixels) // 2], device, layers)
 
 

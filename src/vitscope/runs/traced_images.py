@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError, VitscopeError
@@ -21,10 +20,10 @@ from vitscope.maps.traced import Trace, trace_output
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.memory import check_memory
 from vitscope.results.summary import make_rows, write_traces
-from vitscope.runs.model_run import BatchFitter, ModelRun, OnProgress
+from vitscope.runs.model_run import ModelRun, OnProgress
 
 
-class TracedImages:
+class TracedImages(ModelRun[AuditConfig]):
     """A sample of a run's images; each is compared with others of them.
 
     Images that cannot be read are passed over, and copies are drawn once.
@@ -35,23 +34,20 @@ class TracedImages:
         order = np.random.default_rng(config.seed).permutation(len(images))
         shuffled = replace(images.select(order.tolist()), described=False)
         # As many at a time as are kept for comparison, so that neither takes most of the memory.
-        self._run = ModelRun(vit, shuffled, replace(config, batch_size=NUM_TRACED))
-        self._pass_size = min(self._run.pass_size or NUM_TRACED, NUM_TRACED)
-        self._num_images = config.trace
-        self._vit = vit
-        self._preprocessing = images.preprocessing
+        super().__init__(vit, shuffled, replace(config, batch_size=NUM_TRACED))
+        self.pass_size = min(self.pass_size or NUM_TRACED, NUM_TRACED)
 
     def check(self) -> None:
         """Trace one image, to refuse before a run what would fail after it."""
         with self._prepared():
-            kept = NUM_TRACED + self._pass_size
-            check_memory(self._vit, self._preprocessing.size, self._run.device, kept=kept)
+            kept = NUM_TRACED + (self.pass_size or NUM_TRACED)
+            check_memory(self.vit, self.images.preprocessing.size, self.device, kept=kept)
             batches = list(self._iter_sample(NUM_TRACED + 1))
             if not batches:
                 return  # no image can be read; the run will report it
             tried = batches[-1].select(slice(-1, None))
-            with self._run.plain_errors(tried):
-                references = make_references(self._vit, (batch.pixels for batch in batches))
+            with self.plain_errors(tried):
+                references = make_references(self.vit, (batch.pixels for batch in batches))
                 if references.num_images < 2:
                     raise UsageError(
                         "trace compares images with each other: expected two or more different "
@@ -60,7 +56,13 @@ class TracedImages:
                 given = self._explain(tried.pixels, references)
                 if not bool(references.mean_feature.isfinite().all()):
                     return  # the run will report it
-                self._check_differs(given.own.feature, references.mean_feature)
+                feature, mean = given.own.feature, references.mean_feature
+                noise = 10 * torch.finfo(feature.dtype).eps * mean.norm()
+                if bool((feature - mean).norm() <= noise):
+                    raise UsageError(
+                        "trace follows what differs between images, and the output is the same "
+                        f"for the first {NUM_TRACED + 1} that were tried"
+                    )
                 trace_output(given)
 
     def write(
@@ -71,28 +73,28 @@ class TracedImages:
 
         def trace(batch: ImageBatch) -> None:
             given = self._explain(batch.pixels, references)
-            with self._run.plain_errors(batch):
+            with self.plain_errors(batch):
                 found = trace_output(given)
             rows.append(make_rows(batch.ids, _list_columns(given, found)))
 
         with self._prepared():
-            sample = self._iter_sample(self._num_images, audited)
-            references = make_references(self._vit, (batch.pixels for batch in sample))
-            fitter, done = BatchFitter(self._pass_size), 0
+            sample = self._iter_sample(self.config.trace, audited)
+            references = make_references(self.vit, (batch.pixels for batch in sample))
+            done = 0
 
             def tell(of_batch: int = 0) -> None:
                 if on_progress is not None:
                     on_progress(done + of_batch, references.num_images)
 
-            for batch in self._iter_sample(self._num_images, audited):
-                fitter.apply(batch, trace, tell)
+            for batch in self._iter_sample(self.config.trace, audited):
+                self.apply(batch, trace, tell)
                 done += len(batch.ids)
                 tell()
         write_traces(folder, pa.concat_tables(rows))
 
     def _iter_sample(self, count: int, among: Container[str] | None = None) -> Iterator[ImageBatch]:
         seen: set[str] = set()
-        for batch in self._run.iter_batches(None):
+        for batch in self.iter_batches(None):
             rows = []
             for row, image_id in enumerate(batch.ids):
                 known = image_id in seen or not (among is None or image_id in among)
@@ -106,27 +108,18 @@ class TracedImages:
 
     def _explain(self, pixels: Pixels, references: References) -> MapInput:
         return MapInput(
-            vit=self._vit,
+            vit=self.vit,
             pixels=pixels,
             choice=explain_self,
             references=references,
             keeps_attentions=False,
         )
 
-    @staticmethod
-    def _check_differs(features: Tensor, mean: Tensor) -> None:
-        noise = 10 * torch.finfo(features.dtype).eps * mean.norm()
-        if bool((features - mean).norm() <= noise):
-            raise UsageError(
-                "trace follows what differs between images, and the output is the same for the "
-                f"first {NUM_TRACED + 1} that were tried"
-            )
-
     @contextmanager
     def _prepared(self) -> Iterator[None]:
         try:
             # A caller's inference mode would keep gradients from being computed.
-            with torch.inference_mode(False), self._run.placed():
+            with torch.inference_mode(False), self.placed():
                 yield
         except VitscopeError as error:
             error.add_note("only tracing failed: without trace the audit may run")
