@@ -108,7 +108,7 @@ def _label(summary: Summary) -> str:
 def _make_map(name: str, each: ImageMap, one: ImageExplanation) -> _Map:
     score = [tell_score(one.skill[name], one.gap[name])] if name in one.skill else []
     told = [_keep_together(line) for line in tell_map(each.about, float(each.values.sum()))]
-    return _place_values(each, [*score, *told, *_ADDED.get(name, _add_error)(each, one)])
+    return _place_values(each, [*score, *told, *_tell_more(name, each, one)])
 
 
 def _place_values(each: ImageMap, told: Sequence[str]) -> _Map:
@@ -133,31 +133,24 @@ def _scale(values: np.ndarray, about: MapSummary) -> tuple[np.ndarray, dict[str,
     return scaled, {"cmap": colours, "vmin": low, "vmax": high, "interpolation": "nearest"}
 
 
-def _add_patch_share(_: ImageMap, one: ImageExplanation) -> list[str]:
-    without = "" if "registers" in one.numbers.attention_mass else " (no registers)"
-    return [f"patch share {write_number(one.numbers.patch_share)}{without}"]
-
-
-def _add_cosines(_: ImageMap, one: ImageExplanation) -> list[str]:
+def _tell_more(name: str, each: ImageMap, one: ImageExplanation) -> list[str]:
+    # What the caption of a map says besides what it leaves out.
     numbers = one.numbers
-    if numbers.centred_cosine:
+    if name == "attention":
+        without = "" if "registers" in numbers.attention_mass else " (no registers)"
+        return [f"patch share {write_number(numbers.patch_share)}{without}"]
+    if name == "contribution_norm" and numbers.centred_cosine:
         found = numbers.centred_cosine["attention"]["patches"]
         return [f"cos(c_patches, t) = {write_number(found)},", "both less the reference's means"]
-    raw, with_bias = numbers.cosine, numbers.restricted_cosine
-    return [
-        f"raw: cos(c_patches, t) = {write_number(raw['attention']['patches'])}",
-        f"cos(c_patches + bias, t) = {write_number(with_bias['attention']['patches'])}",
-    ]
-
-
-def _add_error(each: ImageMap, _: ImageExplanation) -> list[str]:
+    if name == "contribution_norm":
+        raw, with_bias = numbers.cosine["attention"], numbers.restricted_cosine["attention"]
+        return [
+            f"raw: cos(c_patches, t) = {write_number(raw['patches'])}",
+            f"cos(c_patches + bias, t) = {write_number(with_bias['patches'])}",
+        ]
     if each.error is None:
         return []
     return [f"mean standard error of a patch {write_number(float(each.error.mean()))}"]
-
-
-_ADDED = {"attention": _add_patch_share, "contribution_norm": _add_cosines}
-"""What the caption of a map says besides what it leaves out."""
 
 
 # --- words ---------------------------------------------------------------------------------------
