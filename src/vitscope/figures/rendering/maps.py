@@ -57,6 +57,7 @@ _LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
 _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
 _TITLE_LETTERS, _UNIT_LETTERS = 30, 40
 """Letters per line, for wide letters; those of label, verdict and basis on a page."""
+_PHOTO: Mapping[str, Any] = {"interpolation": "lanczos"}
 _MEANING = (
     "Attention of each head (across) in each layer (down) on the patches. Every map has a scale of "
     "its own, from zero (blue) to its largest patch (yellow). That is the number below it, in "
@@ -140,7 +141,7 @@ def _percent(largest: float) -> str:
     return f"{percent:.2g}" if percent < 9.5 else f"{percent:.0f}"
 
 
-_PHOTO: Mapping[str, Any] = {"interpolation": "lanczos"}
+# --- content -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
