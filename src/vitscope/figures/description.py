@@ -56,7 +56,8 @@ class FigureData:
     points: tuple[Point, ...]  # its numbers, in the order of display
     notes: tuple[str, ...]  # notes on the numbers, in sentences
     shown: tuple[ModelResult, ...]  # results on the figure
-    omitted: Mapping[str, str]  # reason for each omitted result, by its label
+    # reason for each omitted result, by its label
+    omitted: Mapping[str, str] = field(default_factory=dict)
     heading: str = ""  # title of the figure; empty if the panels say it
     axis: str = ""  # label of the numbers' axis
     # titles of panels, where they differ from the keys

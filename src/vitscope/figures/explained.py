@@ -111,7 +111,6 @@ def describe_judged_maps(result: ModelResult, index: int) -> FigureData:
         points=tuple(_list_patches(result, image.path, panels)),
         notes=tuple(chain(*tell_judged(result.judgement))),
         shown=(result,),
-        omitted={},
     )
 
 
@@ -125,7 +124,7 @@ def describe_heads_by_layer(result: ModelResult, image: ImageExplanation) -> Fig
         for layer, heads in enumerate(image.heads_by_layer)
         for head, values in enumerate(heads)
     )
-    return FigureData(points=tuple(points), notes=(), shown=(result,), omitted={})
+    return FigureData(points=tuple(points), notes=(), shown=(result,))
 
 
 def _list_patches(result: ModelResult, path: str, panels: Mapping[str, _Panel]) -> Iterator[Point]:

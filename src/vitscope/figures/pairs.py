@@ -71,7 +71,8 @@ def _read_ledger(result: ModelResult, total: str) -> list[Point]:
     return [
         Point(model=result, panel=total, term=a, other=b, number=cell)
         for a in order_terms(ledger)
-        for b, share in ((b, ledger[a][b]) for b in order_terms(ledger[a]))
+        for b in order_terms(ledger[a])
+        for share in [ledger[a][b]]
         if (cell := make_interval(share.unbiased, share.ci95, biased=share.biased)) is not None
     ]
 

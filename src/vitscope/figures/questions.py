@@ -211,7 +211,7 @@ def draw_heads(result: ModelResult, image_id: str) -> Drawing:
     """Attention of every head in every layer of the image with an identity."""
     # Reading maps needs torch.
     from vitscope.figures.explained import describe_heads_by_layer
-    from vitscope.figures.rendering.heads_by_layer import plot_heads_by_layer
+    from vitscope.figures.rendering.maps import plot_heads_by_layer
     from vitscope.results.explanation import Explanation
 
     explanation = Explanation(result.folder)

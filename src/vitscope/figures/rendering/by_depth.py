@@ -84,9 +84,8 @@ def draw_by_depth(data: FigureData) -> Figure:
             look: dict[str, Any] = {"color": colours[base], "linestyle": dashes, "label": label}
             depth = own[0].model.summary.model.depth
             handles.append(_plot_banded(panel, own, scale=1 / depth, **look))
-        panel.set_xlim(-0.02, 1.02)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-        panel.set_xlabel("relative depth (0: embeddings)")
+        panel.set(xlim=(-0.02, 1.02), xlabel="relative depth (0: embeddings)")
         _add_heading(panel, family, handles)
     return finish(figure, data, panels)
 
@@ -113,8 +112,7 @@ def _draw_terms(data: FigureData, along: str) -> tuple[Figure, list[Axes]]:
         for term, own in group_points(points, lambda point: point.term).items():
             _plot_banded(panel, own, color=colour_term(term))
         panel.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        panel.set_title(literal(points[0].model.label))
-        panel.set_xlabel(along)
+        panel.set(title=literal(points[0].model.label), xlabel=along)
     terms = dict.fromkeys(point.term for point in data.points)
     looks = {name_token(term): Look(colour_term(term), "o", "-") for term in terms}
     return finish(figure, data, panels, handles=make_handles(looks)), panels
@@ -128,10 +126,8 @@ def draw_sources_by_layer(data: FigureData) -> Figure:
         layers = model.audit.layers
         for term, own in group_points(part.points, lambda point: point.term).items():
             _plot_banded(panel, own, mark_term(term), color=colour_term(term))
-        panel.set_ylim(part.limits)
-        panel.set_xlim(layers[0].index - 0.5, layers[-1].index + 0.5)
-        panel.set_xticks(choose_ticks(layers))
-        panel.set(xlabel="layer", ylabel=part.axis)
+        panel.set(xlabel="layer", ylabel=part.axis, xticks=choose_ticks(layers))
+        panel.set(xlim=(layers[0].index - 0.5, layers[-1].index + 0.5), ylim=part.limits)
         size = min(SMALL_PT, _SYMBOLS_PT / len(layers))
         for layer in layers:
             write_above(panel, layer.index, SYMBOLS[layer.verdict.status], fontsize=size)
@@ -174,9 +170,8 @@ def draw_map_curves(data: FigureData) -> Figure:
             look = _MAP_LOOKS[role := find_role(own[0])]
             front = 2 + list(_MAP_LOOKS).index(role)
             plot_line(panel, own, 100, zorder=front, label=literal(name), **look)
-        panel.set_title(literal(data.titles[key]))
-        panel.set_xlabel(f"{CURVES[key.rsplit(' ', 1)[-1]]} (%)")
-        panel.set_xlim(0, 100)
+        along = f"{CURVES[key.rsplit(' ', 1)[-1]]} (%)"
+        panel.set(title=literal(data.titles[key]), xlabel=along, xlim=(0, 100))
     handles = [
         Line2D([], [], label=literal(roles[role]), **look)
         for role, look in reversed([*_MAP_LOOKS.items()])

@@ -110,10 +110,8 @@ def _use_size_axis(panel: Axes, data: FigureData, points: Sequence[Point]) -> No
     low, high = min(span), max(span)
     pad = 3.0 if high / low < _FAR_APART else 1.7
     low, high = low / pad, high * pad
-    panel.set_xscale("log")
-    panel.set_xlim(low, high)
+    panel.set(xscale="log", xlim=(low, high), xlabel="parameters (millions)")
     use_plain_ticks(panel.xaxis)
-    panel.set_xlabel("parameters (millions)")
     if data.limits is not None:
         panel.set_ylim(data.limits)
     for place, label in label_sizes(point.model for point in points):

@@ -35,9 +35,8 @@ def draw_distributions(data: FigureData) -> Figure:
         names = [_name_size(point.model) for point in points]
         panel.set_xticks(range(len(points)), names)
         slack = max(0.6, (_FEWEST_SLOTS - len(points) + 1) / 2)
-        panel.set_xlim(-slack, len(points) - 1 + slack)
-        panel.set_ylim(data.limits)
-        panel.set_title(literal(family))
+        limits = (-slack, len(points) - 1 + slack)
+        panel.set(xlim=limits, ylim=data.limits, title=literal(family))
         panel.grid(axis="y")
     panels[0].set_ylabel(data.axis)
     return finish(figure, data)
@@ -59,8 +58,8 @@ def draw_clouds(data: FigureData) -> Figure:
         )
         for line in (panel.axhline, panel.axvline):
             line(0, color=HAIRLINE, linewidth=0.6, zorder=0)
-        panel.set_title(literal(data.titles[str(model.folder)]))
-        panel.set_xlabel("share of skip connection")
+        title = literal(data.titles[str(model.folder)])
+        panel.set(title=title, xlabel="share of skip connection")
     return finish(figure, data, panels)
 
 

@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator
 
 from vitscope.figures.explained import tell_explained, tell_judged
 from vitscope.figures.judged import order_kept
-from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL, choose_limits
+from vitscope.figures.rendering.overlays import DIVERGING, SEQUENTIAL, choose_limits, paint
 from vitscope.figures.rendering.style import (
     BASE_PT,
     FAINT,
@@ -46,10 +46,23 @@ _MAP_IN, _TALLEST_IN = 1.32, 2.4
 _MOST_HEADS, _HEAD_IN, _TALLEST_HEAD_IN, _HEAD_GAP_IN = 8, 0.72, 1.3, 0.1
 _SMALL_LINE_IN, _LINE_IN, _GAP_IN = 0.107, 0.13, 0.16
 _NO_BREAK = "\u00a0"
+_NAMES_IN, _LAYERS_TOP_IN, _IMAGE_IN, _NARROWEST_IN = 0.36, 1.36, 0.95, 4.2
+_CELL_IN, _TALLEST_CELL_IN, _CELL_GAP_IN, _NUMBER_IN = 0.62, 1.2, 0.04, 0.12
+"""For a grid of the heads of all layers."""
+_DIGITS = 5 * 0.65
+"""Width of five digits, in parts of the size of their font."""
+_LETTER_IN = 0.063
+"""Width of a letter of the text above them, on average."""
 _LOW_BAR_IN, _LOWEST_BAR_IN = 0.45, 0.16
 _IMAGE_LETTERS, _CAPTION_LETTERS, _VERDICT_LETTERS, _BASIS_LETTERS = 27, 36, 115, 135
 _TITLE_LETTERS, _UNIT_LETTERS = 30, 40
 """Letters per line, for wide letters; those of label, verdict and basis on a page."""
+_PHOTO: Mapping[str, Any] = {"interpolation": "lanczos"}
+_MEANING = (
+    "Attention of each head (across) in each layer (down) on the patches. Every map has a scale of "
+    "its own, from zero (blue) to its largest patch (yellow). That is the number below it, in "
+    "percent of what the head gives to all tokens."
+)
 
 
 @in_style()
@@ -57,7 +70,7 @@ def plot_explanations(
     explanations: Sequence[Explanation], image_id: str, *, heads: bool = False
 ) -> Figure:
     """The image with its maps, each on a scale of its own; one row per model."""
-    sheet = _Sheet()
+    sheet = _Sheet(_page_width())
     for explanation in explanations:
         summary, index = explanation.summary, explanation.image_ids.index(image_id)
         one = explanation.read_image(index)
@@ -68,7 +81,7 @@ def plot_explanations(
         sheet.add_words(*tell_explained(summary, index, one))
         for each in one.shown.values() if heads else ():
             sheet.add_heads(one, each)
-    return sheet.finish()
+    return sheet.finish(sheet.top + _GAP_IN)
 
 
 @in_style()
@@ -80,13 +93,55 @@ def plot_judged(result: ModelResult, index: int) -> Figure:
         _place_values(found.maps[name], [f"skill {write_number(image.skill[name], 2)}"])
         for name in order_kept(summary, image)
     ]
-    sheet = _Sheet()
+    sheet = _Sheet(_page_width())
     sheet.add_maps(summary, found, [printable(image.path.rsplit("/", 1)[-1])], maps)
     sheet.add_words(*tell_judged(summary))
-    return sheet.finish()
+    return sheet.finish(sheet.top + _GAP_IN)
 
 
-_PHOTO: Mapping[str, Any] = {"interpolation": "lanczos"}
+@in_style()
+def plot_heads_by_layer(result: ModelResult, path: str, one: ImageMaps) -> Figure:
+    """Attention: a row for each layer, a map for each head; above them the image."""
+    layers = one.heads_by_layer
+    assert layers is not None
+    num_layers, num_heads, rows, columns = layers.shape
+    step = min(_CELL_IN, (PAGE_IN - _NAMES_IN - _LEFT_IN) / num_heads)
+    width, height = _fit((rows, columns), step - _CELL_GAP_IN, _TALLEST_CELL_IN)
+    down = height + _NUMBER_IN + _CELL_GAP_IN
+    across = max(_NARROWEST_IN, _NAMES_IN + num_heads * step + _LEFT_IN)
+    page = _LAYERS_TOP_IN + num_layers * down + _LEFT_IN
+    sheet = _Sheet(across)
+    sheet.describe_heads(result.model_id, printable(path.rsplit("/", 1)[-1]))
+    grid = sheet.figure.add_axes((0, 0, across, page))
+    grid.set_axis_off()
+    wide, high = _fit(one.image.shape, _IMAGE_IN, _IMAGE_IN)
+    place = (_LEFT_IN, _LEFT_IN + wide, _LEFT_IN + high, _LEFT_IN)
+    grid.imshow(one.image, extent=place, interpolation="lanczos")
+    of_numbers = min(SMALL_PT, 72 * step / _DIGITS)
+    pools = result.summary.model.global_feature == "attention pooling"
+    for layer, heads in enumerate(layers):
+        top = _LAYERS_TOP_IN + layer * down
+        name = "pool" if pools else str(layer)
+        grid.text(_NAMES_IN - 0.06, top + height / 2, name, size=SMALL_PT, ha="right", va="center")
+        for head, values in enumerate(heads):
+            left = _NAMES_IN + head * step
+            extent = (left, left + width, top + height, top)
+            grid.imshow(paint(values, signed=False), extent=extent, interpolation="nearest")
+            middle, below, told = left + width / 2, top + height + 0.015, _percent(values.max())
+            grid.text(middle, below, told, size=of_numbers, color=FAINT, ha="center", va="top")
+            if layer == 0:
+                grid.text(middle, top - 0.03, str(head), size=SMALL_PT, ha="center", va="bottom")
+    # Last, since each image moves the limits.
+    grid.set(xlim=(0, across), ylim=(page, 0), aspect="auto")
+    return sheet.finish(page)
+
+
+def _percent(largest: float) -> str:
+    percent = 100 * float(largest)
+    return f"{percent:.2g}" if percent < 9.5 else f"{percent:.0f}"
+
+
+# --- content -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -108,7 +163,7 @@ def _label(summary: Summary) -> str:
 def _make_map(name: str, each: ImageMap, one: ImageExplanation) -> _Map:
     score = [tell_score(one.skill[name], one.gap[name])] if name in one.skill else []
     told = [_keep_together(line) for line in tell_map(each.about, float(each.values.sum()))]
-    return _place_values(each, [*score, *told, *_ADDED.get(name, _add_error)(each, one)])
+    return _place_values(each, [*score, *told, *_tell_more(name, each, one)])
 
 
 def _place_values(each: ImageMap, told: Sequence[str]) -> _Map:
@@ -133,31 +188,24 @@ def _scale(values: np.ndarray, about: MapSummary) -> tuple[np.ndarray, dict[str,
     return scaled, {"cmap": colours, "vmin": low, "vmax": high, "interpolation": "nearest"}
 
 
-def _add_patch_share(_: ImageMap, one: ImageExplanation) -> list[str]:
-    without = "" if "registers" in one.numbers.attention_mass else " (no registers)"
-    return [f"patch share {write_number(one.numbers.patch_share)}{without}"]
-
-
-def _add_cosines(_: ImageMap, one: ImageExplanation) -> list[str]:
+def _tell_more(name: str, each: ImageMap, one: ImageExplanation) -> list[str]:
+    # What the caption of a map says besides what it leaves out.
     numbers = one.numbers
-    if numbers.centred_cosine:
+    if name == "attention":
+        without = "" if "registers" in numbers.attention_mass else " (no registers)"
+        return [f"patch share {write_number(numbers.patch_share)}{without}"]
+    if name == "contribution_norm" and numbers.centred_cosine:
         found = numbers.centred_cosine["attention"]["patches"]
         return [f"cos(c_patches, t) = {write_number(found)},", "both less the reference's means"]
-    raw, with_bias = numbers.cosine, numbers.restricted_cosine
-    return [
-        f"raw: cos(c_patches, t) = {write_number(raw['attention']['patches'])}",
-        f"cos(c_patches + bias, t) = {write_number(with_bias['attention']['patches'])}",
-    ]
-
-
-def _add_error(each: ImageMap, _: ImageExplanation) -> list[str]:
+    if name == "contribution_norm":
+        raw, with_bias = numbers.cosine["attention"], numbers.restricted_cosine["attention"]
+        return [
+            f"raw: cos(c_patches, t) = {write_number(raw['patches'])}",
+            f"cos(c_patches + bias, t) = {write_number(with_bias['patches'])}",
+        ]
     if each.error is None:
         return []
     return [f"mean standard error of a patch {write_number(float(each.error.mean()))}"]
-
-
-_ADDED = {"attention": _add_patch_share, "contribution_norm": _add_cosines}
-"""What the caption of a map says besides what it leaves out."""
 
 
 # --- words ---------------------------------------------------------------------------------------
@@ -189,8 +237,8 @@ def _keep_together(line: str) -> str:
 class _Sheet:
     """A figure filled from its top, in inches; it becomes as high as what is on it."""
 
-    def __init__(self) -> None:
-        self.figure = ShownFigure(figsize=(_page_width(), 1))
+    def __init__(self, width: float) -> None:
+        self.figure = ShownFigure(figsize=(width, 1))
         self.top = -_GAP_IN  # where the next part begins
 
     def add_maps(
@@ -210,7 +258,7 @@ class _Sheet:
         for start in range(0, len(maps), across):
             line = list(zip(lefts, maps[start : start + across], strict=False))
             beside = [(_LEFT_IN, photo)] if start == 0 else []
-            self._add_line([*beside, *line], _fit(one, _MAP_IN, _TALLEST_IN))
+            self._add_line([*beside, *line], _fit(one.image.shape, _MAP_IN, _TALLEST_IN))
 
     def _add_line(self, line: Sequence[tuple[float, _Map]], size: tuple[float, float]) -> None:
         units = self.top + max(len(each.title) for _, each in line) * _LINE_IN
@@ -242,7 +290,7 @@ class _Sheet:
         whole, look = _scale(each.heads, each.about)
         title = f"{each.about.title} of each head, {_name_unit(each.about)}"
         self._write(_LEFT_IN, self.top, [title], weight="bold")
-        size = width, height = _fit(one, _HEAD_IN, _TALLEST_HEAD_IN)
+        size = width, height = _fit(one.image.shape, _HEAD_IN, _TALLEST_HEAD_IN)
         room = int((_page_width() - 2 * _LEFT_IN - _HEAD_GAP_IN) / (_HEAD_IN + _HEAD_GAP_IN))
         most = min(_MOST_HEADS, room)
         step = (width + _HEAD_GAP_IN, height + _LINE_IN + _HEAD_GAP_IN)
@@ -257,9 +305,18 @@ class _Sheet:
                 self._add_bar(image, beside, above + _LINE_IN, max(height, _LOWEST_BAR_IN))
         self.top = top + math.ceil(len(whole) / most) * step[1]
 
-    def finish(self) -> Figure:
+    def describe_heads(self, *names: str) -> None:
+        """What the attention of all heads is of, beside the image."""
+        left = 2 * _LEFT_IN + _IMAGE_IN
+        letters = int((self.figure.get_figwidth() - left) / _LETTER_IN)
+        model, image = (shorten(name, letters) for name in names)
+        top = self._write(left, _LEFT_IN, [model], size=BASE_PT, weight="bold")
+        top = self._write(left, top, [image], size=BASE_PT)
+        self._write(left, top, textwrap.wrap(_MEANING, letters), size=BASE_PT, color=FAINT)
+
+    def finish(self, height: float) -> Figure:
         """The figure, with inches from the upper left corner as parts of its size."""
-        width, height = _page_width(), self.top + _GAP_IN
+        width = self.figure.get_figwidth()
         self.figure.set_size_inches(width, height)
         for text in self.figure.texts:
             left, top = text.get_position()
@@ -302,8 +359,7 @@ class _Sheet:
         bar.ax.tick_params(labelsize=SMALL_PT, pad=1)
 
 
-def _fit(one: ImageMaps, width: float, tallest: float) -> tuple[float, float]:
-    # A map has the image's aspect ratio.
-    rows, columns = one.image.shape[:2]
-    height = min(tallest, width * rows / columns)
+def _fit(shape: Sequence[int], widest: float, tallest: float) -> tuple[float, float]:
+    rows, columns = shape[:2]
+    height = min(tallest, widest * rows / columns)
     return height * columns / rows, height

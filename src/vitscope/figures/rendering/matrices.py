@@ -108,9 +108,7 @@ def _plot_ranks(panel: Axes, points: Sequence[Point]) -> None:
     bars = panel.barh(range(len(terms)), values, color=[colour_term(t) for t in terms], height=0.65)
     panel.bar_label(bars, [f" {value:.1f}" for value in values], fontsize=SMALL_PT)
     panel.set_yticks(range(len(terms)), [literal(name_term(term)) for term in terms])
-    panel.set_ylim(len(terms) - 0.4, -0.6)
-    panel.set_xlim(0, 1.2 * max(values))
-    panel.set_xlabel("effective rank")
+    panel.set(ylim=(len(terms) - 0.4, -0.6), xlim=(0, 1.2 * max(values)), xlabel="effective rank")
 
 
 def _plot_matrix(

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from vitscope.figures.description import FigureData, Point
 from vitscope.figures.rendering.style import (
@@ -224,7 +224,7 @@ def use_plain_ticks(axis: Axis) -> None:
     ticks = MaxNLocator(_MOST_TICKS - 1) if narrow else FixedLocator(_choose_ticks(low, high))
     axis.set_major_locator(ticks)
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: _format_tick(value)))
+    axis.set_major_formatter(lambda value, _: f"{value:,g}" if value >= 1 else f"{value:.3g}")
 
 
 def _letter_in(size_pt: float) -> float:
@@ -239,7 +239,3 @@ def _choose_ticks(low: float, high: float) -> list[float]:
         if len(ticks) <= _MOST_TICKS:
             return ticks
     return ticks
-
-
-def _format_tick(value: float) -> str:
-    return f"{value:,g}" if value >= 1 else f"{value:.3g}"

@@ -212,8 +212,7 @@ def _name_rows(panel: Axes, data: FigureData, names: Iterable[str]) -> None:
     # The first at the top.
     labels = list(map(literal, names))
     panel.set_yticks(range(len(labels)), labels)
-    panel.set_ylim(len(labels) - 0.5, -0.5)
+    panel.set(ylim=(len(labels) - 0.5, -0.5), xlabel=data.axis)
     panel.tick_params(axis="y", length=0)
-    panel.set_xlabel(data.axis)
     if data.limits is not None:
         panel.set_xlim(data.limits)

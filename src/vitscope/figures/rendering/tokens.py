@@ -59,14 +59,13 @@ def _plot_norms(panel: Axes, points: Sequence[Point]) -> None:
         )
     values = [point.number.value for point in points]
     panel.set_xticks(range(len(points)), [literal(_shorten(point.term)) for point in points])
-    panel.set_xlim(-0.6, len(points) - 0.4)
+    panel.set(xlim=(-0.6, len(points) - 0.4), ylabel="norm")
     if max(values) > _WIDE * min(values):
         panel.set_yscale("log")
         use_plain_ticks(panel.yaxis)
     else:
         panel.set_ylim(bottom=0)
     panel.grid(axis="y")
-    panel.set_ylabel("norm")
 
 
 def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -> None:
@@ -91,10 +90,9 @@ def _plot_cosines(panel: Axes, points: Sequence[Point], highlight: str | None) -
         )
     names = [state.replace("normed", "layer-\nnormed") for state in STATES]
     panel.set_xticks(range(len(STATES)), names)
-    panel.set_xlim(-0.55, len(STATES) - 0.45)
+    panel.set(xlim=(-0.55, len(STATES) - 0.45), ylabel="mean pairwise cosine")
     panel.set_ylim(top=1.05)
     panel.grid(axis="y")
-    panel.set_ylabel("mean pairwise cosine")
     panel.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=SMALL_PT)
 
 
@@ -114,8 +112,8 @@ def _plot_dimensions(panel: Axes, points: Sequence[Point], highlight: str | None
             label=token,
         )
     panel.axhline(0, color=FAINT, linewidth=0.5, zorder=1)
-    panel.set_xlabel("dimension, by mean activation before")
-    panel.set_ylabel("mean activation (grey: other tokens)" if highlight else "mean activation")
+    numbers = "mean activation (grey: other tokens)" if highlight else "mean activation"
+    panel.set(xlabel="dimension, by mean activation before", ylabel=numbers)
 
 
 def _shorten(token: str) -> str:
