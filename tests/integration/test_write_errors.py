@@ -154,7 +154,7 @@ def test_whatever_stops_its_saving_a_temporary_result_is_kept(tmp_path, monkeypa
     def stop(*_):
         raise error
 
-    monkeypatch.setattr("vitscope.results.saved_result._copy", stop)
+    monkeypatch.setattr("vitscope.results.saved_result.staged_folder", stop)
     made = tmp_path / "made"
     made.mkdir()
     with pytest.raises(error) as caught:

@@ -85,18 +85,15 @@ def read_ids(folder: Path) -> pa.ChunkedArray:
 def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:
     shards = [shard_paths(part, layer) for part in parts]
     keep = all(shards)
-    target = table_path(folder, layer, last_layer)
-    with plain_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     tables = [table_path(part, layer, last_layer) for part in parts]
     names = pq.read_schema(tables[0]).names if tables else []
     kept = [name for name in names if keep or not name.startswith("centred_")]
+    target = table_path(folder, layer, last_layer)
     with closing(TableWriter(target, GROUP_ROWS)) as writer:
         for group in chain.from_iterable(map(iter_row_groups, tables)):
             writer.write(group.select(kept))
     if keep:
         home = folder / "features" / f"{layer:03d}"
         with plain_disk_errors(home):
-            home.mkdir(parents=True)
             for index, shard in enumerate(chain.from_iterable(shards)):
                 link_or_copy(shard, home / f"{index:06d}.safetensors")
