@@ -31,8 +31,6 @@ from vitscope.results.saved_result import (
 from vitscope.results.schema import DataSummary, Provenance
 from vitscope.results.summary import add_centred_numbers, read_column, summarize, summarize_traces
 
-_NO_IDS = pa.chunked_array([], pa.string())
-
 
 def finish_result(
     folder: Path,
@@ -77,9 +75,9 @@ def merge_parts(
 
 def read_ids(folder: Path) -> pa.ChunkedArray:
     """Identities of the images of a part or a result."""
-    table = folder / IMAGES
-    # A part without readable images has no table.
-    return read_table(table, "image_id")["image_id"] if table.exists() else _NO_IDS
+    if not (folder / IMAGES).exists():  # a part without readable images
+        return pa.chunked_array([], pa.string())
+    return read_table(folder / IMAGES, "image_id")["image_id"]
 
 
 def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:

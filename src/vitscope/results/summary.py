@@ -27,7 +27,7 @@ from vitscope.metrics.sums import AuditSums
 from vitscope.results.manifest import Manifest
 from vitscope.results.records import column_name, replace_columns, shard_paths
 from vitscope.results.saved_result import concat_tables, read_table, write_table
-from vitscope.results.schema import AuditLedger, AuditSummary, DataSummary
+from vitscope.results.schema import AuditLedger, AuditSummary, DataSummary, Settings
 from vitscope.results.schema_numbers import (
     Anatomy,
     CovariateSummary,
@@ -72,7 +72,7 @@ def summarize(
         layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
     return AuditSummary(
         model=manifest.model,
-        settings=manifest.settings,
+        settings=Settings(renormalize=manifest.renormalize, cls_term=manifest.cls_term),
         preprocessing=manifest.preprocessing,
         data=data,
         ledger=summarize_errors(tables.values(), manifest.tolerance),
