@@ -151,10 +151,10 @@ def test_a_temporary_result_that_cannot_be_saved_is_kept(vit, photos, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_whatever_stops_its_saving_a_temporary_result_is_kept(tmp_path, monkeypatch, error):
-    def stop(*_):
+    def stop(*_, **__):
         raise error
 
-    monkeypatch.setattr("vitscope.results.saved_result._copy", stop)
+    monkeypatch.setattr("vitscope.results.saved_result.staged_folder", stop)
     made = tmp_path / "made"
     made.mkdir()
     with pytest.raises(error) as caught:

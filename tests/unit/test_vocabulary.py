@@ -18,7 +18,7 @@ from vitscope.results.vocabulary import (
 
 
 def test_every_number_of_an_image_has_words():
-    named = {path for quantity in PER_IMAGE.values() for path in quantity.list_paths()}
+    named = {path for key, quantity in PER_IMAGE.items() for path in quantity.list_paths(key)}
     assert {field.name for field in fields(PerImage)} <= PER_IMAGE.keys()
     assert {field.name for field in fields(ImageNumbers)} <= PER_IMAGE.keys()
     assert set(ERRORS) <= PER_IMAGE.keys()

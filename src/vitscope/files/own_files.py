@@ -12,8 +12,6 @@ from vitscope.files.storage import MARKER, check_target, is_result, never
 
 FIGURES, INDEX = "figures", "index.json"
 """Kind of a folder of figures, and the name of its index file."""
-RESULT_KINDS = ("audit", "one-shot", "explanation", "judgement", "remedies")
-"""Kinds of results, as in their summaries."""
 
 
 def write_index(
@@ -46,8 +44,7 @@ def list_other_files(folder: Path, *, kind: str = FIGURES, index: str = INDEX) -
 def find_own(folder: Path, names: Collection[str]) -> set[str]:
     """Find what vitscope wrote in a folder: all of a result, or the figures listed in an index."""
     if MARKER in names and is_result(folder):
-        kind = read_json(folder / MARKER).get("kind")
-        return set(names) if kind in RESULT_KINDS else set()
+        return set(names)
     return list_own_files(folder) if INDEX in names else set()
 
 

@@ -273,6 +273,7 @@ def made_parents(target: Path) -> Iterator[None]:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file that never changes; copy it if that is impossible."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
     except FileExistsError:

@@ -62,7 +62,6 @@ class RowStore:
         for theirs, sizes in other._shards.items():
             ours = self._next_file()
             with plain_disk_errors(ours):
-                ours.parent.mkdir(parents=True, exist_ok=True)
                 link_or_copy(theirs, ours)
             self._add_shard(ours, sizes)
 

@@ -25,7 +25,7 @@ _NUM_BINS = 28
 _NOISE = 1e-6
 """Spread, relative to the largest value, that counts as rounding."""
 _COVARIATE, SKILL = "covariate_", "skill_"
-_TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE)
+_TERMS, _QUANTITIES = list(TERMS), list(PER_IMAGE.values())
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,11 @@ def describe_column(name: str) -> Column:
     keys = [key for key in PER_IMAGE if name == key or name.startswith(f"{key}_")]
     if not keys:
         return _place(name, "Other", name_term(name))
-    quantity = PER_IMAGE[max(keys, key=len)]
-    rest = name.removeprefix(quantity.key).removeprefix("_")
+    key = max(keys, key=len)
+    quantity = PER_IMAGE[key]
+    rest = name.removeprefix(key).removeprefix("_")
     if not rest:
-        is_proof = quantity.key.endswith("_error")
+        is_proof = key.endswith("_error")
         group = "Checks" if is_proof else "Image" if name == "level_range" else "Attention"
         return _place(name, group, quantity.name, quantity)
     total = next((total for total in quantity.totals if rest.startswith(f"{total}_")), None)
@@ -92,7 +93,7 @@ def _place(
     last = _TERMS.index(term) if term in TERMS else len(_TERMS)
     first, unit, description = len(_QUANTITIES), "", ""
     if quantity is not None:
-        first = _QUANTITIES.index(quantity.key) if quantity.key in PER_IMAGE else first
+        first = _QUANTITIES.index(quantity) if quantity in _QUANTITIES else first
         unit = f" ({quantity.unit})" if quantity.unit else ""
         description = as_sentence(quantity.description)
     order = (first, group, last, name)

@@ -31,8 +31,6 @@ from vitscope.results.saved_result import (
 from vitscope.results.schema import DataSummary, Provenance
 from vitscope.results.summary import add_centred_numbers, read_column, summarize, summarize_traces
 
-_NO_IDS = pa.chunked_array([], pa.string())
-
 
 def finish_result(
     folder: Path,
@@ -77,26 +75,23 @@ def merge_parts(
 
 def read_ids(folder: Path) -> pa.ChunkedArray:
     """Identities of the images of a part or a result."""
-    table = folder / IMAGES
-    # A part without readable images has no table.
-    return read_table(table, "image_id")["image_id"] if table.exists() else _NO_IDS
+    if not (folder / IMAGES).exists():  # a part without readable images
+        return pa.chunked_array([], pa.string())
+    return read_table(folder / IMAGES, "image_id")["image_id"]
 
 
 def _merge_layer(folder: Path, layer: int, last_layer: int, parts: Sequence[Path]) -> None:
     shards = [shard_paths(part, layer) for part in parts]
     keep = all(shards)
-    target = table_path(folder, layer, last_layer)
-    with plain_disk_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
     tables = [table_path(part, layer, last_layer) for part in parts]
     names = pq.read_schema(tables[0]).names if tables else []
     kept = [name for name in names if keep or not name.startswith("centred_")]
+    target = table_path(folder, layer, last_layer)
     with closing(TableWriter(target, GROUP_ROWS)) as writer:
         for group in chain.from_iterable(map(iter_row_groups, tables)):
             writer.write(group.select(kept))
     if keep:
         home = folder / "features" / f"{layer:03d}"
         with plain_disk_errors(home):
-            home.mkdir(parents=True)
             for index, shard in enumerate(chain.from_iterable(shards)):
                 link_or_copy(shard, home / f"{index:06d}.safetensors")

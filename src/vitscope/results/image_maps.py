@@ -159,7 +159,6 @@ def keep_maps(folder: Path, index: int, file: Path, place: str = "maps") -> str:
     """Take over the file of an image's maps; its new name."""
     name = name_maps(index, place)
     with plain_disk_errors(folder):
-        (folder / name).parent.mkdir(exist_ok=True)
         link_or_copy(file, folder / name)
     return name
 

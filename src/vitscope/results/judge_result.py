@@ -32,6 +32,7 @@ from vitscope.results.mergeable import (
 from vitscope.results.saved_result import (
     PROVENANCE,
     SCORES,
+    concat_tables,
     list_runs,
     read_table,
     saved_summary,
@@ -126,7 +127,8 @@ class JudgeResult(MergeableResult):
                     "the same cannot be verified; judge all images at once"
                 )
             check_disjoint(folders, list(map(read_ids, folders)))
-            concat_tables(folder, folders)
+            for name in (SCORES, MAPS):
+                concat_tables(folder, folders, name)
             data = [result.summary.data for result in results]
             failures = [failure for result in results for failure in result.failures]
             summary = replace(
@@ -165,19 +167,10 @@ def _merge_images(
     )
 
 
-def write_tables(folder: Path, scores: pa.Table, maps: pa.Table) -> None:
-    """Write the tables."""
-    write_table(folder / SCORES, scores)
-    write_table(folder / MAPS, maps)
-
-
-def concat_tables(folder: Path, parts: Sequence[Path]) -> None:
-    """Write the tables of all parts as one."""
-    write_tables(
-        folder,
-        pa.concat_tables([read_table(part / SCORES) for part in parts]),
-        pa.concat_tables([read_table(part / MAPS) for part in parts]),
-    )
+def write_tables(part: Path, scores: pa.Table, maps: pa.Table) -> None:
+    """Write the tables of a part."""
+    write_table(part / SCORES, scores)
+    write_table(part / MAPS, maps)
 
 
 def read_ids(folder: Path) -> pa.ChunkedArray:

@@ -21,7 +21,7 @@ from vitscope.metrics.patch_norms import PatchNormCounts
 from vitscope.metrics.sums import AuditSums, Sums
 from vitscope.metrics.token_sums import TokenSums
 from vitscope.results.mergeable import ModelIdentity
-from vitscope.results.schema import ModelSummary, PreprocessingSummary, Settings
+from vitscope.results.schema import ModelSummary, PreprocessingSummary
 
 _FILE, _SUMS = "sums.safetensors", "sums"
 
@@ -47,11 +47,6 @@ class Manifest(ModelIdentity):
     def last_layer(self) -> int:
         """The layer of the headline."""
         return self.layers[-1]
-
-    @property
-    def settings(self) -> Settings:
-        """Settings that change the meaning of the numbers."""
-        return Settings(renormalize=self.renormalize, cls_term=self.cls_term)
 
     def describe_same(self) -> dict[str, Any]:
         """What results must agree in to merge, but for how the model computes."""

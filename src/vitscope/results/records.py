@@ -66,6 +66,7 @@ class TableWriter:
         rows, self._gathered = pa.concat_tables(self._gathered), []
         if self._writer is None:
             with plain_disk_errors(self._path):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
                 # Numbers rarely repeat, and no reader filters by value.
                 self._writer = pq.ParquetWriter(
                     self._path, rows.schema, use_dictionary=False, write_statistics=False
@@ -89,14 +90,9 @@ class RecordWriter:
     """Writes one layer's rows, one shard at a time."""
 
     def __init__(self, folder: Path, layer: int, last_layer: int, *, keep_features: bool) -> None:
-        """Prepare the files; nothing is written before the first shard is full."""
-        table = table_path(folder, layer, last_layer)
-        self._table = TableWriter(table)
+        """Nothing is written before the first shard is full."""
+        self._table = TableWriter(table_path(folder, layer, last_layer))
         self._shards = folder / "features" / f"{layer:03d}" if keep_features else None
-        with plain_disk_errors(folder):
-            table.parent.mkdir(parents=True, exist_ok=True)
-            if self._shards is not None:
-                self._shards.mkdir(parents=True, exist_ok=True)
         self._identities: list[tuple[str, str]] = []
         self._scalars: dict[ScalarPath, list[Tensor]] = {}
         self._features: dict[str, list[Tensor]] = {}

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isnan, nan
 
+from vitscope.files.printable import name_some
 from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
@@ -52,9 +53,8 @@ def list_notes(summary: Summary) -> list[str]:
     settings = [f"settings other than by default: {told}"] if told else []
     dropped = summary.data.dropped_classes if isinstance(summary, OneShotSummary) else ()
     if dropped:
-        listed = ", ".join(map(repr, dropped[:10])) + (", …" if len(dropped) > 10 else "")
         few = f"{len(dropped)} classes dropped, with fewer than two different readable images"
-        settings.append(f"{few}: {listed}")
+        settings.append(f"{few}: {name_some([*map(repr, dropped)], 10)}")
     return [*settings, *summary.model.notes, *summary.data.notes]
 
 
@@ -118,11 +118,8 @@ def tell_raw_shares(image: ExplainedImage) -> str:
     if image.numbers.centred_share or image.verdict.status != "cannot tell":
         return ""
     share = image.numbers.share
-    told = (
-        f"{name_term(name)} {'undefined' if isnan(share[name]) else f'{100 * share[name]:.1f} %'}"
-        for name in order_terms(share)
-    )
-    return f"raw shares of the whole output: {', '.join(told)}".replace("-", "−")
+    told = (f"{name_term(name)} {write_percent(share[name])}" for name in order_terms(share))
+    return f"raw shares of the whole output: {', '.join(told)}"
 
 
 def tell_map(about: MapSummary, on_patches: float) -> list[str]:

@@ -273,6 +273,11 @@ def write_table(path: Path, table: pa.Table) -> None:
         pq.write_table(table, path)
 
 
+def concat_tables(folder: Path, parts: Sequence[Path], name: str) -> None:
+    """Write the tables of all parts as one."""
+    write_table(folder / name, pa.concat_tables([read_table(part / name) for part in parts]))
+
+
 def _import(library: str) -> Any:
     try:
         return import_module(library)

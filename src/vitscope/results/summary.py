@@ -26,8 +26,8 @@ from vitscope.metrics.regression import regress
 from vitscope.metrics.sums import AuditSums
 from vitscope.results.manifest import Manifest
 from vitscope.results.records import column_name, replace_columns, shard_paths
-from vitscope.results.saved_result import read_table, write_table
-from vitscope.results.schema import AuditLedger, AuditSummary, DataSummary
+from vitscope.results.saved_result import concat_tables, read_table, write_table
+from vitscope.results.schema import AuditLedger, AuditSummary, DataSummary, Settings
 from vitscope.results.schema_numbers import (
     Anatomy,
     CovariateSummary,
@@ -72,7 +72,7 @@ def summarize(
         layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
     return AuditSummary(
         model=manifest.model,
-        settings=manifest.settings,
+        settings=Settings(renormalize=manifest.renormalize, cls_term=manifest.cls_term),
         preprocessing=manifest.preprocessing,
         data=data,
         ledger=summarize_errors(tables.values(), manifest.tolerance),
@@ -90,8 +90,8 @@ def summarize(
 
 def _summarize_images(table: Path) -> dict[str, Any]:
     # Distributions of one layer's per-image numbers, as the fields of `PerImage`.
-    quantities = (PER_IMAGE[field.name] for field in fields(PerImage))
-    paths = {column_name(path): path for one in quantities for path in one.list_paths()}
+    names = (field.name for field in fields(PerImage))
+    paths = {column_name(path): path for key in names for path in PER_IMAGE[key].list_paths(key)}
     return nest(
         {paths[name]: compute_distribution(values) for name, values in iter_columns(table, paths)}
     )
@@ -267,9 +267,8 @@ def write_traces(folder: Path, table: pa.Table) -> None:
 
 def merge_traces(folder: Path, parts: Sequence[Path]) -> None:
     """Combine the traced images of several results."""
-    tables = [table for part in parts if (table := read_traces(part)) is not None]
-    if tables:
-        write_traces(folder, pa.concat_tables(tables))
+    if traced := [part for part in parts if (part / _TRACED).exists()]:
+        concat_tables(folder, traced, _TRACED)
 
 
 def read_traces(folder: Path) -> pa.Table | None:

@@ -11,18 +11,17 @@ from dataclasses import dataclass
 class Quantity:
     """A number in results."""
 
-    key: str  # in results
     name: str
     description: str
     unit: str = ""  # empty for a dimensionless number
     totals: tuple[str, ...] = ()
     terms: tuple[str, ...] = ()
 
-    def list_paths(self) -> Iterator[tuple[str, ...]]:
-        """Its paths in a summary."""
+    def list_paths(self, key: str) -> Iterator[tuple[str, ...]]:
+        """Its paths in a summary, by its key there."""
         for total in self.totals or (None,):
             for term in self.terms or (None,):
-                yield tuple(part for part in (self.key, total, term) if part is not None)
+                yield tuple(part for part in (key, total, term) if part is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +32,6 @@ class MapKind:
     unit: str = ""  # what its numbers are
     is_part: bool = False  # whether they are fractions, to be shown in percent
     signed: bool  # whether a number below zero speaks against what is explained
-
-
-def _by_key(*quantities: Quantity) -> Mapping[str, Quantity]:
-    return {one.key: one for one in quantities}
 
 
 TERMS: Mapping[str, str] = {
@@ -70,144 +65,121 @@ _ITEMS = (*SOURCES, "bias")
 TOTALS: Mapping[str, str] = {"residual": "r", "attention": "t"}
 """The symbol of each total."""
 
-PER_IMAGE: Mapping[str, Quantity] = _by_key(
-    Quantity(
-        "centred_share",
+PER_IMAGE: Mapping[str, Quantity] = {
+    "centred_share": Quantity(
         "Centred share",
         "⟨c − mean c, r − mean r⟩ / ‖r − mean r‖²: the image's own part of the variance share",
         terms=SOURCES,
     ),
-    Quantity(
-        "share_without_bias",
+    "share_without_bias": Quantity(
         "Share, bias aside",
         "⟨c, r − bias⟩ / ‖r − bias‖²: part of the output less the bias",
         terms=SOURCES,
     ),
-    Quantity(
-        "share",
+    "share": Quantity(
         "Share",
         "⟨c, r⟩ / ‖r‖²: part of the output as it is, constants included",
         terms=_ITEMS,
     ),
-    Quantity(
-        "attention_mass",
+    "attention_mass": Quantity(
         "Attention mass",
         "mean over heads of the attention of [CLS] on a group of tokens",
         terms=_GROUPS,
     ),
-    Quantity(
-        "patch_share",
+    "patch_share": Quantity(
         "Patch share",
         "attention on patches over that on patches and registers",
     ),
-    Quantity(
-        "largest_patch_attention",
+    "largest_patch_attention": Quantity(
         "Largest attention on a patch",
         "attention of [CLS], mean over heads, on the patch that has most of it",
     ),
-    Quantity(
-        "attention_entropy",
+    "attention_entropy": Quantity(
         "Entropy of attention",
         "how evenly attention lies on patches: 0 if all on one, 1 if the same on each",
     ),
-    Quantity(
-        "centred_cosine",
+    "centred_cosine": Quantity(
         "Centred cosine",
         "cos(c − mean c, r − mean r), and with t: of what differs between images",
         totals=tuple(TOTALS),
         terms=(*SOURCES, "non_patch"),
     ),
-    Quantity(
-        "cosine",
+    "cosine": Quantity(
         "Cosine",
         "cos(c, r), and with t: of outputs as they are, constants included",
         totals=tuple(TOTALS),
         terms=(*SOURCES, "non_patch"),
     ),
-    Quantity(
-        "restricted_cosine",
+    "restricted_cosine": Quantity(
         "Restricted cosine",
         "cos(c + bias, t): what attending to one group alone would give, against t",
         totals=("attention",),
         terms=_GROUPS,
     ),
-    Quantity(
-        "contribution_norm",
+    "contribution_norm": Quantity(
         "Length of contribution",
         "‖c‖: length of what a term adds, or of a total",
         terms=(*_ITEMS, "attention_total", "residual_total"),
     ),
-    Quantity("token_norm", "Norm", "norm of a token at the input of the audited block"),
-    Quantity(
-        "highest_patch_norm",
+    "token_norm": Quantity("Norm", "norm of a token at the input of the audited block"),
+    "highest_patch_norm": Quantity(
         "Highest patch norm",
         "largest norm of a patch token at a depth",
     ),
-    Quantity(
-        "median_patch_norm",
+    "median_patch_norm": Quantity(
         "Median patch norm",
         "median norm of the patch tokens at the input of the audited block",
     ),
-    Quantity(
-        "layer_similarity",
+    "layer_similarity": Quantity(
         "Layer similarity",
         "cos(x at a depth, x at the last depth) of the [CLS] token",
     ),
-    Quantity(
-        "balance_error",
+    "balance_error": Quantity(
         "Error of the balance",
         "‖t − model's t‖ / ‖model's t‖, of the attention branch",
     ),
-    Quantity(
-        "residual_error",
+    "residual_error": Quantity(
         "Error of the residual stream",
         "the same of the input of the MLP's norm",
     ),
-    Quantity("block_error", "Error of the block", "the same of the block's output"),
-    Quantity(
-        "embedding_error",
+    "block_error": Quantity("Error of the block", "the same of the block's output"),
+    "embedding_error": Quantity(
         "Error of the embedding",
         "the same of the feature that the model returns",
     ),
-    Quantity(
-        "level_range",
+    "level_range": Quantity(
         "Range of levels",
         "part of the range from black to white that the image uses",
     ),
-)
+}
 """Numbers of each image, by key, the most informative first."""
 
-COVARIATES: Mapping[str, Quantity] = _by_key(
-    Quantity("entropy", "Entropy", "−Σ p log₂ p over the 256 grey levels", "bits"),
-    Quantity(
-        "edge_density",
+COVARIATES: Mapping[str, Quantity] = {
+    "entropy": Quantity("Entropy", "−Σ p log₂ p over the 256 grey levels", "bits"),
+    "edge_density": Quantity(
         "Edge density",
         "part of the pixels at an edge steeper than 25 grey levels",
     ),
-    Quantity(
-        "colourfulness",
+    "colourfulness": Quantity(
         "Colourfulness",
         "spread and mean of red − green and of yellow − blue (Hasler & Süsstrunk 2003)",
     ),
-    Quantity(
-        "spatial_frequency",
+    "spatial_frequency": Quantity(
         "Spatial frequency",
         "mean frequency of the grey image, weighted by its power",
         "cycles per pixel",
     ),
-    Quantity(
-        "saliency_concentration",
+    "saliency_concentration": Quantity(
         "Saliency concentration",
         "Gini coefficient of the spectral residual's saliency map",
     ),
-    Quantity("num_segments", "Segments", "segments in the image's mask"),
-    Quantity(
-        "largest_segment",
+    "num_segments": Quantity("Segments", "segments in the image's mask"),
+    "largest_segment": Quantity(
         "Largest segment",
         "area of the largest segment as a part of the image",
     ),
-    Quantity("mean_segment", "Mean segment", "mean area of the segments, likewise"),
-)
+    "mean_segment": Quantity("Mean segment", "mean area of the segments, likewise"),
+}
 """Measured image properties, by key; they need no labels."""
 
 ROW_MAPS: Mapping[str, MapKind] = {

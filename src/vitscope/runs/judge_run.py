@@ -25,13 +25,8 @@ from vitscope.maps.removal import find_removal
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.running import HALF_PRECISIONS
 from vitscope.results.image_maps import keep_parts
-from vitscope.results.judge_result import (
-    JudgeResult,
-    concat_tables,
-    read_ids,
-    summarize_tables,
-)
-from vitscope.results.saved_result import write_result
+from vitscope.results.judge_result import MAPS, JudgeResult, read_ids, summarize_tables
+from vitscope.results.saved_result import SCORES, concat_tables, write_result
 from vitscope.results.schema import DataSummary, JudgementSummary, Settings
 from vitscope.results.schema_maps import JudgedImage, JudgedMap, JudgeReference
 from vitscope.runs.digests import digest_sets
@@ -293,7 +288,8 @@ class JudgeRun(ModelRun[JudgeConfig]):
 
     def _finish(self, folder: Path, workspace: Workspace, reference: JudgeReference) -> None:
         parts = [workspace.part(number) for number in sorted(workspace.find_done())]
-        concat_tables(folder, parts)
+        for name in (SCORES, MAPS):
+            concat_tables(folder, parts, name)
         maps = {
             method.name: JudgedMap(
                 title=method.title,
