@@ -134,6 +134,8 @@ def make_chapter(chapter: str, results: Results) -> list[ReportFigure]:
         figures.insert(0, _show_distributions(results))
     if chapter == "sources":
         figures += map(partial(_make_one_shot, results), enumerate(list_classifiers(results)))
+    if not audits:  # what only audits have is not missed
+        figures = [one for one in figures if not one.missing.startswith("no result of the kind")]
     return figures
 
 

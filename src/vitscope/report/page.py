@@ -135,12 +135,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         for key in CHAPTERS
         if key in sections
     }
-    if not audits:  # what only audits have is not missed
-        chapters = {
-            key: [one for one in figures if not one.missing.startswith("no result of the kind")]
-            for key, figures in chapters.items()
-        }
-        sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
+    sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
     images = collect_images(results, max_bytes=max_image_bytes)
     left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
     images |= collect_tables(results, left)

@@ -85,26 +85,22 @@ def make_rows(
     data: FigureData, points: Iterable[Point], **more: Callable[[Point], Any]
 ) -> list[Spec]:
     """Numbers of points as the charts name them, with further fields."""
-    return [
-        _make_row(data, point) | {field: read(point) for field, read in more.items()}
-        for point in points
-    ]
-
-
-def _make_row(data: FigureData, point: Point) -> Spec:
-    number = point.number
-    row = {
-        "model": point.model.label,
-        "term": point.term,
-        "x": point.x,
-        "value": number.value,
-        "low": number.low,
-        "high": number.high,
-        "told": write_interval(number, percent=data.percent),
-    }
-    if isinstance(number, CkaInterval):
-        row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
-    return row
+    rows = []
+    for point in points:
+        number = point.number
+        row = {
+            "model": point.model.label,
+            "term": point.term,
+            "x": point.x,
+            "value": number.value,
+            "low": number.low,
+            "high": number.high,
+            "told": write_interval(number, percent=data.percent),
+        }
+        if isinstance(number, CkaInterval):
+            row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
+        rows.append(row | {field: read(point) for field, read in more.items()})
+    return rows
 
 
 def words(field: str, **how: Any) -> Spec:
