@@ -141,7 +141,7 @@ def make_chapter(chapter: str, results: Results) -> list[ReportFigure]:
 
 def _show_distributions(results: Results) -> ReportFigure:
     charts = [vega.draw_histogram(one.label) for one in results if one.kind == "audit"]
-    return ReportFigure("distribution", **_read_words()["distribution"], charts=charts)
+    return ReportFigure("distribution", **read_words("figures.toml")["distribution"], charts=charts)
 
 
 def _make_one_shot(results: Results, numbered: tuple[int, str]) -> ReportFigure:
@@ -153,7 +153,7 @@ def _make_one_shot(results: Results, numbered: tuple[int, str]) -> ReportFigure:
 
 
 def _make_figure(key: str, figure: Figure, results: Results) -> ReportFigure:
-    made = ReportFigure(key, **_read_words()[key])
+    made = ReportFigure(key, **read_words("figures.toml")[key])
     try:
         data = figure.describe(results)
     except NothingToDrawError as reason:
@@ -162,6 +162,7 @@ def _make_figure(key: str, figure: Figure, results: Results) -> ReportFigure:
 
 
 @cache
-def _read_words() -> dict[str, dict[str, Any]]:
-    text = files("vitscope.report").joinpath("figures.toml").read_text(encoding="utf-8")
+def read_words(name: str) -> dict[str, dict[str, Any]]:
+    """A file of titles and texts, by anchor in the order of the page."""
+    text = files("vitscope.report").joinpath(name).read_text(encoding="utf-8")
     return tomllib.loads(text)

@@ -14,7 +14,6 @@ from vitscope.report.columns import (
     SKILL,
     ImageNumbers,
     describe_column,
-    round_numbers,
 )
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.gallery import Gallery
@@ -168,7 +167,8 @@ def _describe_image(image: Any, numbers: ImageNumbers, row: int, **words: Any) -
         "id": image.image_id,
         "path": path,
         "name": path.rsplit("/", 1)[-1],
-        "numbers": round_numbers(numbers.values[:, row]),
+        # to five digits, more than the page shows
+        "numbers": [None if np.isnan(x) else float(f"{x:.5g}") for x in numbers.values[:, row]],
         **words,
     }
 

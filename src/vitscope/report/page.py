@@ -1,7 +1,6 @@
 """Saved results as one HTML file."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
@@ -19,7 +18,7 @@ from vitscope.figures.saved import ModelResult, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.all_images import collect_tables, tabulate_failures
-from vitscope.report.chapters import CHAPTERS, make_chapter
+from vitscope.report.chapters import CHAPTERS, make_chapter, read_words
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
@@ -52,8 +51,7 @@ _SCRIPTS = (
     *("charts.js", "numbers.js", "exports.js", "sorting.js"),
     *("maps.js", "gallery.js", "view.js", "print.js"),
 )
-_OF_REPORT = ("all_images.js", "links.js")
-"""What only a report has."""
+"""What both pages have."""
 _MODELS = {"audit", "one-shot", "explanation"}
 _SECTIONS = {
     "verdict": ("Verdict", _MODELS),
@@ -148,7 +146,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     }
     return _render(
         "report.html.j2",
-        [_bundle_library(), _read_templates(*_SCRIPTS, *_OF_REPORT)],
+        [_bundle_library(), _read_templates(*_SCRIPTS, "all_images.js", "links.js")],
         _read_templates("report.css"),
         charts=charts,
         images=images,
@@ -165,7 +163,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         side_by_side=bool(galleries),
         before_and_after=any(label.endswith("before and after") for label in galleries),
         models_side_by_side=any(label.startswith("Side by side") for label in galleries),
-        definitions=read_definitions(),
+        definitions=read_words("definitions.toml"),
         origins=[describe_origin(result) for result in results],
     )
 
@@ -252,10 +250,3 @@ def _load_environment() -> Environment:
         "most_drawn": _MOST_STATIC,
     }
     return environment
-
-
-@cache
-def read_definitions() -> dict[str, Mapping[str, str]]:
-    """Title and text of every definition, by its anchor, in the order of the page."""
-    text = files("vitscope.report").joinpath("definitions.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)

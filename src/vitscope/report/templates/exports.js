@@ -64,14 +64,13 @@ function offerChart(panel) {
   panel.append(makeButtons(title, { SVG: saveSvg, PNG: savePng }));
 }
 
-const asNumber = (text) => text.replace(/,/g, "").replace("−", "-");
 const isNumber = /^[−+]?\d[\d,]*(\.\d+)?$/;
 
 // Its value, the ends of its interval, and the words before it, such as “at most”.
 function readCell(cell) {
   const text = cell.textContent;
   const { numbers } = cell.dataset;
-  if (numbers === undefined) return [isNumber.test(text) ? asNumber(text) : text];
+  if (numbers === undefined) return [isNumber.test(text) ? text.replace(/,/g, "").replace("−", "-") : text];
   const [value = "", low = "", high = ""] = numbers.split(" ");
   return [value, low, high, text.match(/^[^\d−+–]*/)[0].replace(/[: ]+$/, "")];
 }
