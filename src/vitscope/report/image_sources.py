@@ -49,8 +49,8 @@ class Source:
     count: int
     # reads an image with its maps, and as other results saw it with theirs; and its text
     read: Callable[[int], tuple[list[ImageMaps], Entry]]
+    # by which number they are sorted at first: the first of these that exists
     first: tuple[str, ...] = ("centred_share_patches", "share_patches")
-    """Initial sort key of the images: the first of these that exists."""
     side_by_side: str = ""  # the map that a card shows of all models
 
 

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitscope.errors import UsageError
-from vitscope.figures.saved import ModelResult, load_results, tell_apart
+from vitscope.figures.saved import ModelResult, as_sentence, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.all_images import collect_tables, tabulate_failures
@@ -42,9 +42,8 @@ from vitscope.report.verdicts import (
 _MOST_DATA_BYTES, _LEAST_TABLE_BYTES = 22 * 2**20, 2**20
 """Most bytes for images with all their numbers, so that the page has less than 25 MB; and those
 that are left for the table of all images in any case."""
-_STATIC_PX, _MOST_STATIC = 420, 4
-"""Width of a chart that is there before JavaScript runs, and how many each figure has: a chart
-takes 50 ms and 11 kB."""
+_STATIC_PX = 420
+"""Width of a chart that is there before JavaScript runs."""
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = (
@@ -243,10 +242,6 @@ def _load_environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters["maths"] = as_maths
-    environment.globals |= {
-        "key_of": draw_key,
-        "draw_chart": _draw_chart,
-        "most_drawn": _MOST_STATIC,
-    }
+    environment.filters |= {"drawn": _draw_chart, "maths": as_maths, "sentence": as_sentence}
+    environment.globals["key_of"] = draw_key
     return environment

@@ -30,22 +30,21 @@ SERIES = tuple(f"var(--series-{index})" for index in range(6))
 _HEIGHT_PX = 220
 _LEGEND_PX, _SYMBOL_PX, _LETTER_PX = 324, 24, 6
 """Most width of a legend; about as wide are one of its symbols and a letter of a name."""
-_AXIS = {
-    "labelColor": SOFT,
-    "titleColor": SOFT,
-    "domainColor": RULE,
-    "tickColor": RULE,
-    "gridColor": RULE,
-    "labelFontSize": 12,
-    "labelSeparation": 6,
-    "titleFontSize": 12,
-    "titleFontWeight": "normal",
-    "titlePadding": 8,
-}
 _CONFIG = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
-    "axis": _AXIS,
+    "axis": {
+        "labelColor": SOFT,
+        "titleColor": SOFT,
+        "domainColor": RULE,
+        "tickColor": RULE,
+        "gridColor": RULE,
+        "labelFontSize": 12,
+        "labelSeparation": 6,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    },
     "axisY": {"domain": False, "ticks": False, "labelPadding": 8},
     "legend": {"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2},
     "view": {"stroke": None},
