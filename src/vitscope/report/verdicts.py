@@ -84,7 +84,8 @@ def describe_explained(result: ModelResult) -> dict[str, Any]:
     centred = images[0].numbers.centred_share
     shares = {term: centred[term] for term in order_terms(centred) if isfinite(centred[term])}
     own = {"shares": _stack_shares(shares), "facts": [("image", names[0], "")]}
-    return _make_card(result, *counts, mood, told[0]) | common | own
+    (status,) = counts
+    return _make_card(result, status, mood, told[0]) | common | own
 
 
 def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
