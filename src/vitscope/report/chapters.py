@@ -60,6 +60,7 @@ def _show_terms(describe: Callable[..., FigureData], **how: Any) -> Figure:
     return Figure(partial(describe, **how), vega.draw_terms, tables.tabulate_terms)
 
 
+_DEPTHS = (vega.draw_depths, partial(tables.tabulate_along, along="depth"))
 CHAPTERS: Mapping[str, Mapping[str, Figure]] = {
     "compared": {
         "differences": Figure(
@@ -88,19 +89,11 @@ CHAPTERS: Mapping[str, Mapping[str, Figure]] = {
             vega.draw_sources_by_layer,
             tables.tabulate_sources_by_layer,
         ),
-        "layer-similarity": Figure(
-            describe_layer_similarity,
-            vega.draw_depths,
-            partial(tables.tabulate_along, along="depth"),
-        ),
-        "high-norm": Figure(
-            describe_high_norm_fraction,
-            vega.draw_depths,
-            partial(tables.tabulate_along, along="depth"),
-        ),
+        "layer-similarity": Figure(describe_layer_similarity, *_DEPTHS),
+        "high-norm": Figure(describe_high_norm_fraction, *_DEPTHS),
         "shares-by-depth": Figure(
             describe_shares_by_depth,
-            partial(vega.draw_tokens_along, along=vega.DEPTH, marked=True),
+            partial(vega.draw_tokens_along, along=vega.DEPTH),
             partial(tables.tabulate_tokens_along, along="depth"),
         ),
         "routes-by-block": Figure(

@@ -90,9 +90,7 @@ def open_explanation(result: ModelResult) -> Source:
         _flatten(asdict(image.numbers)) | {f"{SKILL}{k}": v for k, v in image.skill.items()}
         for image in images
     ]
-    names = dict.fromkeys(name for one in flat for name in one)
-    columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
-    numbers = _number_images(columns, images)
+    numbers = _number_images(flat, images)
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
@@ -121,8 +119,8 @@ def open_judgement(result: ModelResult) -> Source:
     summary, judged = result.judgement, JudgeResult(result.folder)
     images, removal = summary.images, next(iter(summary.removals))
     names = order_kept(summary, images[0])
-    columns = {f"{SKILL}{name}": np.array([one.skill[name] for one in images]) for name in names}
-    numbers = _number_images(columns, images)
+    flat = [{f"{SKILL}{name}": image.skill[name] for name in names} for image in images]
+    numbers = _number_images(flat, images)
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
@@ -138,7 +136,7 @@ def open_judgement(result: ModelResult) -> Source:
 
     how = describe_skill(summary.target, removal)
     note = f"{len(images)} of {result.num_images:,} judged images. {how}"
-    return Source(f"{result.label}, judged", note, numbers, len(images), read, tuple(columns))
+    return Source(f"{result.label}, judged", note, numbers, len(images), read, tuple(flat[0]))
 
 
 def _judge(numbers: ImageNumbers, row: int) -> str:
@@ -155,8 +153,10 @@ def _judge(numbers: ImageNumbers, row: int) -> str:
 
 
 def _number_images(
-    columns: Mapping[str, np.ndarray], images: Sequence[ImageExplanation | JudgedImage]
+    flat: Sequence[Mapping[str, float]], images: Sequence[ImageExplanation | JudgedImage]
 ) -> ImageNumbers:
+    names = dict.fromkeys(name for one in flat for name in one)
+    columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
     ids, paths = zip(*((image.image_id, image.path) for image in images), strict=True)
     return ImageNumbers.of_columns(columns, ids, paths)
 
