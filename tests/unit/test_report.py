@@ -26,11 +26,13 @@ from vitscope.metrics.distribution import Distribution
 from vitscope.metrics.estimates import CkaEstimate as Cka
 from vitscope.metrics.jackknife import Estimate
 from vitscope.report import write_report
-from vitscope.report.chapters import make_chapter
+from vitscope.report.chapters import make_chapter, read_words
 from vitscope.report.columns import collect_numbers, count_bins, describe_column
 from vitscope.report.embedded_images import collect_images
-from vitscope.report.page import read_definitions, rename_clips, render_report
+from vitscope.report.page import rename_clips, render_report
 from vitscope.results.schema_numbers import CovariateSummary, Measured
+
+DEFINITIONS = read_words("definitions.toml")
 
 
 class Page(HTMLParser):
@@ -83,14 +85,13 @@ def render(folder, summary, columns=None):
 def test_every_figure_links_to_its_definition(page):
     assert len(page.ids) == len(set(page.ids))
     assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
-    assert {f"def-{key}" for key in read_definitions()} <= set(page.ids)
+    assert {f"def-{key}" for key in DEFINITIONS} <= set(page.ids)
 
 
 def test_definitions_say_what_the_numbers_do():
-    definitions = read_definitions()
-    assert "no such tokens are found, and the largest part" in definitions["high-norm"]["text"]
-    assert "one of the verdict's two readings" in definitions["cka"]["text"]
-    assert "divided by the attention mass that is kept" in definitions["readouts"]["text"]
+    assert "no such tokens are found, and the largest part" in DEFINITIONS["high-norm"]["text"]
+    assert "one of the verdict's two readings" in DEFINITIONS["cka"]["text"]
+    assert "divided by the attention mass that is kept" in DEFINITIONS["readouts"]["text"]
 
 
 def test_definitions_are_those_of_the_method():
@@ -107,7 +108,7 @@ def test_definitions_are_those_of_the_method():
         ),
     ):
         assert term.lower().replace("_", " ") in method.lower().replace("_", " ")
-        titles = [one["title"].lower() for one in read_definitions().values()]
+        titles = [one["title"].lower() for one in DEFINITIONS.values()]
         known = (
             term.lower().replace("_", " ").replace("contribution norm", "length of a contribution")
         )

@@ -64,6 +64,7 @@ def _show_terms(describe: Callable[..., FigureData], **how: Any) -> Figure:
     return Figure(partial(describe, **how), vega.draw_terms, tables.tabulate_terms)
 
 
+_DEPTHS = (vega.draw_depths, partial(tables.tabulate_along, along="depth"))
 CHAPTERS: Mapping[str, Mapping[str, Figure]] = {
     "compared": {
         "differences": Figure(
@@ -92,19 +93,11 @@ CHAPTERS: Mapping[str, Mapping[str, Figure]] = {
             vega.draw_sources_by_layer,
             tables.tabulate_sources_by_layer,
         ),
-        "layer-similarity": Figure(
-            describe_layer_similarity,
-            vega.draw_depths,
-            partial(tables.tabulate_along, along="depth"),
-        ),
-        "high-norm": Figure(
-            describe_high_norm_fraction,
-            vega.draw_depths,
-            partial(tables.tabulate_along, along="depth"),
-        ),
+        "layer-similarity": Figure(describe_layer_similarity, *_DEPTHS),
+        "high-norm": Figure(describe_high_norm_fraction, *_DEPTHS),
         "shares-by-depth": Figure(
             describe_shares_by_depth,
-            partial(vega.draw_tokens_along, along=vega.DEPTH, marked=True),
+            partial(vega.draw_tokens_along, along=vega.DEPTH),
             partial(tables.tabulate_tokens_along, along="depth"),
         ),
         "routes-by-block": Figure(
@@ -138,12 +131,14 @@ def make_chapter(chapter: str, results: Results) -> list[ReportFigure]:
         figures.insert(0, _show_distributions(results))
     if chapter == "sources":
         figures += map(partial(_make_one_shot, results), enumerate(list_classifiers(results)))
+    if not audits:  # what only audits have is not missed
+        figures = [one for one in figures if not one.missing.startswith("no result of the kind")]
     return figures
 
 
 def _show_distributions(results: Results) -> ReportFigure:
     charts = [vega.draw_histogram(one.label) for one in results if one.kind == "audit"]
-    return ReportFigure("distribution", **_read_words()["distribution"], charts=charts)
+    return ReportFigure("distribution", **read_words("figures.toml")["distribution"], charts=charts)
 
 
 def _make_one_shot(results: Results, numbered: tuple[int, str]) -> ReportFigure:
@@ -155,7 +150,7 @@ def _make_one_shot(results: Results, numbered: tuple[int, str]) -> ReportFigure:
 
 
 def _make_figure(key: str, figure: Figure, results: Results) -> ReportFigure:
-    made = ReportFigure(key, **_read_words()[key])
+    made = ReportFigure(key, **read_words("figures.toml")[key])
     try:
         data = figure.describe(results)
     except NothingToDrawError as reason:
@@ -164,6 +159,7 @@ def _make_figure(key: str, figure: Figure, results: Results) -> ReportFigure:
 
 
 @cache
-def _read_words() -> dict[str, dict[str, Any]]:
-    text = files("vitscope.report").joinpath("figures.toml").read_text(encoding="utf-8")
+def read_words(name: str) -> dict[str, dict[str, Any]]:
+    """A file of titles and texts, by anchor in the order of the page."""
+    text = files("vitscope.report").joinpath(name).read_text(encoding="utf-8")
     return tomllib.loads(text)

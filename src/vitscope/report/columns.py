@@ -1,6 +1,6 @@
 """Numbers of single images: their names, and their distribution over all images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,8 +135,3 @@ def count_bins(values: Float64[np.ndarray, " image"]) -> dict[str, Any]:
         "p50": p50,
         "p95": p95,
     }
-
-
-def round_numbers(values: Iterable[float]) -> list[float | None]:
-    """Round numbers for the page to five digits, more than it shows."""
-    return [None if np.isnan(value) else float(f"{value:.5g}") for value in values]

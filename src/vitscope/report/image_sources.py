@@ -14,7 +14,6 @@ from vitscope.report.columns import (
     SKILL,
     ImageNumbers,
     describe_column,
-    round_numbers,
 )
 from vitscope.results.explanation import Explanation, ImageExplanation
 from vitscope.results.gallery import Gallery
@@ -50,8 +49,8 @@ class Source:
     count: int
     # reads an image with its maps, and as other results saw it with theirs; and its text
     read: Callable[[int], tuple[list[ImageMaps], Entry]]
+    # by which number they are sorted at first: the first of these that exists
     first: tuple[str, ...] = ("centred_share_patches", "share_patches")
-    """Initial sort key of the images: the first of these that exists."""
     side_by_side: str = ""  # the map that a card shows of all models
 
 
@@ -91,9 +90,7 @@ def open_explanation(result: ModelResult) -> Source:
         _flatten(asdict(image.numbers)) | {f"{SKILL}{k}": v for k, v in image.skill.items()}
         for image in images
     ]
-    names = dict.fromkeys(name for one in flat for name in one)
-    columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
-    numbers = _number_images(columns, images)
+    numbers = _number_images(flat, images)
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
@@ -122,8 +119,8 @@ def open_judgement(result: ModelResult) -> Source:
     summary, judged = result.judgement, JudgeResult(result.folder)
     images, removal = summary.images, next(iter(summary.removals))
     names = order_kept(summary, images[0])
-    columns = {f"{SKILL}{name}": np.array([one.skill[name] for one in images]) for name in names}
-    numbers = _number_images(columns, images)
+    flat = [{f"{SKILL}{name}": image.skill[name] for name in names} for image in images]
+    numbers = _number_images(flat, images)
 
     def read(index: int) -> tuple[list[ImageMaps], Entry]:
         image = images[index]
@@ -139,7 +136,7 @@ def open_judgement(result: ModelResult) -> Source:
 
     how = describe_skill(summary.target, removal)
     note = f"{len(images)} of {result.num_images:,} judged images. {how}"
-    return Source(f"{result.label}, judged", note, numbers, len(images), read, tuple(columns))
+    return Source(f"{result.label}, judged", note, numbers, len(images), read, tuple(flat[0]))
 
 
 def _judge(numbers: ImageNumbers, row: int) -> str:
@@ -156,8 +153,10 @@ def _judge(numbers: ImageNumbers, row: int) -> str:
 
 
 def _number_images(
-    columns: Mapping[str, np.ndarray], images: Sequence[ImageExplanation | JudgedImage]
+    flat: Sequence[Mapping[str, float]], images: Sequence[ImageExplanation | JudgedImage]
 ) -> ImageNumbers:
+    names = dict.fromkeys(name for one in flat for name in one)
+    columns = {name: np.array([one.get(name, np.nan) for one in flat]) for name in names}
     ids, paths = zip(*((image.image_id, image.path) for image in images), strict=True)
     return ImageNumbers.of_columns(columns, ids, paths)
 
@@ -168,7 +167,8 @@ def _describe_image(image: Any, numbers: ImageNumbers, row: int, **words: Any) -
         "id": image.image_id,
         "path": path,
         "name": path.rsplit("/", 1)[-1],
-        "numbers": round_numbers(numbers.values[:, row]),
+        # to five digits, more than the page shows
+        "numbers": [None if np.isnan(x) else float(f"{x:.5g}") for x in numbers.values[:, row]],
         **words,
     }
 

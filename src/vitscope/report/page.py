@@ -1,7 +1,6 @@
 """Saved results as one HTML file."""
 
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import blake2b
@@ -15,11 +14,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from vitscope.errors import UsageError
-from vitscope.figures.saved import ModelResult, load_results, tell_apart
+from vitscope.figures.saved import ModelResult, as_sentence, load_results, tell_apart
 from vitscope.files.json_files import write_text
 from vitscope.files.storage import never, staged_file
 from vitscope.report.all_images import collect_tables, tabulate_failures
-from vitscope.report.chapters import CHAPTERS, make_chapter
+from vitscope.report.chapters import CHAPTERS, make_chapter, read_words
 from vitscope.report.embedded_images import MAX_BYTES, collect_images
 from vitscope.report.embedding import (
     as_maths,
@@ -43,17 +42,15 @@ from vitscope.report.verdicts import (
 _MOST_DATA_BYTES, _LEAST_TABLE_BYTES = 22 * 2**20, 2**20
 """Most bytes for images with all their numbers, so that the page has less than 25 MB; and those
 that are left for the table of all images in any case."""
-_STATIC_PX, _MOST_STATIC = 420, 4
-"""Width of a chart that is there before JavaScript runs, and how many each figure has: a chart
-takes 50 ms and 11 kB."""
+_STATIC_PX = 420
+"""Width of a chart that is there before JavaScript runs."""
 _NO_DIGEST, _HEAD_LETTERS = "0" * 32, 4096
 _DIGEST = re.compile('<meta name="vitscope-digest" content="([0-9a-f]{32})">')
 _SCRIPTS = (
     *("charts.js", "numbers.js", "exports.js", "sorting.js"),
     *("maps.js", "gallery.js", "view.js", "print.js"),
 )
-_OF_REPORT = ("all_images.js", "links.js")
-"""What only a report has."""
+"""What both pages have."""
 _MODELS = {"audit", "one-shot", "explanation"}
 _SECTIONS = {
     "verdict": ("Verdict", _MODELS),
@@ -135,12 +132,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         for key in CHAPTERS
         if key in sections
     }
-    if not audits:  # what only audits have is not missed
-        chapters = {
-            key: [one for one in figures if not one.missing.startswith("no result of the kind")]
-            for key, figures in chapters.items()
-        }
-        sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
+    sections = {key: name for key, name in sections.items() if chapters.get(key, True)}
     images = collect_images(results, max_bytes=max_image_bytes)
     left = max(_LEAST_TABLE_BYTES, _MOST_DATA_BYTES - len(embed_json(images)))
     images |= collect_tables(results, left)
@@ -153,7 +145,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
     }
     return _render(
         "report.html.j2",
-        [_bundle_library(), _read_templates(*_SCRIPTS, *_OF_REPORT)],
+        [_bundle_library(), _read_templates(*_SCRIPTS, "all_images.js", "links.js")],
         _read_templates("report.css"),
         charts=charts,
         images=images,
@@ -170,7 +162,7 @@ def render_report(results: Sequence[ModelResult], max_image_bytes: int = MAX_BYT
         side_by_side=bool(galleries),
         before_and_after=any(label.endswith("before and after") for label in galleries),
         models_side_by_side=any(label.startswith("Side by side") for label in galleries),
-        definitions=read_definitions(),
+        definitions=read_words("definitions.toml"),
         origins=[describe_origin(result) for result in results],
     )
 
@@ -250,17 +242,6 @@ def _load_environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
     )
-    environment.filters["maths"] = as_maths
-    environment.globals |= {
-        "key_of": draw_key,
-        "draw_chart": _draw_chart,
-        "most_drawn": _MOST_STATIC,
-    }
+    environment.filters |= {"drawn": _draw_chart, "maths": as_maths, "sentence": as_sentence}
+    environment.globals["key_of"] = draw_key
     return environment
-
-
-@cache
-def read_definitions() -> dict[str, Mapping[str, str]]:
-    """Title and text of every definition, by its anchor, in the order of the page."""
-    text = files("vitscope.report").joinpath("definitions.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)

@@ -126,14 +126,14 @@ def _draw_family(data: FigureData, family: str, points: Sequence[Point]) -> Char
     return _plot_lines(title, data, rows, looks, DEPTH, family)
 
 
-def draw_tokens_along(data: FigureData, *, along: str, marked: bool = False) -> list[Chart]:
+def draw_tokens_along(data: FigureData, *, along: str) -> list[Chart]:
     """A chart for each model: a line and a band for each token group or route."""
     models = parts.group_models(data.points)
     found = [data.points] if len(models) <= _MOST_TOGETHER else models
-    return [_plot_tokens(data, points, along, marked=marked) for points in found]
+    return [_plot_tokens(data, points, along) for points in found]
 
 
-def _plot_tokens(data: FigureData, points: Sequence[Point], along: str, *, marked: bool) -> Chart:
+def _plot_tokens(data: FigureData, points: Sequence[Point], along: str) -> Chart:
     # A colour for each term, dashes for each result.
     models = parts.list_models(points)
     dashes = dict(zip((model.folder for model in models), _DASHES, strict=False))
@@ -144,7 +144,7 @@ def _plot_tokens(data: FigureData, points: Sequence[Point], along: str, *, marke
         return name_token(point.term) + (f", {point.model.label}" if several else "")
 
     looks = {name(one): (parts.term_colour(one.term), dashes[one.model.folder]) for one in points}
-    traces = [model.audit.trace for model in models if marked]
+    traces = [model.audit.trace for model in models if along == DEPTH]
     halves = [{"x": one.half_depth} for one in traces if one and one.half_depth is not None]
     half = mark("rule", {"x": numbers("x")}, color=parts.FAINT, strokeDash=[2, 3])
     behind = [{"data": {"values": halves}, **half}] if halves else []

@@ -30,22 +30,21 @@ SERIES = tuple(f"var(--series-{index})" for index in range(6))
 _HEIGHT_PX = 220
 _LEGEND_PX, _SYMBOL_PX, _LETTER_PX = 324, 24, 6
 """Most width of a legend; about as wide are one of its symbols and a letter of a name."""
-_AXIS = {
-    "labelColor": SOFT,
-    "titleColor": SOFT,
-    "domainColor": RULE,
-    "tickColor": RULE,
-    "gridColor": RULE,
-    "labelFontSize": 12,
-    "labelSeparation": 6,
-    "titleFontSize": 12,
-    "titleFontWeight": "normal",
-    "titlePadding": 8,
-}
 _CONFIG = {
     "background": "transparent",
     "font": "system-ui, sans-serif",
-    "axis": _AXIS,
+    "axis": {
+        "labelColor": SOFT,
+        "titleColor": SOFT,
+        "domainColor": RULE,
+        "tickColor": RULE,
+        "gridColor": RULE,
+        "labelFontSize": 12,
+        "labelSeparation": 6,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+    },
     "axisY": {"domain": False, "ticks": False, "labelPadding": 8},
     "legend": {"labelColor": INK, "labelFontSize": 12, "symbolStrokeWidth": 2},
     "view": {"stroke": None},
@@ -85,26 +84,22 @@ def make_rows(
     data: FigureData, points: Iterable[Point], **more: Callable[[Point], Any]
 ) -> list[Spec]:
     """Numbers of points as the charts name them, with further fields."""
-    return [
-        _make_row(data, point) | {field: read(point) for field, read in more.items()}
-        for point in points
-    ]
-
-
-def _make_row(data: FigureData, point: Point) -> Spec:
-    number = point.number
-    row = {
-        "model": point.model.label,
-        "term": point.term,
-        "x": point.x,
-        "value": number.value,
-        "low": number.low,
-        "high": number.high,
-        "told": write_interval(number, percent=data.percent),
-    }
-    if number.biased is not None:
-        row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
-    return row
+    rows = []
+    for point in points:
+        number = point.number
+        row = {
+            "model": point.model.label,
+            "term": point.term,
+            "x": point.x,
+            "value": number.value,
+            "low": number.low,
+            "high": number.high,
+            "told": write_interval(number, percent=data.percent),
+        }
+        if number.biased is not None:
+            row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
+        rows.append(row | {field: read(point) for field, read in more.items()})
+    return rows
 
 
 def words(field: str, **how: Any) -> Spec:

@@ -35,7 +35,6 @@ from vitscope.results.vocabulary import name_term, order_terms
 
 _SYMBOLS: Mapping[Mood, str] = {"good": "●", "middling": "▲", "bad": "✕", "unknown": "?"}
 _CARRIED = {"most": "mostly patches", "part": "partly patches"}
-_EACH = "The verdict on each image"
 _SCORES = {
     "skill": "skill",
     "gap": "gap",
@@ -65,29 +64,28 @@ def describe_verdict(result: ModelResult) -> dict[str, Any]:
 def describe_explained(result: ModelResult) -> dict[str, Any]:
     """Content of the card of explained images: the verdict on each."""
     summary = result.explanation
-    images, (first, *others) = summary.images, summary.images
-    counts = Counter(_CARRIED.get(one.verdict.status, one.verdict.status) for one in images)
+    images = summary.images
     names = hide_parents([image.path for image in images])
     told = [
         without_folders("; ".join(filter(None, [image.verdict.text, tell_raw_shares(image)])))
         for image in images
     ]
-    all_told = [f"{name}: {n:,} of {len(images):,} images" for name, n in counts.most_common()]
-    status, text = ("several images", "; ".join(all_told)) if others else (*counts, told[0])
-    mood = MOODS[first.verdict.status] if len(counts) == 1 else "unknown"
-    centred = first.numbers.centred_share
+    counts = Counter(_CARRIED.get(one.verdict.status, one.verdict.status) for one in images)
+    mood = MOODS[images[0].verdict.status] if len(counts) == 1 else "unknown"
+    bases = [*list_bases(summary), *judged.list_judgements(summary)]
+    notes = [*result.notes, *map(without_folders, bases)]
+    common = {"about": as_sentence(describe_explanation(summary)), "notes": notes}
+    if len(images) > 1:
+        all_told = [f"{name}: {n:,} of {len(images):,} images" for name, n in counts.most_common()]
+        rows = list(zip(names, told, strict=True))
+        table = TextTable(("image", "verdict"), [rows], title="The verdict on each image")
+        card = _make_card(result, "several images", mood, "; ".join(all_told))
+        return card | common | {"table": table}
+    centred = images[0].numbers.centred_share
     shares = {term: centred[term] for term in order_terms(centred) if isfinite(centred[term])}
-    rows = list(zip(names, told, strict=True))
-    return _make_card(result, status, mood, text) | {
-        "about": as_sentence(describe_explanation(summary)),
-        "shares": [] if others else _stack_shares(shares),
-        "facts": [] if others else [("image", names[0], "")],
-        "notes": [
-            *result.notes,
-            *map(without_folders, (*list_bases(summary), *judged.list_judgements(summary))),
-        ],
-        "table": TextTable(("image", "verdict"), [rows], title=_EACH) if others else None,
-    }
+    own = {"shares": _stack_shares(shares), "facts": [("image", names[0], "")]}
+    (status,) = counts
+    return _make_card(result, status, mood, told[0]) | common | own
 
 
 def describe_judgement_card(result: ModelResult) -> dict[str, Any]:
@@ -118,15 +116,7 @@ def describe_remedies_card(result: ModelResult) -> dict[str, Any]:
         "settings": _tell_settings(result),
         "notes": result.notes,
         "overview": tabulate_overview(summary),
-        "edits": [
-            {
-                "edit": one.edit,
-                "text": as_sentence(one.text),
-                "verdict": as_sentence(one.verdict.text),
-                "table": tabulate_remedy(summary, one),
-            }
-            for one in summary.remedies
-        ],
+        "edits": [(one, tabulate_remedy(summary, one)) for one in summary.remedies],
     }
 
 

@@ -49,13 +49,9 @@ const pngScale = 3; // pixels of the file for one of the page
 async function drawPng(svg) {
   const image = make("img", { src: `data:image/svg+xml,${encodeURIComponent(svg)}` });
   await image.decode();
-  const canvas = make("canvas", { width: pngScale * image.width, height: pngScale * image.height });
+  const canvas = new OffscreenCanvas(pngScale * image.width, pngScale * image.height);
   canvas.getContext("2d").drawImage(image, 0, 0, canvas.width, canvas.height);
-  return encodePng(canvas);
-}
-
-function encodePng(canvas) {
-  return new Promise((found) => canvas.toBlob(found, "image/png"));
+  return canvas.convertToBlob();
 }
 
 function offerChart(panel) {
@@ -68,14 +64,13 @@ function offerChart(panel) {
   panel.append(makeButtons(title, { SVG: saveSvg, PNG: savePng }));
 }
 
-const asNumber = (text) => text.replace(/,/g, "").replace("−", "-");
 const isNumber = /^[−+]?\d[\d,]*(\.\d+)?$/;
 
 // Its value, the ends of its interval, and the words before it, such as “at most”.
 function readCell(cell) {
   const text = cell.textContent;
   const { numbers } = cell.dataset;
-  if (numbers === undefined) return [isNumber.test(text) ? asNumber(text) : text];
+  if (numbers === undefined) return [isNumber.test(text) ? text.replace(/,/g, "").replace("−", "-") : text];
   const [value = "", low = "", high = ""] = numbers.split(" ");
   return [value, low, high, text.match(/^[^\d−+–]*/)[0].replace(/[: ]+$/, "")];
 }
@@ -95,11 +90,11 @@ function readTable(table) {
 // A spreadsheet would run text that begins like a formula.
 const disarm = (text) => (/^[=+\-@\t\r]/.test(text) && Number.isNaN(Number(text)) ? `'${text}` : text);
 const quote = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
-const writeCsv = (rows) => rows.map((row) => row.map((cell) => quote(disarm(cell))).join(",") + "\r\n").join("");
 const writeTabs = (rows) => rows.map((row) => row.map((cell) => disarm(cell).replace(/\s/g, " ")).join("\t")).join("\n");
 
 function saveCsv(name, rows) {
-  save(`${name}.csv`, new Blob([writeCsv(rows)], { type: "text/csv" }));
+  const lines = rows.map((row) => row.map((cell) => quote(disarm(cell))).join(",") + "\r\n");
+  save(`${name}.csv`, new Blob(lines, { type: "text/csv" }));
 }
 
 function offerTable(table) {

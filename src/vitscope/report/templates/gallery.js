@@ -71,10 +71,6 @@ function offerMaps({ images, side_by_side: common }) {
 
 const isEmpty = (index) => state.buttons[index].childElementCount === 0;
 
-function changeMaps() {
-  for (const index of state.buttons.keys()) if (!isEmpty(index)) fillCard(index);
-}
-
 function fillCard(index) {
   const [button, image] = [state.buttons[index], state.gallery.images[index]];
   comingNear.unobserve(button);
@@ -180,10 +176,6 @@ function focusCard(place) {
   button.focus();
 }
 
-function mixCards() {
-  for (const canvas of cards.querySelectorAll("canvas")) canvas.style.opacity = `${control("mix").value}%`;
-}
-
 function clearFilters(event) {
   event.preventDefault();
   for (const name of ["folder", "filter", "from", "to", "name"]) control(name).value = "";
@@ -193,8 +185,10 @@ function clearFilters(event) {
 }
 
 if (data.galleries.length > 0) {
-  control("map").addEventListener("input", changeMaps);
-  control("mix").addEventListener("input", mixCards);
+  control("map").addEventListener("input", () => range(state.buttons.length).filter((index) => !isEmpty(index)).forEach(fillCard));
+  control("mix").addEventListener("input", () => {
+    for (const canvas of cards.querySelectorAll("canvas")) canvas.style.opacity = `${control("mix").value}%`;
+  });
   control("controls").addEventListener("reset", clearFilters);
   cards.addEventListener("keydown", walk);
   startForm(control, data.galleries, chooseGallery, arrange);

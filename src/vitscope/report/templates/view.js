@@ -164,7 +164,7 @@ async function saveMap(over) {
   const image = viewOf(currentImage(), view.which);
   const map = openMap(image, view.which);
   const [width, height] = image.size.map((side) => pngScale * side);
-  const canvas = make("canvas", { width, height });
+  const canvas = new OffscreenCanvas(width, height);
   const context = canvas.getContext("2d");
   if (over) {
     const photo = makeImage(image);
@@ -175,7 +175,7 @@ async function saveMap(over) {
   context.imageSmoothingEnabled = false;
   context.drawImage(paint(map), 0, 0, width, height);
   const words = [stemOf(image), map.name, over ? "overlay" : "", state.gallery.label];
-  save(`${nameFile(...words)}.png`, await encodePng(canvas));
+  save(`${nameFile(...words)}.png`, await canvas.convertToBlob());
 }
 
 const gridCell = 64; // least width of a map in the file, in pixels
@@ -189,13 +189,11 @@ async function saveGrid() {
   const [cell, edge, gap] = [{ width: side * across, height: side * down }, 44, 6];
   const top = edge + 60;
   const told = [`${image.name} · ${state.gallery.label}`, `${image.layers.title} of each head (across) in each layer (down); each map has its own scale`];
-  const canvas = make("canvas");
+  const canvas = new OffscreenCanvas(0, top + maps.length * (cell.height + gap));
   const context = canvas.getContext("2d");
-  const font = "16px sans-serif";
-  context.font = font;
+  const font = (context.font = "16px sans-serif");
   const words = Math.max(...told.map((text) => context.measureText(text).width));
   canvas.width = Math.max(edge + maps[0].length * (cell.width + gap), Math.ceil(words) + 2 * gap);
-  canvas.height = top + maps.length * (cell.height + gap);
   context.fillStyle = "#fff";
   context.fillRect(0, 0, canvas.width, canvas.height);
   Object.assign(context, { font, fillStyle: "#000", textBaseline: "middle", imageSmoothingEnabled: false });
@@ -210,7 +208,7 @@ async function saveGrid() {
       context.drawImage(paint(map), x, y, cell.width, cell.height);
     });
   });
-  save(`${nameFile(stemOf(image), "heads by layer", state.gallery.label)}.png`, await encodePng(canvas));
+  save(`${nameFile(stemOf(image), "heads by layer", state.gallery.label)}.png`, await canvas.convertToBlob());
 }
 
 // The patch in a row and a column, or the next inside the map.
