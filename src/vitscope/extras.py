@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from sys import stdlib_module_names
 from traceback import walk_tb
-from types import FrameType
 
 from vitscope.errors import UsageError
 
@@ -38,8 +37,10 @@ def find_failed_import(error: BaseException) -> str | None:
         missing = error.name or ""
         if missing and "." not in missing:  # otherwise a part of a package, or of other code
             return f"{missing} is not installed ({error}): pip install {missing}"
-    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
-    running = [one.f_globals.get("__name__", "") for one in frames if _is_module(one)]
+    codes = [
+        frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"
+    ]
+    running = [frame.f_globals.get("__name__", "") for frame in codes]
     named = [error.name or ""] if isinstance(error, ImportError) else []
     roots = [name.partition(".")[0] for name in (*running[-1:], *named)]
     # A model repository's own code is no package.
@@ -54,10 +55,6 @@ def find_failed_import(error: BaseException) -> str | None:
         f"{' and '.join(map(_tell_version, again))} {fault} ({type(error).__name__}: {error}): "
         f"install {both} again, pip install --force-reinstall {' '.join(again)}"
     )
-
-
-def _is_module(frame: FrameType) -> bool:
-    return frame.f_code.co_name == "<module>"
 
 
 def _tell_version(package: str) -> str:

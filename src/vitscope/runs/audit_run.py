@@ -26,12 +26,7 @@ from vitscope.results.image_maps import ImageMap
 from vitscope.results.manifest import Manifest
 from vitscope.runs.chosen_maps import choose_gallery_maps, map_gallery
 from vitscope.runs.digests import digest_sets
-from vitscope.runs.model_run import (
-    ModelRun,
-    OnProgress,
-    check_steady,
-    take_share,
-)
+from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, take_share
 from vitscope.runs.part_writer import MACHINE, PartWriter, Shard
 from vitscope.runs.resources import list_versions
 from vitscope.runs.traced_images import TracedImages

@@ -1,13 +1,14 @@
 """The maps that a run makes of single images, and what they need."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vitscope.config import AuditConfig
 from vitscope.errors import UsageError
-from vitscope.images.image_set import ImageBatch, ImageSet
+from vitscope.images.image_set import ImageSet
 from vitscope.maps.chosen_target import ChosenTarget, choose_target
 from vitscope.maps.judgement import SCORES, check_names, judge_images
 from vitscope.maps.method import MapInput, MapMethod, MapValues
@@ -159,20 +160,14 @@ def map_gallery(
     """Maps of the images of a gallery that are not of the row, by the images' digests."""
     if not maps.methods:
         return {}
-    run = ModelRun(vit, images, config)
+    run = ModelRun(vit, images, replace(config, batch_size=1))
     found: dict[str, dict[str, ImageMap]] = {}
     with run.placed():
-        references = make_references(vit, (one.pixels for one in _iter_images(run)))
-        for one in _iter_images(run):
+        references = make_references(vit, (one.pixels for one in run.iter_batches(None)))
+        for one in run.iter_batches(None):
             with run.plain_errors(one):
                 given = maps.target.make_input(
                     one.pixels, references, maps.methods, seed=config.seed
                 )
                 found[one.ids[0]] = maps.compute(given)
     return found
-
-
-def _iter_images(run: ModelRun[AuditConfig]) -> Iterator[ImageBatch]:
-    for batch in run.iter_batches(None):
-        for index in range(len(batch.ids)):
-            yield batch.select(slice(index, index + 1))

@@ -46,12 +46,7 @@ from vitscope.results.saved_result import write_result
 from vitscope.results.schema import OneShotData, OneShotSummary, Settings
 from vitscope.results.schema_numbers import Chance
 from vitscope.runs.digests import digest_sets
-from vitscope.runs.model_run import (
-    ModelRun,
-    OnProgress,
-    check_steady,
-    make_image_set,
-)
+from vitscope.runs.model_run import ModelRun, OnProgress, check_steady, make_image_set
 from vitscope.runs.output import Output
 
 Outputs = dict[str, dict[str, Float[np.ndarray, "*image dim"]]]
