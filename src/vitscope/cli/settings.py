@@ -177,7 +177,9 @@ _PARSED = {
     "layers": _as_word(parse_layers, "last|all|3,7", allow_leading_hyphen=True),  # of -3,-1
     "maps": _as_word(parse_words, "A,B"),
     "metrics": _as_word(parse_words, "A,B"),
-    "removals": _as_word(parse_words, "A,B", show_default=False),
+    "removals": _as_word(
+        lambda text: parse_words(text) or JudgeConfig.removals, "A,B", show_default=False
+    ),
     "masks": Parameter(metavar="PATH"),
     "width": _as_word(parse_width, "3.5in|9cm"),
     "shard": _as_word(parse_shard, "3/16"),
