@@ -1,7 +1,6 @@
 """Commands that make maps: `vitscope explain` and `judge`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar
@@ -78,7 +77,6 @@ def judge(
         output.conclude(result, make_report)
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Explained(Models):
     """The models of `vitscope explain`.
 

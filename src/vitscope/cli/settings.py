@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
@@ -21,20 +20,20 @@ from vitscope.errors import UsageError
 
 def parse_size(text: str) -> int | tuple[int, int]:
     """Parse an input size in pixels: one number for a square, or HEIGHTxWIDTH."""
-    parts = text.lower().split("x")
-    if len(parts) > 2 or not all(map(_is_number, parts)):
+    found = re.fullmatch(r"(\d+)(?:x(\d+))?", text, re.ASCII | re.IGNORECASE)
+    if found is None:
         raise UsageError(
             f"size {text!r}: expected pixels such as 518, or HEIGHTxWIDTH as in 224x336"
         )
-    return (int(parts[0]), int(parts[1])) if len(parts) == 2 else int(text)
+    return (int(found[1]), int(found[2])) if found[2] else int(found[1])
 
 
 def parse_shard(text: str) -> tuple[int, int]:
     """Parse a shard: two numbers such as 3/16, counted from 1."""
-    number, _, count = text.partition("/")
-    if _is_number(number) and _is_number(count) and 1 <= int(number) <= int(count):
-        return int(number), int(count)
-    raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
+    found = re.fullmatch(r"(\d+)/(\d+)", text, re.ASCII)
+    if found is None or not 1 <= int(found[1]) <= int(found[2]):
+        raise UsageError(f"shard {text!r}: expected one of 1/N to N/N, such as 3/16")
+    return int(found[1]), int(found[2])
 
 
 def parse_layers(text: str) -> str | tuple[int, ...]:
@@ -65,17 +64,12 @@ def parse_words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
-
-
-def _convert(parse: Callable[[str], Any], _: object, tokens: Sequence[Token]) -> Any:
-    return parse(",".join(token.value for token in tokens))  # several in a file of options
-
-
 def _as_word(parse: Callable[[str], Any], shown: str, **settings: Any) -> Parameter:
+    def convert(_: object, tokens: Sequence[Token]) -> Any:
+        return parse(",".join(token.value for token in tokens))  # several in a file of options
+
     return Parameter(
-        converter=partial(_convert, parse),
+        converter=convert,
         n_tokens=1,
         accepts_keys=False,
         metavar=shown,
@@ -183,7 +177,9 @@ _PARSED = {
     "layers": _as_word(parse_layers, "last|all|3,7", allow_leading_hyphen=True),  # of -3,-1
     "maps": _as_word(parse_words, "A,B"),
     "metrics": _as_word(parse_words, "A,B"),
-    "removals": _as_word(parse_words, "A,B", show_default=False),
+    "removals": _as_word(
+        lambda text: parse_words(text) or JudgeConfig.removals, "A,B", show_default=False
+    ),
     "masks": Parameter(metavar="PATH"),
     "width": _as_word(parse_width, "3.5in|9cm"),
     "shard": _as_word(parse_shard, "3/16"),
