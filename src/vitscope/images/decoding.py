@@ -162,7 +162,11 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
 
 def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """Rotate an image according to the metadata of the file it came from."""
-    turn = _TURNS.get(_read_orientation(source))
+    try:
+        orientation = source.getexif().get(ExifTags.Base.Orientation)
+    except _METADATA_ERRORS:
+        return image  # Viewers show an image with broken metadata as stored.
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
@@ -205,14 +209,6 @@ def _describe(error: Exception) -> str:
     # On one printable line, because a decoder's error may quote the file.
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:200])
-
-
-def _read_orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _METADATA_ERRORS:
-        return 1  # Viewers show an image with broken metadata as stored.
-    return orientation if isinstance(orientation, int) else 1
 
 
 def _compute_target(preprocessing: Preprocessing) -> tuple[int, int]:
