@@ -38,14 +38,11 @@ def read_image(address: ImageAddress) -> bytes:
 
 def size_of(address: ImageAddress) -> int | None:
     """Size of an image in bytes, if known without reading it."""
-    if isinstance(address, (ParquetRow, HeldImage)):
-        return None
-    if not isinstance(address, Path):
+    if isinstance(address, (StoredObject, TarMember)):
         return address.size
-    try:
-        return address.stat().st_size
-    except (OSError, ValueError):
-        return None
+    with suppress(OSError, ValueError):
+        return address.stat().st_size if isinstance(address, Path) else None
+    return None
 
 
 def printable_address(address: ImageAddress) -> str:

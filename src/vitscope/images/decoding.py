@@ -6,7 +6,6 @@ RGB images keep their values whatever their colour profile, as in the pipelines 
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from hashlib import blake2b
 from io import BytesIO
 from math import ceil, floor
@@ -23,6 +22,8 @@ from vitscope.images.colours import convert_to_rgb, widen_png_key
 from vitscope.images.folders import FORMATS
 from vitscope.images.pillow_switches import set_for_decoding
 from vitscope.images.preprocessing import Pipeline, Preprocessing
+
+Image.init()  # fills Image.OPEN with the formats that this Pillow was built with
 
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -123,7 +124,7 @@ def open_image(
     with (
         set_for_decoding(),
         _plain_decoding_errors(data, formats),
-        Image.open(BytesIO(data), formats=_openable_formats(tuple(formats))) as image,
+        Image.open(BytesIO(data), formats=[one for one in formats if one in Image.OPEN]) as image,
     ):
         if least_size is not None:
             image.draft(None, least_size)
@@ -161,7 +162,11 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
 
 def turn_upright(image: Image.Image, source: Image.Image) -> Image.Image:
     """Rotate an image according to the metadata of the file it came from."""
-    turn = _TURNS.get(_read_orientation(source))
+    try:
+        orientation = source.getexif().get(ExifTags.Base.Orientation)
+    except _METADATA_ERRORS:
+        return image  # Viewers show an image with broken metadata as stored.
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
     return image if turn is None else image.transpose(turn)
 
 
@@ -200,24 +205,10 @@ def _column(channels: Sequence[float]) -> Float[Tensor, "channel 1 1"]:
     return torch.tensor(channels, dtype=torch.float32).reshape(3, 1, 1)
 
 
-@cache
-def _openable_formats(formats: tuple[str, ...]) -> tuple[str, ...]:
-    Image.init()
-    return tuple(name for name in formats if name in Image.OPEN)
-
-
 def _describe(error: Exception) -> str:
     # On one printable line, because a decoder's error may quote the file.
     text = " ".join(str(error).split()) or type(error).__name__
     return "".join(c if c.isprintable() else "?" for c in text[:200])
-
-
-def _read_orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
-    except _METADATA_ERRORS:
-        return 1  # Viewers show an image with broken metadata as stored.
-    return orientation if isinstance(orientation, int) else 1
 
 
 def _compute_target(preprocessing: Preprocessing) -> tuple[int, int]:

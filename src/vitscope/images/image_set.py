@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, default_collate
 
 from vitscope.errors import ImageReadError, UsageError, VitscopeError
 from vitscope.images.addresses import (
@@ -327,23 +327,16 @@ class _Batches(Dataset[ImageBatch]):
                 failures.append(ImageFailure(index, str(error)))
             except MemoryError:
                 failures.append(ImageFailure(index, "too large: not enough memory to read it"))
+        if not read:
+            none = torch.empty(0, 3, *self._images.preprocessing.size)
+            return ImageBatch([], [], none, failures)
         images = [*read.values()]
-        pixels = [image.pixels for image in images]
         return ImageBatch(
             indices=[*read],
             ids=[image.id for image in images],
-            pixels=(
-                torch.stack(pixels)
-                if pixels
-                else torch.empty(0, 3, *self._images.preprocessing.size)
-            ),
+            pixels=torch.stack([image.pixels for image in images]),
             failures=failures,
-            covariates={
-                name: torch.tensor(
-                    [image.covariates[name] for image in images], dtype=torch.float64
-                )
-                for name in (images[0].covariates if images else ())
-            },
+            covariates=default_collate([image.covariates for image in images]),
             level_ranges=[image.level_range for image in images],
         )
 

@@ -28,7 +28,8 @@ def find_masks(folder: str | Path, images: Sequence[ImageAddress]) -> tuple[Path
     """Match masks to images: `beach.png` is the mask of `beach.jpg`."""
     folder = Path(folder)
     try:
-        masks = {path.stem: path for path in sorted(folder.iterdir()) if _is_mask(path)}
+        files = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
+        masks = {path.stem: path for path in files if path.suffix.lower() == ".png"}
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UsageError(
@@ -94,7 +95,3 @@ def crop_mask(
         )
     cropped = resample_with_pillow(mask, replace(preprocessing, interpolation="nearest"))
     return np.asarray(cropped)
-
-
-def _is_mask(path: Path) -> bool:
-    return path.suffix.lower() == ".png" and not is_hidden(path.name)

@@ -189,8 +189,8 @@ def _open_regular(path: Path) -> BinaryIO:
         os.scandir(path).close()  # raises the reason if it cannot be searched
     if not stat.S_ISREG(mode):
         raise ImageReadError("not a regular file")
-    waitless = getattr(os, "O_NONBLOCK", 0)
-    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | waitless))  # noqa: SIM115
+    no_waiting = getattr(os, "O_NONBLOCK", 0)
+    file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_waiting))  # noqa: SIM115
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise ImageReadError("not a regular file")

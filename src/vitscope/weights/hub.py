@@ -90,23 +90,17 @@ def _take_snapshot(repo_id: str, patterns: list[str], *, local: bool) -> Path | 
             f"the model hub has no public repository {repo_id}: check the spelling, or log in "
             "with `hf auth login` if it is private"
         ) from None
-    except LocalEntryNotFoundError as error:
-        if local:
-            return None
-        raise _make_unreachable(repo_id, error) from None
     except _CONNECTION_ERRORS as error:
-        raise _make_unreachable(repo_id, error) from None
-
-
-def _make_unreachable(repo_id: str, error: BaseException) -> ModelUnreachableError:
-    # huggingface_hub wraps the actual reason in a paragraph of advice.
-    cause = error.__cause__ or error
-    offline = isinstance(cause, OfflineModeIsEnabled)
-    reason = "HF_HUB_OFFLINE is set" if offline else first_line(cause)
-    return ModelUnreachableError(
-        f"{repo_id} is not cached and cannot be fetched ({reason}): connect to the network, or "
-        "give the path of a local folder with the model"
-    )
+        if local and isinstance(error, LocalEntryNotFoundError):
+            return None
+        # huggingface_hub wraps the actual reason in a paragraph of advice.
+        cause = error.__cause__ or error
+        offline = isinstance(cause, OfflineModeIsEnabled)
+        reason = "HF_HUB_OFFLINE is set" if offline else first_line(cause)
+        raise ModelUnreachableError(
+            f"{repo_id} is not cached and cannot be fetched ({reason}): connect to the network, or "
+            "give the path of a local folder with the model"
+        ) from None
 
 
 def _is_complete(folder: Path, required: Sequence[str], pattern: str) -> bool:
