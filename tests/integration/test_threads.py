@@ -3,6 +3,7 @@
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import cycle
 
 import pytest
@@ -14,7 +15,6 @@ from support_table import TINY_MODELS, tiny_pixels
 from vitscope import AuditConfig, audit, decompose, map_tokens, restrict, wrap_model
 from vitscope.errors import UsageError
 from vitscope.ledger import compute_scalars
-from vitscope.models.base import ViTAdapter
 
 LONG_S = 600
 NUM_TURNS = 5
@@ -212,14 +212,13 @@ def test_two_threads_that_would_wait_for_ever_are_told_so():
     assert "two threads wait for each other's models" in str(error)
 
 
-def test_what_failed_in_a_thread_is_free_for_the_next(monkeypatch):
+def test_what_failed_in_a_thread_is_free_for_the_next():
     vit = make()
 
     def fail(*_):
         raise RuntimeError("as told")
 
-    with monkeypatch.context() as patch, ThreadPoolExecutor(1) as pool:
-        patch.setattr(ViTAdapter, "_run_until_left", fail)
-        with pytest.raises(RuntimeError, match="as told"):
-            pool.submit(look, vit, tiny_pixels(vit)).result(LONG_S)
+    failing = replace(vit, run=fail)  # over the same module
+    with ThreadPoolExecutor(1) as pool, pytest.raises(RuntimeError, match="as told"):
+        pool.submit(look, failing, tiny_pixels(vit)).result(LONG_S)
     assert look(vit, tiny_pixels(vit))

@@ -79,15 +79,12 @@ def load_open_clip(name: str) -> ViTAdapter:
         )
     config = open_clip.get_model_config(architecture)
     _check_architecture(config, f"open_clip:{name}")
-    quick = bool(settings.get("quick_gelu", False))
-    notes = []
-    if quick and not config.get("quick_gelu", False):
-        notes.append(f"{tag} was trained with QuickGELU, which replaces {architecture}'s GELU")
-    adapter = make_open_clip_adapter(
-        _build(architecture, _find_weights(name, settings), settings, name),
-        model_id=f"open_clip:{name}",
-    )
-    return replace(adapter, info=adapter.info.noted(*notes, source=f"open_clip {name}"))
+    module = _build(architecture, _find_weights(name, settings), settings, name)
+    adapter = make_open_clip_adapter(module, model_id=f"open_clip:{name}")
+    info = replace(adapter.info, source=f"open_clip {name}")
+    if settings.get("quick_gelu") and not config.get("quick_gelu"):
+        info = info.noted(f"{tag} was trained with QuickGELU, which replaces {architecture}'s GELU")
+    return replace(adapter, info=info)
 
 
 def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:

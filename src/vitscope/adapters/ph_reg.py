@@ -29,7 +29,6 @@ class StudentDINOv2(nn.Module):
     """The parts of a student: a Dinov2Model, which is shared, and registers without positions."""
 
     def __init__(self, model: nn.Module, registers: nn.Parameter) -> None:
-        """Put the parts together."""
         super().__init__()
         self.model: Any = model
         self.registers = registers

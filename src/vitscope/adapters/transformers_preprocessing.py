@@ -67,7 +67,9 @@ def make_preprocessing(
     resample = settings.get("resample")
     if not isinstance(resample, int) or resample not in range(len(_INTERPOLATIONS)):
         _refuse(name, "resample", resample, "0 (nearest) to 3 (bicubic)")
-    normalize = settings.get("do_normalize", False)
+    mean, std = (settings.get("image_mean"), settings.get("image_std"))
+    if not settings.get("do_normalize", False):
+        mean, std = 0.0, 1.0
     size, resize, crop_fraction = _read_size(name, settings)
     try:
         return Preprocessing(
@@ -75,8 +77,8 @@ def make_preprocessing(
             resize=resize,
             crop_fraction=crop_fraction,
             interpolation=_INTERPOLATIONS[resample],
-            mean=_read_channels(settings.get("image_mean")) if normalize else (0.0, 0.0, 0.0),
-            std=_read_channels(settings.get("image_std")) if normalize else (1.0, 1.0, 1.0),
+            mean=_read_channels(mean),
+            std=_read_channels(std),
             pipeline="transformers-pil" if backend == "pil" else _PIPELINES[kind],
         )
     except UsageError as error:

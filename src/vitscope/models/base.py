@@ -230,19 +230,8 @@ class ViTAdapter:
         last = self.last_layer
         if layers == "last":
             return (last,)
-        chosen = set(self.blocks) if layers == "all" else {self._find_layer(n) for n in layers}
-        return tuple(sorted(chosen | {last}))
-
-    def _find_layer(self, number: int) -> int:
-        last = self.last_layer
-        found = int(number) if number >= 0 else last + 1 + int(number)
-        if found in self.blocks:
-            return found
-        if len(self.blocks) == 1:
-            choice = f"its only one is {last}"
-        else:
-            choice = f"choose from {min(self.blocks)} to {last}, or {-len(self.blocks)} to -1"
-        raise UsageError(f"{self.info.id} has no layer {number} to analyse: {choice}")
+        chosen = self.blocks if layers == "all" else map(self.select_layer, layers)
+        return tuple(sorted({*chosen, last}))
 
     def select_layer(self, layer: int | None) -> int:
         """Convert a choice of one layer to its index.
@@ -258,16 +247,24 @@ class ViTAdapter:
             UsageError: If it is not the index of a layer with an analysable row.
             UnsupportedModelError: If no layer of the model has one.
         """
+        last = self.last_layer
         try:
             if isinstance(layer, bool):
                 raise TypeError
-            number = self.last_layer if layer is None else index(layer)
+            number = last if layer is None else index(layer)
         except TypeError:
             raise UsageError(
                 f"layer was given as {type(layer).__name__}: expected one block number such as "
-                f"{self.last_layer}, or None for the last"
+                f"{last}, or None for the last"
             ) from None
-        return self._find_layer(number)
+        found = number if number >= 0 else last + 1 + number
+        if found in self.blocks:
+            return found
+        if len(self.blocks) == 1:
+            choice = f"its only one is {last}"
+        else:
+            choice = f"choose from {min(self.blocks)} to {last}, or {-len(self.blocks)} to -1"
+        raise UsageError(f"{self.info.id} has no layer {number} to analyse: {choice}")
 
     def trace(
         self,

@@ -177,22 +177,18 @@ class BlockRecorder:
     def _leave_block(self, _: nn.Module, __: object, output: object) -> None:
         if {"branch", "residual"} - self._rows.keys() or self._parts.taps.keys() - self._call.taps:
             raise make_changed(f"parts of layer {self._layer} were not run")
-        self._emit(
-            self._heads or self._parts.make_heads(self._call, self._row),
-            branch=self._rows["branch"],
-            residual=self._rows["residual"],
-            output=_take_row(output, self._row).clone(),
-        )
+        self._rows["output"] = _take_row(output, self._row).clone()
+        self._emit(self._heads or self._parts.make_heads(self._call, self._row))
 
-    def _emit(self, heads: Heads, **own: Float[Tensor, "batch dim"]) -> None:
+    def _emit(self, heads: Heads) -> None:
         self.times_run += 1
         # Autocast is for the model's own products, not for those computed from them.
         with torch.autocast(heads.keys.device.type, enabled=False):
-            trace = self._make_trace(heads, own)
+            trace = self._make_trace(heads)
             self._call, self._rows, self._heads = AttentionCall(), {}, None
             self._on_trace(trace)
 
-    def _make_trace(self, heads: Heads, own: Mapping[str, Tensor]) -> ClsTrace:
+    def _make_trace(self, heads: Heads) -> ClsTrace:
         query, keys, values, bias = heads
         self._layout.check_num_tokens(keys.shape[2])
         dtype = torch.promote_types(keys.dtype, torch.float32)
@@ -207,10 +203,10 @@ class BlockRecorder:
             layout=self._layout,
             logits=logits if bias is None else logits + bias,
             values=values,
-            skip=self._rows.get("skip"),
+            skip=self._rows.pop("skip", None),
             tail=self._parts.tail,
             tokens=None if self._picker is None else self._picker.finish(),
-            **own,
+            **self._rows,
         )
 
 

@@ -4,24 +4,21 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
-from types import FunctionType, MethodType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from uuid import uuid4
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_hooks
 
-from vitscope.models.descriptions import (
-    UnknownError,
-    describe_class,
-    describe_code,
-    describe_value,
-    hash_tensor,
-    is_library,
-)
 from vitscope.models.edits import EditHook
 from vitscope.models.running import OwnHook, find_plain_forward, list_computed
+
+_LIBRARIES = {"torch", "timm", "transformers", "open_clip", "accelerate"}
+_PLAIN = (bool, int, float, complex, str, bytes, type(None), torch.dtype)
 
 _IDLE = ("Identity", "Drop")
 """Parts of class names of library modules that pass their input through in evaluation mode."""
@@ -85,11 +82,11 @@ class _Description:
 
     def add_module(self, name: str, module: nn.Module) -> None:
         kind = type(module)
-        if not (is_library(kind.__module__) and any(word in kind.__name__ for word in _IDLE)):
-            self._add(name, "class", partial(describe_class, kind))
+        if not (_is_library(kind.__module__) and any(word in kind.__name__ for word in _IDLE)):
+            self._add(name, "class", partial(_describe_class, kind))
             self._add_attributes(name, module)
         for buffer in sorted(module._non_persistent_buffers_set):
-            self._add(name, f"buffer {buffer}", partial(describe_value, module._buffers[buffer]))
+            self._add(name, f"buffer {buffer}", partial(_describe_value, module._buffers[buffer]))
         self._add_forward(name, module)
         self.add_hooks(name, "pre-hook", module._forward_pre_hooks.values())
         self.add_hooks(name, "hook", module._forward_hooks.values())
@@ -104,7 +101,7 @@ class _Description:
                 self._add(name, f"forward {kind}", partial(_describe_hook, hook))
 
     def _add_attributes(self, place: str, module: nn.Module) -> None:
-        known = is_library(type(module).__module__)
+        known = _is_library(type(module).__module__)
         own_hooks = any(map(_is_of_torch, module._forward_pre_hooks.values()))
         computed = {name for name, _ in list_computed(module)} if own_hooks else set()
         for attribute, value in sorted(vars(module).items()):
@@ -116,14 +113,14 @@ class _Description:
                 of_class, FunctionType
             )
             if code or not known:
-                self._add(place, attribute, partial(describe_value, value))
+                self._add(place, attribute, partial(_describe_value, value))
             elif not (attribute.startswith("_") or "drop" in attribute):
-                self._add(place, attribute, partial(describe_value, value), optional=True)
+                self._add(place, attribute, partial(_describe_value, value), optional=True)
 
     def _add_forward(self, name: str, module: nn.Module) -> None:
         of_class: Any = type(module).forward
         for method, code in _list_replaced_methods(type(module)):
-            self._add(name, f"class's {method}", partial(describe_code, code))
+            self._add(name, f"class's {method}", partial(_describe_code, code))
         placing = vars(module).get("_hf_hook")
         for hook in getattr(placing, "hooks", [placing]):
             if hook is not None and type(hook).__name__ not in _DEVICE_HOOKS:
@@ -135,14 +132,14 @@ class _Description:
         if isinstance(forward, MethodType) and forward.__self__ is module:
             forward = forward.__func__
         if forward not in {None, of_class}:
-            self._add(name, "forward", partial(describe_code, forward))
+            self._add(name, "forward", partial(_describe_code, forward))
 
     def _add(
         self, name: str, what: str, describe: Callable[[], str], *, optional: bool = False
     ) -> None:
         try:
             self.lines.append(f"{name} {what} {describe()}")
-        except UnknownError as error:
+        except _UnknownError as error:
             # Optional attributes are those a library stores but does not compute with, such as its
             # config.
             if not optional:
@@ -159,8 +156,8 @@ def _hash_lines(lines: Iterable[str]) -> str:
 def _describe_hook(hook: Any) -> str:
     if _is_of_torch(hook):
         settings = {k: v for k, v in vars(hook).items() if isinstance(v, bool | int | float | str)}
-        return f"{describe_class(type(hook))} {describe_value(settings)}"
-    return describe_code(hook)
+        return f"{_describe_class(type(hook))} {_describe_value(settings)}"
+    return _describe_code(hook)
 
 
 def _list_replaced_methods(kind: type) -> list[tuple[str, FunctionType]]:
@@ -168,7 +165,7 @@ def _list_replaced_methods(kind: type) -> list[tuple[str, FunctionType]]:
     return [
         (name, method)
         for part in kind.__mro__
-        if is_library(part.__module__) and part is not nn.Module
+        if _is_library(part.__module__) and part is not nn.Module
         for name, method in sorted(vars(part).items())
         if isinstance(method, FunctionType) and not name.startswith("__") and _is_foreign(method)
     ]
@@ -177,7 +174,7 @@ def _list_replaced_methods(kind: type) -> list[tuple[str, FunctionType]]:
 def _is_foreign(method: FunctionType) -> bool:
     origin = method.__globals__["__name__"]
     inner = getattr(method, "__wrapped__", None)
-    return not (is_library(origin) or origin.partition(".")[0] in _DECORATORS) or (
+    return not (_is_library(origin) or origin.partition(".")[0] in _DECORATORS) or (
         isinstance(inner, FunctionType) and _is_foreign(inner)
     )
 
@@ -185,3 +182,126 @@ def _is_foreign(method: FunctionType) -> bool:
 def _is_of_torch(hook: Any) -> bool:
     # Pruning and the older weight normalisations: their tensors are in the state dict.
     return type(hook).__module__.startswith("torch.nn.utils.")
+
+
+# Descriptions of values and code are the same in every process.
+
+
+class _UnknownError(Exception):
+    """Raised for a value that cannot be described; the message says what it is."""
+
+
+def _is_library(module: str) -> bool:
+    # Whether code is identified by its name alone.
+    return module.partition(".")[0] in _LIBRARIES
+
+
+def hash_tensor(tensor: Tensor) -> str:
+    """Digest of a tensor on any device."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1)
+    digest = hashlib.blake2b(flat.view(torch.uint8).numpy().data, digest_size=16)
+    return f"{tensor.dtype} {tuple(tensor.shape)} {digest.hexdigest()}"
+
+
+def _describe_value(value: Any) -> str:
+    if isinstance(value, _PLAIN):
+        return repr(value)
+    if isinstance(value, Enum):
+        return f"{_describe_class(type(value))}.{value.name}"
+    if isinstance(value, Tensor):
+        return hash_tensor(value)
+    if isinstance(value, list | tuple):
+        return f"({', '.join(map(_describe_value, value))})"
+    if isinstance(value, set | frozenset):
+        return f"{{{', '.join(sorted(map(_describe_value, value)))}}}"
+    if isinstance(value, dict):
+        items = (f"{_describe_value(k)}: {_describe_value(v)}" for k, v in value.items())
+        return f"{{{', '.join(sorted(items))}}}"
+    if isinstance(value, partial):
+        given = _describe_value((value.args, value.keywords))
+        return f"partial {_describe_value(value.func)} {given}"
+    if isinstance(value, type):
+        return _describe_class(value)
+    return _describe_code(value)
+
+
+def _describe_class(kind: type) -> str:
+    name = f"{kind.__module__}.{kind.__qualname__}"
+    if _is_library(kind.__module__):
+        return name
+    if "<locals>" in name:
+        raise _UnknownError(f"a class within a function, {kind.__qualname__}")
+    own = [part for part in kind.__mro__ if not _is_library(part.__module__) and part is not object]
+    methods = {
+        f"{part.__qualname__}.{name}": method
+        for part in own
+        for name, method in vars(part).items()
+        if isinstance(method, FunctionType) and not name.startswith("__")
+    }
+    return " ".join([name, *(_describe_code(methods[n], reads=False) for n in sorted(methods))])
+
+
+def _describe_code(
+    code: Any, *, reads: bool = True, known: frozenset[CodeType] = frozenset()
+) -> str:
+    if isinstance(code, BuiltinFunctionType) and isinstance(code.__self__, ModuleType | None):
+        return f"{code.__module__}.{code.__qualname__}"
+    if not isinstance(code, FunctionType):
+        raise _UnknownError(_name_kind(code))
+    # Not __qualname__, which decorators copy from the wrapped function.
+    name = f"{code.__globals__.get('__name__')}.{code.__code__.co_qualname}"
+    if _is_library(name):
+        inner = getattr(code, "__wrapped__", None)
+        return name if inner is None else f"{name} {_describe_code(inner, reads=reads)}"
+    if "<lambda>" in name:
+        raise _UnknownError("a lambda")
+    if "<locals>" in name or set(code.__code__.co_freevars) - {"__class__"}:
+        raise _UnknownError(f"a function within a function, {code.__qualname__}")
+    words = [
+        name,
+        _hash_code(code.__code__),
+        _describe_value((code.__defaults__, code.__kwdefaults__)),
+    ]
+    if code.__code__ not in known:
+        words += _describe_globals(code, known | {code.__code__}, reads)
+    return " ".join(words)
+
+
+def _describe_globals(
+    function: FunctionType, known: frozenset[CodeType], reads: bool
+) -> Iterable[str]:
+    for name in sorted(_list_names(function.__code__) & function.__globals__.keys()):
+        value = function.__globals__[name]
+        if not reads:
+            # Not booleans, which may say what a machine has.
+            if isinstance(value, int | float | complex | Tensor) and not isinstance(value, bool):
+                yield f"{name}={_describe_value(value)}"
+        elif isinstance(value, ModuleType):
+            yield f"{name}={value.__name__}"
+        elif isinstance(value, FunctionType):
+            yield f"{name}={_describe_code(value, known=known)}"
+        else:
+            try:
+                yield f"{name}={_describe_value(value)}"
+            except _UnknownError:
+                raise _UnknownError(f"it reads {name}, {_name_kind(value)}") from None
+
+
+def _list_names(code: CodeType) -> set[str]:
+    inner = [const for const in code.co_consts if isinstance(const, CodeType)]
+    return set(code.co_names).union(*map(_list_names, inner))
+
+
+def _hash_code(code: CodeType) -> str:
+    digest = hashlib.blake2b(code.co_code, digest_size=16)
+    for const in code.co_consts:
+        known = isinstance(const, CodeType)
+        digest.update((_hash_code(const) if known else _describe_value(const)).encode())
+    digest.update(repr(code.co_names).encode())
+    return digest.hexdigest()
+
+
+def _name_kind(value: Any) -> str:
+    if isinstance(value, MethodType):
+        return f"a bound method, {value.__qualname__}"
+    return f"an object of class {type(value).__qualname__}"

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from vitscope.errors import UsageError
 from vitscope.models.base import Pixels, ViTAdapter
-from vitscope.models.descriptions import hash_tensor
 from vitscope.models.edits import Edit
+from vitscope.models.identity import hash_tensor
 from vitscope.remedies.editor import Editor
 
 
