@@ -48,9 +48,8 @@ class Running:
 
     def find_group(self, group: str, tokens: Tokens) -> Places:
         """Places of a group of tokens, the same in every image."""
-        shift = (
-            self.layout.find_patches(tokens.shape[1]).start - self.layout.groups["patches"].start
-        )
+        patches, own = self.layout.find_patches(tokens.shape[1]), self.layout.groups
+        shift, at = patches.start - own["patches"].start, own[group]
         places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         places[:, at.start + shift : at.stop + shift] = True
         return places
