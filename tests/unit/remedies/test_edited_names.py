@@ -4,6 +4,7 @@ import pytest
 
 from audits import tiny_vit
 from vitscope.cli.each_model import name_folders
+from vitscope.remedies.tokens import Skip
 
 
 def test_an_edited_model_has_a_recipe_of_its_own():
