@@ -3,9 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from vitscope.errors import UnsupportedModelError, UsageError
+
+if TYPE_CHECKING:  # it takes long to import
+    from torch import Tensor
 
 GROUPS = ("cls", "registers", "distillation", "patches")
 """Every group a token can belong to, in the order of results."""
@@ -44,6 +47,20 @@ class TokenLayout:
                 f"expected {self.describe()}, the model computed with {num_tokens}: tokens were "
                 "added or dropped on the way (patch dropout, prompts, padding); switch that off"
             )
+
+    def find_patches(self, num_tokens: int) -> range:
+        """Positions of the patches in a residual stream, or among the tokens that a row reads."""
+        # A pooling head's layout may omit leading tokens that it does not pool over.
+        left_out = num_tokens - self.num_tokens
+        if self.query is not None or self.averaged is not None:
+            self.check_num_tokens(num_tokens)
+        patches = self.groups["patches"]
+        return range(left_out + patches.start, left_out + patches.stop)
+
+    def take_patches(self, tokens: "Tensor") -> "Tensor":
+        """The patches of a residual stream, or of a map of its tokens: a view."""
+        patches = self.find_patches(tokens.shape[1])
+        return tokens[:, patches.start : patches.stop]
 
 
 def make_layout(

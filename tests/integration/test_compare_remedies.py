@@ -347,7 +347,7 @@ class Spoil(Remedy):
     def edit(self, editor):
         def enlarge(tokens, running):
             spoiled = tokens.clone()
-            spoiled[:, running.find_patches(tokens).start + 3] *= 60
+            spoiled[:, running.layout.find_patches(tokens.shape[1]).start + 3] *= 60
             return spoiled
 
         editor.edit_stream(1, enlarge)

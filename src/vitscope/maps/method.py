@@ -15,7 +15,7 @@ from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import TokenLayout
 from vitscope.maps.checks import check_caught, check_drift
 from vitscope.maps.functions import AttentionBackward, CaughtFunctions
-from vitscope.maps.passes import Kept, Pass, Tokens, find_patches, run_blocks, take_patches
+from vitscope.maps.passes import Kept, Pass, Tokens, run_blocks
 from vitscope.maps.references import References, tell_missing
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import Target, TargetChoice
@@ -87,7 +87,7 @@ class MapInput:
     @property
     def patches(self) -> range:
         """Positions of the patches in the residual stream."""
-        return find_patches(self.layout, self.num_tokens)
+        return self.layout.find_patches(self.num_tokens)
 
     @property
     def num_tokens(self) -> int:
@@ -145,7 +145,7 @@ class MapInput:
 
     def take_patches(self, tokens: Tensor) -> Tensor:
         """The patches of a residual stream, or of a map: a view."""
-        return take_patches(self.layout, tokens)
+        return self.layout.take_patches(tokens)
 
     def place(self, of_patches: Float[Tensor, "batch patch"]) -> "MapValues":
         """A map of patches; other tokens have none of it."""

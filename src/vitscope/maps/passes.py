@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
-from vitscope.layout import TokenLayout
 from vitscope.maps.functions import CaughtFunctions
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import make_changed
@@ -40,25 +39,6 @@ class Pass:
         streams = tuple(stream.detach() for stream in self.streams)
         normed = None if self.normed is None else self.normed.detach()
         return Pass(self.feature.detach(), streams, normed)
-
-
-def find_patches(layout: TokenLayout, num_tokens: int) -> range:
-    """Positions of the patches in the residual stream.
-
-    A pooling head's layout may omit leading tokens that it does not pool over.
-    """
-    left_out = num_tokens - layout.num_tokens
-    pooling = layout.query is None and layout.averaged is None
-    if left_out and not pooling:
-        layout.check_num_tokens(num_tokens)
-    patches = layout.groups["patches"]
-    return range(left_out + patches.start, left_out + patches.stop)
-
-
-def take_patches(layout: TokenLayout, tokens: Tensor) -> Tensor:
-    """The patches of a residual stream, or of a map of its tokens: a view."""
-    patches = find_patches(layout, tokens.shape[1])
-    return tokens[:, patches.start : patches.stop]
 
 
 def run_blocks(
@@ -184,7 +164,7 @@ class RunningPass(Hooks):
         return tokens.requires_grad_(self.functions is not None)
 
     def _choose_tokens(self, kept: Kept, num_tokens: int) -> Int[Tensor, "batch left"]:
-        patches = find_patches(self._layout, num_tokens)
+        patches = self._layout.find_patches(num_tokens)
         others = [i for i in range(num_tokens) if i not in patches]
         fixed = torch.tensor(others, dtype=torch.long, device=kept.device).expand(len(kept), -1)
         return torch.cat([fixed, kept + patches.start], dim=1).sort(dim=1).values

@@ -83,11 +83,7 @@ class StreamRecorder:
             self._rows, self._patch_norms = self._allocate(stream)
         if self._rows is not None:
             self._rows[:, depth] = stream[:, self._layout.query]
-        # A pooling head's layout may omit leading tokens that it does not pool over.
-        patches = self._layout.groups["patches"]
-        left_out = stream.shape[1] - self._layout.num_tokens
-        of_patches = stream[:, left_out + patches.start : left_out + patches.stop]
-        self._patch_norms[:, depth] = compute_norms(of_patches)
+        self._patch_norms[:, depth] = compute_norms(self._layout.take_patches(stream))
 
     def _allocate(self, stream: Float[Tensor, "batch token dim"]) -> tuple[Tensor | None, Tensor]:
         batch, _, dim = stream.shape

@@ -110,7 +110,7 @@ def measure_directions(
     }
     for running, run in iter_passes(vit, read):
         for depth, each in sums.items():
-            each.add(running.take_patches(run.streams[depth]))
+            each.add(running.layout.take_patches(run.streams[depth]))
     return [each.finish(depth) for depth, each in sums.items()]
 
 
@@ -214,13 +214,13 @@ class ProjectDirection(Remedy):
     def _project(
         self, direction: Float64[Tensor, " dim"], tokens: Tokens, running: Running
     ) -> Tokens:
-        part, unit = running.take_patches(tokens), direction.to(tokens)
+        part, unit = running.layout.take_patches(tokens), direction.to(tokens)
         alignment = compute_alignment(part, direction)
         deviation, mean = torch.std_mean(alignment, dim=1, keepdim=True, correction=0)
         defects = alignment > mean + self.deviations * deviation
         along = (part @ unit).masked_fill(~defects, 0)
         projected = tokens.clone()
-        running.take_patches(projected).sub_(along.unsqueeze(-1) * unit)
+        running.layout.take_patches(projected).sub_(along.unsqueeze(-1) * unit)
         return projected
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from vitscope.errors import UnsupportedModelError, UsageError
 from vitscope.layout import GROUPS, TokenLayout
-from vitscope.maps.passes import find_patches, take_patches
 from vitscope.models.base import Pixels, ViTAdapter
 from vitscope.models.blocks import AttentionCall, BlockParts, Heads, HeadsFunction, return_rows
 from vitscope.models.edits import Edit, EditHook, make_ended
@@ -46,20 +45,12 @@ class Running:
         digests = (blake2b(image.tobytes(), digest_size=7).digest() for image in images)
         return tuple(int.from_bytes(digest, "big") for digest in digests)
 
-    def find_patches(self, tokens: Tokens) -> range:
-        """Positions of the patches in a residual stream."""
-        return find_patches(self.layout, tokens.shape[1])
-
-    def take_patches(self, tokens: Tensor) -> Tensor:
-        """The patches of a residual stream: a view."""
-        return take_patches(self.layout, tokens)
-
     def find_group(self, group: str, tokens: Tokens) -> Places:
         """Places of a group of tokens, the same in every image."""
-        shift = self.find_patches(tokens).start - self.layout.groups["patches"].start
+        patches, own = self.layout.find_patches(tokens.shape[1]), self.layout.groups
+        shift, at = patches.start - own["patches"].start, own[group]
         places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-        for position in self.layout.groups[group]:
-            places[:, position + shift] = True
+        places[:, at.start + shift : at.stop + shift] = True
         return places
 
 
@@ -331,7 +322,7 @@ def _insert(
 ) -> Float[Tensor, "batch more dim"]:
     # `running` has the layout with the inserted tokens, except for a pooling head.
     if running.layout.query is None:
-        at = running.find_patches(tokens).start
+        at = running.layout.find_patches(tokens.shape[1]).start
     else:
         at = running.layout.groups["registers"].stop - count
     new = tokens.new_zeros(len(tokens), count, tokens.shape[-1])
@@ -341,7 +332,7 @@ def _insert(
 
 
 def _remove(count: int, tokens: Tokens, running: Running) -> Float[Tensor, "batch fewer dim"]:
-    start = running.find_patches(tokens).start
+    start = running.layout.find_patches(tokens.shape[1]).start
     return torch.cat([tokens[:, : start - count], tokens[:, start:]], dim=1)
 
 

@@ -25,7 +25,7 @@ from vitscope.files.json_files import dump_json
 from vitscope.files.tensor_files import RowFiles
 from vitscope.files.typed_json import read_typed
 from vitscope.layout import TokenLayout, make_layout
-from vitscope.maps.passes import gradients_set, run_blocks, take_patches
+from vitscope.maps.passes import gradients_set, run_blocks
 from vitscope.metrics.agreement import compare_features, knn_overlap, mean_cosine
 from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import NUM_BLOCKS
@@ -295,7 +295,7 @@ def _keep_patches(vit: ViTAdapter, read: ReadImages, folder: Path) -> _Images:
         if not new:
             continue
         run = run_blocks(vit, pixels[list(new.values())])
-        patches = take_patches(layout, run.streams[-1])
+        patches = layout.take_patches(run.streams[-1])
         normed = layer_norm(patches, patches.shape[-1:])
         rows = normed.detach().half().flatten(1).cpu().numpy()
         files.append({"patches": rows})
@@ -369,4 +369,4 @@ def _run(vit: ViTAdapter, head: PoolingHead, pixels: Pixels) -> Float[Tensor, "b
         # Made last, so that it sees what other hooks make of the output.
         hooks.after(vit.encoder_blocks[-1], keep)
         vit.run(pixels)
-    return vit.embed_row(head(take_patches(_lay_out(vit, *pixels.shape[-2:]), kept[0])))
+    return vit.embed_row(head(_lay_out(vit, *pixels.shape[-2:]).take_patches(kept[0])))

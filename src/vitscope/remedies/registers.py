@@ -213,7 +213,7 @@ class TestTimeRegisters(Remedy):
             editor.edit_neurons(layer, partial(self._move, numbers))
 
     def _move(self, indices: Sequence[int], tokens: Tokens, running: Running) -> Tokens:
-        patches = running.find_patches(tokens)
+        patches = running.layout.find_patches(tokens.shape[1])
         chosen = torch.tensor(indices, device=tokens.device)
         moved = tokens.clone()
         if self.compat == "released":

@@ -16,7 +16,7 @@ from vitscope.errors import UsageError
 from vitscope.layout import GROUPS, TokenLayout
 from vitscope.maps.attention_calls import BlockAttentions
 from vitscope.maps.functions import read_fused
-from vitscope.maps.passes import RunningPass, find_patches
+from vitscope.maps.passes import RunningPass
 from vitscope.models.base import ViTAdapter
 from vitscope.models.stream import compute_norms
 from vitscope.remedies.attention import Hiding
@@ -160,7 +160,7 @@ class _Sums:
 
 def _name_places(layout: TokenLayout, num_tokens: int) -> Mapping[str, list[int]]:
     # A pooling head's layout may omit leading tokens that it does not pool over.
-    left_out = find_patches(layout, num_tokens).start - layout.groups["patches"].start
+    left_out = layout.find_patches(num_tokens).start - layout.groups["patches"].start
     groups = {name: [left_out + i for i in at] for name, at in layout.groups.items()}
     return groups | ({"others": list(range(left_out))} if left_out else {})
 
@@ -277,8 +277,8 @@ class SwitchSinks(Remedy):
     ) -> Bool[Tensor, "batch head token"]:
         shape = (len(tokens), len(heads), tokens.shape[1])
         places = torch.zeros(shape, dtype=torch.bool, device=tokens.device)
-        norms = compute_norms(running.take_patches(tokens))
-        highest = norms.argmax(dim=1) + running.find_patches(tokens).start
+        norms = compute_norms(running.layout.take_patches(tokens))
+        highest = norms.argmax(dim=1) + running.layout.find_patches(tokens.shape[1]).start
         for sink in heads:
             if sink.kind == self.kind:
                 place = highest if sink.position is None else sink.position

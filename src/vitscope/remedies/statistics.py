@@ -142,7 +142,7 @@ def fit_high_norm(vit: ViTAdapter, read: ReadImages) -> list[HighNormTokens]:
     """The fitted threshold of every depth, in one pass over the images."""
     counts = PatchNormCounts()
     for running, run in iter_passes(vit, read):
-        norms = [compute_norms(running.take_patches(stream)).cpu() for stream in run.streams]
+        norms = [compute_norms(running.layout.take_patches(stream)).cpu() for stream in run.streams]
         counts.update(Batch({}, [0] * len(norms[0]), patch_norms=torch.stack(norms, dim=1)))
     return [counts.fit(depth) for depth in range(counts.num_depths)]
 
@@ -207,8 +207,8 @@ def find_places(group: TokenGroup, least: float, tokens: Tokens, running: Runnin
     if group != "high_norm":
         return running.find_group(group, tokens)
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
-    norms = compute_norms(running.take_patches(tokens))
-    running.take_patches(places)[:] = norms >= least
+    norms = compute_norms(running.layout.take_patches(tokens))
+    running.layout.take_patches(places)[:] = norms >= least
     return places
 
 

@@ -263,9 +263,9 @@ class PositionMean(Remedy):
     def _remove(self, layer: int, tokens: Tokens, running: Running) -> Tokens:
         assert self.means is not None
         check_size(self.means.by_layer[layer], tokens)
-        artefact = running.take_patches(self.means.by_layer[layer].unsqueeze(0))
+        artefact = running.layout.take_patches(self.means.by_layer[layer].unsqueeze(0))
         left = tokens.clone()
-        running.take_patches(left).sub_((artefact - artefact.mean(dim=1)).to(tokens))
+        running.layout.take_patches(left).sub_((artefact - artefact.mean(dim=1)).to(tokens))
         return left
 
 
@@ -327,19 +327,20 @@ def _draw(seed: int, shape: torch.Size) -> Tensor:
 
 def _interpolate(places: Places, tokens: Tokens, running: Running) -> Tokens:
     rows, columns = running.layout.grid
-    sound = (~running.take_patches(places)).to(tokens.dtype).reshape(-1, 1, rows, columns)
-    grid = running.take_patches(tokens).mT.reshape(len(tokens), -1, rows, columns)
+    sound = (~running.layout.take_patches(places)).to(tokens.dtype).reshape(-1, 1, rows, columns)
+    grid = running.layout.take_patches(tokens).mT.reshape(len(tokens), -1, rows, columns)
     # Sums of 3 x 3, whose centre is not sound where it matters; autocast does not round them.
     add = partial(avg_pool2d, kernel_size=3, stride=1, padding=1, divisor_override=1)
     count = add(sound)
     mean = torch.where(count > 0, add(grid * sound) / count.clamp(min=1), grid)
     others = tokens.clone()
-    running.take_patches(others)[:] = mean.flatten(2).mT
+    running.layout.take_patches(others)[:] = mean.flatten(2).mT
     return others
 
 
 def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "batch token dim"]:
-    norms, sound = compute_norms(running.take_patches(tokens)), ~running.take_patches(places)
+    norms = compute_norms(running.layout.take_patches(tokens))
+    sound = ~running.layout.take_patches(places)
     # Not by `nanquantile`, whose gradient is NaN.
     ordered = norms.masked_fill(~sound, torch.inf).sort(dim=1).values
     count = sound.sum(dim=1, keepdim=True)
@@ -348,7 +349,7 @@ def _clip(places: Places, tokens: Tokens, running: Running) -> Float[Tensor, "ba
     # An image whose patches are all high has no others.
     factor = torch.where(count > 0, median, norms) / norms.masked_fill(norms == 0, 1)
     others = tokens.clone()
-    running.take_patches(others).mul_(factor.unsqueeze(-1).to(tokens.dtype))
+    running.layout.take_patches(others).mul_(factor.unsqueeze(-1).to(tokens.dtype))
     return others
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vitscope.errors import UsageError
-from vitscope.maps.passes import run_blocks, take_patches
+from vitscope.maps.passes import run_blocks
 from vitscope.models.base import Pixels, ViTAdapter
 
 _LARGEST_SHIFT = 0.15  # of the grid
@@ -67,7 +67,7 @@ def average_views(
         for is_flipped in (False, True):
             run = run_blocks(vit, shifted.flip(-1) if is_flipped else shifted)
             features.append(run.feature)
-            grid = take_patches(layout, run.streams[-1]).reshape(len(pixels), rows, columns, -1)
+            grid = layout.take_patches(run.streams[-1]).reshape(len(pixels), rows, columns, -1)
             grid = grid.flip(2) if is_flipped else grid
             if not total.ndim:
                 total = torch.zeros_like(grid)

@@ -12,7 +12,7 @@ from map_inputs import MODELS, draw_pixels, make_input, wrap
 from vitscope.maps import functions
 from vitscope.maps.checks import find_unknown
 from vitscope.maps.functions import CaughtFunctions
-from vitscope.maps.passes import find_patches, run_blocks
+from vitscope.maps.passes import run_blocks
 from vitscope.maps.registry import METHODS
 from vitscope.maps.rules import SECANT
 from vitscope.maps.targets import explain_cosine
@@ -47,7 +47,7 @@ def test_parts_sum_to_the_total_at_every_depth(name):
     trace = trace_output(given := make_input(vit))
     check_sums(trace, given, 1e-8)
     # Nothing of the class tokens and registers at depth 0 depends on the image.
-    patches = find_patches(given.layout, given.num_tokens)
+    patches = given.layout.find_patches(given.num_tokens)
     of_patches = trace.parts[:, 0, patches.start : patches.stop]
     torch.testing.assert_close(of_patches.sum(dim=1), trace.total, rtol=1e-8, atol=1e-8)
     if given.layout.query is not None:

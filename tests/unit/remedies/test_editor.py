@@ -33,7 +33,7 @@ def small_pixels(vit):
 
 def scale_neurons(tokens, running):
     scaled = tokens.clone()
-    scaled[:, running.find_patches(tokens).start :] /= 2
+    scaled[:, running.layout.find_patches(tokens.shape[1]).start :] /= 2
     return scaled
 
 
@@ -48,7 +48,7 @@ def half(row):
 
 def second_patch(tokens, running):
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool)
-    places[:, running.find_patches(tokens).start + 1] = True
+    places[:, running.layout.find_patches(tokens.shape[1]).start + 1] = True
     return places
 
 

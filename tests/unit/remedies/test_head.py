@@ -129,7 +129,7 @@ def test_a_feature_of_the_skip_connection_alone_is_not_found():
 
 
 def lose_patches(tokens, running):
-    patches = running.find_patches(tokens)
+    patches = running.layout.find_patches(tokens.shape[1])
     lost = tokens.clone()
     for image, seed in zip(lost, running.seeds, strict=True):
         generator = torch.Generator().manual_seed(seed)

@@ -10,7 +10,7 @@ from vitscope.remedies.editor import Editor
 
 def find_new(count, tokens, running):
     places = torch.zeros(tokens.shape[:2], dtype=torch.bool)
-    start = running.find_patches(tokens).start
+    start = running.layout.find_patches(tokens.shape[1]).start
     places[:, start - count : start] = True
     return places
 
