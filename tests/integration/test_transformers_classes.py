@@ -304,7 +304,7 @@ def replace_projection(module):
         (add_buffer, "'relative_bias'"),
         (add_to_tower, "'head_norm'"),
         (remove_scale, "'layer_scale1'"),
-        (replace_projection, "o_proj that is a Sequential, not a plain Linear"),
+        (replace_projection, "o_proj that is a Sequential, not a plain Linear .merge adapters"),
     ],
 )
 def test_a_part_that_is_not_known_is_refused_by_name(change, name):

@@ -174,7 +174,8 @@ def _check_class(module: nn.Module, family: Family, name: str) -> None:
 
 def _take_linear(attention: nn.Module, family: Family, name: str) -> nn.Linear:
     linear: Any = attention.get_submodule(name)
-    found = f"a {name} that is a {type(linear).__name__}, not a plain Linear"
+    plain = "not a plain Linear (merge adapters and undo quantisation first)"
+    found = f"a {name} that is a {type(linear).__name__}, {plain}"
     require(type(linear) is nn.Linear, family.model, found)
     checked: nn.Linear = linear
     return checked
