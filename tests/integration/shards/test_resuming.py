@@ -68,7 +68,7 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost_unasked(images, unfinished,
     other = replace(CONFIG, batch_size=2)
     with pytest.raises(UsageError, match="batch_size was 3 and now is 2"):
         audit(tiny_vit(), images, other, out=unfinished, resume=True)
-    with pytest.raises(UsageError, match="model: "):
+    with pytest.raises(UsageError, match="the model's weights differ"):
         audit(tiny_vit("dinov2"), images, CONFIG, out=unfinished, resume=True)
     seen = SeenProgress()
     again = audit(
