@@ -179,7 +179,7 @@ def test_an_item_that_kills_every_worker_is_named(engine, tmp_path):
             kill_this_process()
         return item
 
-    with pytest.raises(VitscopeError, match=r"^a Ray worker died 3 times with item 2, of 5 items"):
+    with pytest.raises(VitscopeError, match=r"^a Ray worker died 3 times with item 2 of 5: "):
         list(engine.run(maker_of(tmp_path, work), range(5)))
     assert read_notes(tmp_path, "tried")[2] == 3
     assert_no_worker_is_left(tmp_path)
@@ -193,6 +193,22 @@ def test_workers_that_die_before_they_are_ready_are_not_replaced_for_ever(engine
     with pytest.raises(VitscopeError, match=r"^a Ray worker died 3 times before it was ready"):
         list(engine.run(make_worker, range(1)))
     assert len(read_notes(tmp_path, "made")) == 3
+
+
+def test_workers_that_die_in_pairs_are_each_replaced(cluster, tmp_path):
+    """Four deaths, but no worker is replaced three times in a row."""
+
+    def make_worker():
+        worker = Worker(tmp_path, work_slowly)
+        made = len(read_notes(tmp_path, "made"))
+        wait_until(lambda: len(read_notes(tmp_path, "made")) >= made + made % 2)
+        if made <= 4:
+            kill_this_process()
+        return worker
+
+    engine = RayEngine(cluster.address, num_workers=2)
+    assert_same_as_local(list(engine.run(make_worker, range(4))), 4)
+    assert len(read_notes(tmp_path, "made")) == 6
 
 
 def test_a_node_that_goes_takes_no_item_with_it(cluster, engine, tmp_path):

@@ -106,6 +106,7 @@ class JudgeSettings(JudgeConfig):
 
     left_out = "batch_size num_workers draft renormalize cls_term gallery"
 
+    limit: int = 50
     dtype: Literal["float32", "float64"] = "float32"
 
 

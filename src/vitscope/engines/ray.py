@@ -197,9 +197,10 @@ class _Pool(Generic[T, R]):
         self._makers = [ray.put(make_worker)]
         self._items = items
         self._queue = deque(range(len(items)))
-        self._losses: Counter[int | None] = Counter()
-        # Each actor with the item that it has; None while it gets ready.
-        self._calls: dict[Any, tuple[Any, int | None]] = {}
+        self._losses: Counter[int] = Counter()
+        # Each actor with the item that it has, or None while it gets ready, and how many before it
+        # died getting ready.
+        self._calls: dict[Any, tuple[Any, int | None, int]] = {}
 
     def run(self) -> Generator[tuple[int, R], None, None]:
         for _ in range(self._num_actors):
@@ -208,14 +209,14 @@ class _Pool(Generic[T, R]):
         while unfinished:
             (done,), _ = ray.wait(list(self._calls), num_returns=1)
             # Keep it in `_calls`, so that its actor is dismissed if the run ends here.
-            actor, index = self._calls[done]
+            actor, index, losses = self._calls[done]
             try:
                 value = ray.get(done)
             except RayTaskError as error:
                 raise error.cause from error
             except _LOSSES:
                 del self._calls[done]
-                self._replace(actor, index)
+                self._replace(actor, index, losses)
                 continue
             except RayError as error:
                 raise VitscopeError(f"Ray failed: {_first_line(error)}") from error
@@ -224,38 +225,42 @@ class _Pool(Generic[T, R]):
                     f"{value}, this process has vitscope {self._version}: install the same version "
                     "on every node"
                 )
-            del self._calls[done], self._losses[index]
+            del self._calls[done]
             self._hand_out(actor)
             if index is not None:
                 unfinished -= 1
                 yield index, value
 
     def dismiss_all(self) -> None:
-        for actor, _ in self._calls.values():
+        for actor, _, _ in self._calls.values():
             ray.kill(actor)
 
-    def _hire(self) -> None:
+    def _hire(self, losses: int = 0) -> None:
         actor = self._actor_class.remote()
-        self._calls[actor.prepare.remote(self._makers, self._version)] = actor, None
+        self._calls[actor.prepare.remote(self._makers, self._version)] = actor, None, losses
 
     def _hand_out(self, actor: Any) -> None:
         if self._queue:
             index = self._queue.popleft()
-            self._calls[actor.run.remote(self._items[index])] = actor, index
+            self._calls[actor.run.remote(self._items[index])] = actor, index, 0
         else:
             ray.kill(actor)  # frees its GPU for others
 
-    def _replace(self, actor: Any, index: int | None) -> None:
+    def _replace(self, actor: Any, index: int | None, losses: int) -> None:
         ray.kill(actor)  # it may only be unreachable and still running
-        self._losses[index] += 1
-        if self._losses[index] == _MOST_LOSSES:
-            which = "before it was ready" if index is None else f"with item {index}"
-            raise VitscopeError(
-                f"a Ray worker died {_MOST_LOSSES} times {which}, of {len(self._items)} items: see "
-                "Ray's logs, and whether the nodes have the memory for the model; smaller batches "
-                "need less"
-            )
-        if index is not None:
+        if index is None:
+            losses = lost = losses + 1
+            when, memory = "before it was ready", "memory to load the model"
+        else:
             self._queue.appendleft(index)
+            self._losses[index] += 1
+            losses, lost = 0, self._losses[index]
+            when = f"with item {index} of {len(self._items)}"
+            memory = "memory for it; smaller batches need less"
+        if lost == _MOST_LOSSES:
+            raise VitscopeError(
+                f"a Ray worker died {lost} times {when}: see Ray's logs, and whether the nodes "
+                f"have the {memory}"
+            )
         if self._queue:
-            self._hire()
+            self._hire(losses)
