@@ -254,23 +254,24 @@ def test_floating_point_from_0_to_1():
     )
 
 
-@pytest.mark.parametrize("values", [[-0.5, 1], [0, 255], [0, np.nan], [0, np.inf]])
+@pytest.mark.parametrize("values", [[-0.1, 1.0], [0.0, 255.0], [0.0, np.nan], [0.0, np.inf]])
 def test_floating_point_without_a_known_white_is_refused(values):
-    assert "floating-point values" in reason(encode(np.array([values], dtype=np.float32), "TIFF"))
+    told = f"floating-point values from {np.min(values)} to {np.max(values)}: only"
+    assert told in reason(encode(np.array([values], dtype=np.float32), "TIFF"))
 
 
 @pytest.mark.parametrize(
-    ("bits", "sample_format", "photometric"),
+    ("bits", "sample_format", "photometric", "told"),
     [
-        ((64,), 3, 1),
-        ((16,), 3, 1),
-        ((32, 32, 32), 3, 2),
-        ((16, 16, 16), 2, 2),
-        ((64,), 1, 1),
-        ((32,), 5, 1),
+        ((64,), 3, 1, "1 x 64-bit floating-point numbers"),
+        ((16,), 3, 1, "1 x 16-bit floating-point numbers"),
+        ((32, 32, 32), 3, 2, "3 x 32-bit floating-point numbers"),
+        ((16, 16, 16), 2, 2, "3 x 16-bit signed whole numbers"),
+        ((64,), 1, 1, "1 x 64-bit whole numbers"),
+        ((32,), 5, 1, "1 x 32-bit numbers of another kind"),
     ],
 )
-def test_samples_that_are_not_read_say_what_is(bits, sample_format, photometric):
+def test_samples_that_are_not_read_are_named(bits, sample_format, photometric, told):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     for tag, value in {256: 2, 257: 2, 259: 1, 262: photometric, 277: len(bits), 278: 2}.items():
         tags[tag] = value
@@ -278,10 +279,8 @@ def test_samples_that_are_not_read_say_what_is(bits, sample_format, photometric)
     file = BytesIO(b"II*\0" + struct.pack("<I", 8 + 96) + bytes(96))
     file.seek(8 + 96)
     tags.save(file)
-    assert reason(file.getvalue()) == (
-        "not an image that is read: a TIFF that is damaged at its beginning or has other samples; "
-        "save it as JPEG, or as TIFF in 8-bit RGB, or in grey of 8 or 16 bits"
-    )
+    advice = "save it as 8-bit RGB, or as grey in 8 or 16 bits"
+    assert reason(file.getvalue()) == f"a TIFF of {told} a pixel, which is not read: {advice}"
 
 
 # Transparent images

@@ -8,6 +8,7 @@ import pytest
 
 from encoded import NOISE, encode
 from images import touch
+from vitscope.cli import main
 from vitscope.errors import UsageError
 from vitscope.images.image_set import ImageSet, iter_batches
 from vitscope.images.preprocessing import Preprocessing
@@ -150,6 +151,16 @@ def test_sources_without_images_are_refused_in_one_line(folder, monkeypatch, sou
         find_images(sources)
     assert expected in str(caught.value)
     assert str(caught.value).isprintable()
+
+
+def test_every_name_of_a_command_is_checked_before_weights_are_looked_for(
+    folder, monkeypatch, capsys
+):
+    monkeypatch.setattr("vitscope.cli.each_model.check_weights", pytest.fail)
+    touch(folder, "a.png")
+    command = ["audit", *[str(folder)] * 200, "nowhere", "-m", "dinov2-small"]
+    assert main([*command, "-o", str(folder / "out")]) == 2
+    assert "'nowhere' does not exist" in capsys.readouterr().err
 
 
 def test_a_folder_that_may_not_be_searched_is_named(folder, monkeypatch):

@@ -67,6 +67,11 @@ def test_the_one_column_of_bytes_is_taken_whatever_it_is_called(tmp_path):
             {"two\nlines": pa.array(TEN), "\x1b[2J": pa.array(TEN)},
             r"found: two\nlines (binary), \x1b[2J (binary)",
         ),
+        (
+            {f"property {k}": [k] for k in range(30)} | {"b": ["x"], "image": ["path.png"]},
+            "found: image (string), property 0 (int64), property 1 (int64), property 2 (int64), "
+            "property 3 (int64) and 27 more): rename",
+        ),
     ],
 )
 def test_an_unclear_column_is_asked_for(tmp_path, columns, found):

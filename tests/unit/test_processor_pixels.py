@@ -1,6 +1,7 @@
 """Pixels of transformers' models are those of their own image processors, bit for bit."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -237,13 +238,16 @@ def test_a_damaged_file_of_settings(tmp_path, content):
     "name", ["BitImageProcessor", "DINOv3ViTImageProcessor", "SiglipImageProcessorPil"]
 )
 def test_how_an_image_looks_is_what_the_model_is_given(name):
-    preprocessing = translate_processor(make_processor(name))
+    preprocessing = replace(translate_processor(make_processor(name)), crop_fraction=0.9)
     shown, pixels = prepare_image(make_noise(333, 500), preprocessing)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std))
     levels = torch.from_numpy(np.array(shown)).permute(2, 0, 1)
     # Half a level, which is what rounding a float costs; nothing where levels were whole.
     bound = 0.5001 if preprocessing.pipeline == "transformers-float" else 1e-3
     assert ((pixels * std + mean) * 255 - levels).abs().max() <= bound
+    # What is kept of an image is the crop alone.
+    assert pixels.is_contiguous()
+    assert pixels.untyped_storage().nbytes() == pixels.nbytes
 
 
 def test_a_mask_lies_on_the_same_crop():

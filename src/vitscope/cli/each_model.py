@@ -60,7 +60,7 @@ def find_images(sources: Sequence[str], model_ids: Iterable[str], output: Output
     Names that do not exist, and models without weights, are refused before torch is imported, which
     takes seconds.
     """
-    check_given(sources)
+    check_given(*sources)
     check_all_weights(model_ids, output)
     with output.bars.status("looking for images"):
         from vitscope.images.search import find_images as search

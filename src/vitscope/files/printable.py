@@ -27,7 +27,7 @@ def name_some(names: Sequence[str], most: int = 3) -> str:
 def join_words(words: Sequence[str], conjunction: str = "and", most: int | None = None) -> str:
     """A list in a sentence, of the first words and how many more there are."""
     if most is not None and len(words) > most:
-        return f"{', '.join(words[:most])} and {len(words) - most} more"
+        return name_some(words, most)
     return f" {conjunction} ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 

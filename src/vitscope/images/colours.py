@@ -4,12 +4,15 @@ from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image, ImageCms, TiffImagePlugin
 
 from vitscope.errors import ImageReadError
 
 _WHITE_IS_ZERO = 0
 """A photometric interpretation of TIFF that Pillow respects at 8 bits but ignores above."""
+
+_SAMPLE_FORMAT = 339  # a tag of TIFF
+_SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
 
 
 def widen_png_key(image: Image.Image, depth: int) -> None:
@@ -35,6 +38,24 @@ def narrow_grey(image: Image.Image) -> Image.Image:
     """Convert greyscale of more than 8 bits to 8, as in `decode_image`; others are unchanged."""
     deep = image.mode in ("I", "F") or image.mode.startswith("I;")
     return _to_8_bit(image) if deep else image
+
+
+def name_unread_samples(data: bytes) -> str:
+    """The samples of a TIFF that Pillow cannot read; empty if they are not what is wrong."""
+    try:
+        TiffImagePlugin.TiffImageFile(BytesIO(data))
+    except SyntaxError as error:  # whatever the problem
+        if str(error) != "unknown pixel mode":
+            return ""
+    else:
+        return ""
+    tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if data[2] == 43 else 8])
+    file = BytesIO(data)
+    file.seek(tags.next)
+    tags.load(file)
+    bits, told = (tags.get(tag, (1,)) for tag in (ExifTags.Base.BitsPerSample, _SAMPLE_FORMAT))
+    kind = _SAMPLE_FORMATS.get(next(iter(told), 0), "numbers of another kind")
+    return f"{len(bits)} x {next(iter(bits), 0)!r}-bit {kind}"
 
 
 def _lay_on(background: int, image: Image.Image) -> Image.Image:
@@ -72,7 +93,7 @@ def _to_8_bit(image: Image.Image) -> Image.Image:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= white):  # Written so that NaN is refused too.
         raise ImageReadError(
-            f"{kind} from {low} to {high}: only 0 (black) to {white} (white) is read"
+            f"{kind} from {low!s} to {high!s}: only 0 (black) to {white} (white) is read"
         )
     if image.mode == "F":
         grey = np.rint(values * 255).astype(np.uint8)

@@ -13,12 +13,12 @@ from math import ceil, floor
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 from torch import Tensor
 
 from vitscope.errors import ImageReadError
-from vitscope.images.colours import convert_to_rgb, widen_png_key
+from vitscope.images.colours import convert_to_rgb, name_unread_samples, widen_png_key
 from vitscope.images.folders import FORMATS
 from vitscope.images.pillow_switches import set_for_decoding
 from vitscope.images.preprocessing import Pipeline, Preprocessing
@@ -142,10 +142,10 @@ def _plain_decoding_errors(data: bytes, formats: Sequence[str]) -> Iterator[None
     except ImageReadError:
         raise
     except UnidentifiedImageError as error:
-        if "TIFF" in formats and data.startswith(tuple(TiffImagePlugin.PREFIXES)):
+        if "TIFF" in formats and (samples := name_unread_samples(data)):
             raise ImageReadError(
-                "not an image that is read: a TIFF that is damaged at its beginning or has other "
-                "samples; save it as JPEG, or as TIFF in 8-bit RGB, or in grey of 8 or 16 bits"
+                f"a TIFF of {samples} a pixel, which is not read: save it as 8-bit RGB, or as grey "
+                "in 8 or 16 bits"
             ) from error
         raise ImageReadError(
             f"not an image, or damaged at its beginning: expected {', '.join(formats)}"
@@ -247,7 +247,7 @@ def _resample_levels(
     filtering = InterpolationMode("nearest-exact" if name == "nearest" else name)
     resized: Tensor = resize(levels, [rows, columns], filtering, antialias=True)
     left, top, right, bottom = _place_crop((columns, rows), preprocessing)
-    return resized[:, top:bottom, left:right]
+    return resized[:, top:bottom, left:right].contiguous()  # a view would keep the rest in memory
 
 
 def _show_levels(levels: Shaped[Tensor, "channel height width"]) -> Image.Image:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from io import BytesIO
-from itertools import chain, islice
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeGuard
@@ -150,11 +150,15 @@ def hold_images(source: object, name: str, *, preprocessed: bool) -> list[HeldIm
 def _refuse_unnumbered(source: object) -> None:
     looked_at = source.dataset if isinstance(source, DataLoader) else source
     kinds = {kind.__name__ for kind in type(looked_at).__mro__}
-    if not kinds.isdisjoint({"IterableDataset", "_BaseDataLoaderIter"}):
+    if "_BaseDataLoaderIter" in kinds:
+        raise UsageError(
+            "images were given as an iterator of a DataLoader: pass the DataLoader itself"
+        )
+    if "IterableDataset" in kinds:
         raise UsageError(
             f"{type(source).__name__} gives its images once and in its own order: collect the ones "
             "to audit in a list, as in list(itertools.islice(dataset, 1000)), or give a dataset "
-            "with numbered items, or its DataLoader"
+            "with numbered items"
         )
     if isinstance(source, Mapping):
         raise UsageError(
@@ -256,9 +260,10 @@ def _check_image(image: object) -> None:
         raise ImageReadError(
             f"an image was given as {type(image).__name__}: expected {IMAGE_KINDS}"
         )
+    _check_device(image)
     channels = image.shape[0 if isinstance(image, Tensor) else -1] if image.ndim == 3 else None
     levels = image.dtype in (torch.uint8, np.dtype(np.uint8))
-    if channels != 3 or not levels or not all(image.shape) or _is_meta(image):
+    if channels != 3 or not levels or not all(image.shape):
         raise ImageReadError(
             f"{_describe(image)}: expected levels from 0 to 255, as an array of uint8 (height, "
             "width, 3) or a tensor of uint8 (3, height, width); pixels that are already "
@@ -271,20 +276,24 @@ def _check_pixels(pixels: object) -> Tensor:
         pixels = torch.from_numpy(pixels)
     if not isinstance(pixels, Tensor):
         raise ImageReadError(f"{type(pixels).__name__} {NOT_PREPROCESSED}")
+    _check_device(pixels)
     of_image = pixels.ndim == 3 and pixels.shape[0] == 3 and pixels.numel() > 0
-    if not (of_image and pixels.is_floating_point()) or _is_meta(pixels):
+    if not (of_image and pixels.is_floating_point()):
         raise ImageReadError(f"{_describe(pixels)} {NOT_PREPROCESSED}")
     return pixels.detach()
 
 
-def _is_meta(values: np.ndarray | Tensor) -> bool:
-    return isinstance(values, Tensor) and values.is_meta
+def _check_device(values: np.ndarray | Tensor) -> None:
+    if isinstance(values, Tensor) and values.is_meta:
+        raise ImageReadError(
+            f"{_describe(values)} on the meta device, which holds no numbers: expected a tensor on "
+            "a device that does, such as the CPU"
+        )
 
 
 def _describe(values: np.ndarray | Tensor) -> str:
     kind = "a tensor" if isinstance(values, Tensor) else "an array"
-    place = " on the meta device, which holds no numbers" if _is_meta(values) else ""
-    return f"{kind} of {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}{place}"
+    return f"{kind} of {str(values.dtype).removeprefix('torch.')} {tuple(values.shape)}"
 
 
 def _encode(image: Any) -> bytes:
@@ -348,8 +357,8 @@ def _copy_first_frame(image: Image.Image) -> Image.Image:
 def settle_given(found: Sequence[object], preprocessing: Preprocessing) -> Preprocessing:
     """The preprocessing of pixels as they are, of the size of the first that can be read."""
     step = max(1, len(found) // _NUM_LOOKED_AT)
+    first = next(_take_readable(found), None)
     looked_at = [*islice(_take_readable(found[::step]), _NUM_LOOKED_AT)]
-    first = next(chain(looked_at, _take_readable(found)), None)
     if looked_at:
         _check_normalised(looked_at, preprocessing)
     height, width = preprocessing.size if first is None else first.shape[1:]

@@ -163,7 +163,7 @@ def _plain(label: Any) -> Any:
 
 
 def _name_label(label: object) -> str:
-    if isinstance(label, (str, int)):
+    if isinstance(label, (str, int)) or (isinstance(label, float) and label.is_integer()):
         return str(label)
     raise UsageError(f"a label of type {type(label).__name__}: expected text or whole numbers")
 

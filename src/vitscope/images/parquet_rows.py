@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vitscope.errors import ImageReadError, UsageError
-from vitscope.files.printable import printable
+from vitscope.files.printable import name_some, printable
 from vitscope.images.stores import (
     Place,
     check_size,
@@ -99,11 +99,13 @@ def _choose_column(schema: pa.Schema, name: str) -> str:
     single = varying or list(paths)
     if len(single) == 1:
         return paths[single[0]]
-    found = printable(", ".join(f"{column} ({kind})" for column, kind in kinds.items())) or "none"
+    # First those that were meant, perhaps.
+    meant = sorted(kinds, key=lambda column: (column not in USUAL_NAMES, column not in paths))
+    shown = [printable(f"{column[:50]} ({str(kinds[column])[:50]})") for column in meant]
     raise UsageError(
         f"{name} has no column of bytes called {' '.join(USUAL_NAMES)} and no other single one "
-        f"(found: {found[:200]}): rename the column of images, which holds the bytes of image "
-        "files as binary or as a struct with bytes"
+        f"(found: {name_some(shown, 5) or 'none'}): rename the column of images, which holds the "
+        "bytes of image files as binary or as a struct with bytes"
     )
 
 

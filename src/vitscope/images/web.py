@@ -1,4 +1,4 @@
-"""Objects on the web, read in bounded time and memory with one request per read."""
+"""Objects on the web, read in bounded time and memory with few requests."""
 
 import io
 import re
@@ -64,23 +64,14 @@ class WebStore:
 
     def cat_file(self, url: str, start: int | None, end: int) -> bytes:
         """Read bytes of an object, as many as there are; without a start, ask for all of it."""
-        first = start or 0
-        headers = {} if start is None else {"Range": f"bytes={start}-{end - 1}"}
 
         async def take() -> bytes:
-            taken = bytearray()
-            async with _request(self._store, url, headers) as reply:
-                if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    return b""  # it ends before that
-                if _first_byte(reply, first) != first:
-                    raise ImageReadError(
-                        "cannot be read: its server does not support range requests"
-                    )
-                async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
-                    taken += chunk[: end - first - len(taken)]
-                    if len(taken) == end - first:
-                        break
-            return bytes(taken)
+            taken = part = await _take(self._store, url, start, end)
+            # A server may send less than it was asked for.
+            while start is not None and part and len(taken) < end - start:
+                part = await _take(self._store, url, start + len(taken), end)
+                taken += part
+            return taken
 
         return _run(self._store, take)
 
@@ -122,6 +113,21 @@ async def _request(
         if encoding != "identity":
             raise ImageReadError("cannot be read: its server compresses it, unasked: download it")
         yield reply
+
+
+async def _take(store: AbstractFileSystem, url: str, start: int | None, end: int) -> bytes:
+    first, taken = start or 0, bytearray()
+    headers = {} if start is None else {"Range": f"bytes={start}-{end - 1}"}
+    async with _request(store, url, headers) as reply:
+        if reply.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            return b""  # it ends before that
+        if _first_byte(reply, first) != first:
+            raise ImageReadError("cannot be read: its server does not support range requests")
+        async for chunk in reply.content.iter_chunked(_CHUNK_BYTES):
+            taken += chunk[: end - first - len(taken)]
+            if len(taken) == end - first:
+                break
+    return bytes(taken)
 
 
 def _first_byte(reply: Any, asked: int) -> int:

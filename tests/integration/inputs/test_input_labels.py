@@ -21,7 +21,7 @@ def test_labels_come_with_the_images(vit, form, pils, tensors, pixels, tmp_path)
     elif form == "pairs":
         images = Items(pairs)
     elif form == "dict":
-        images = Items([{"image": one, "label": torch.tensor(k)} for one, k in pairs])
+        images = Items([{"image": one, "label": torch.tensor(float(k))} for one, k in pairs])
     elif form == "hub":
         images = HubSplit([{"image": one, "label": k} for one, k in pairs])
     elif form == "loader":

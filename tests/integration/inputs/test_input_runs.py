@@ -243,7 +243,7 @@ REFUSED = [
     (
         iter(DataLoader(Items([7] * 2))),
         False,
-        "_SingleProcessDataLoaderIter gives its images once and in its own order: collect",
+        "images were given as an iterator of a DataLoader: pass the DataLoader itself",
     ),
     (
         DataLoader(Items([7] * 2), sampler=cycle([1, 0])),

@@ -177,6 +177,9 @@ def test_what_cannot_be_read_is_counted(vit, pils, pixels):
     shapes = Items([pixels[0], pixels[1, :, :24], pixels[2]])
     (failure,) = audit(vit, shapes, preprocessed=True).failures
     assert failure[1] == "its preprocessed pixels are 24 x 32, those of the first image 32 x 32"
+    many = Items([OSError(), pixels[0, :, :24], *[pixels[1]] * 14])
+    found = ImageSet.from_sources(many, vit.preprocessing, preprocessed=True)
+    assert found.preprocessing.size == (24, 32)  # of the first that is readable
     with pytest.raises(ImageReadError, match=r"none of the 2 images .* Items\[0\]: its dataset"):
         audit(vit, Items([OSError(), OSError()]))
 
@@ -251,7 +254,9 @@ def test_what_cannot_be_taken_from_memory_is_named(vit, paths, pils):
     assert failure[1].startswith("damaged, cut short, or closed before its pixels were loaded: ")
     for kind, more in [(torch.uint8, {}), (torch.float32, {"preprocessed": True})]:
         nowhere = torch.zeros(3, 32, 32, dtype=kind, device="meta")
-        with pytest.raises(UsageError, match=r"image\[0\]: .* on the meta device, which holds no"):
+        with pytest.raises(
+            UsageError, match=r"image\[0\]: .* holds no numbers: expected a tensor on"
+        ):
             audit(vit, [nowhere, nowhere], **more)
 
 
