@@ -271,6 +271,8 @@ def test_negative_layers_count_from_the_last_and_are_kept_from_the_first(images)
         told = f"tiny/dinov2_reg has no layer {layer} to analyse: choose from 0 to 1, or -2 to -1"
         with pytest.raises(UsageError, match=f"^{told}$"):
             vit.select_layers([0, layer])
+    with pytest.raises(UsageError, match=r"^layer was given as NoneType: .* such as 1, or -1 for"):
+        vit.select_layers([None])
     result = audit(vit, images, layers=[-2], limit=2, gallery=0)
     assert [layer.index for layer in result.summary.layers] == [0, 1]
     provenance = result.provenance

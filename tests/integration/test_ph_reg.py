@@ -185,6 +185,12 @@ def add_parameter(student):
     student.positions = nn.Parameter(torch.zeros(1))
 
 
+def freeze_registers(student):
+    registers = student.registers.detach()
+    del student.registers
+    student.register_buffer("registers", registers)
+
+
 def change_base(student):
     config = Dinov2WithRegistersConfig(**SIZE)
     student.__init__(Dinov2WithRegistersModel(config))
@@ -194,8 +200,9 @@ def change_base(student):
     ("change", "message"),
     [
         (change_part, "parts that are not those of its model"),
-        (add_parameter, "a part 'positions' in its RegDINOv2Base"),
-        (lambda student: student.add_module("head", nn.Identity()), "a part 'head' in its"),
+        (add_parameter, "a part 'positions': "),
+        (lambda student: student.add_module("head", nn.Identity()), "a part 'head': "),
+        (freeze_registers, "registers that are no parameter"),
         (change_base, "a base model of transformers/dinov2_with_registers, not of"),
         (lambda student: student.register_forward_hook(print), "forward hooks of its own"),
     ],

@@ -296,6 +296,8 @@ def test_size_of_a_model_built_for_one_size():
     adapter = make_timm_adapter(TINY_TIMM["vit"]())
     with pytest.raises(UsageError, match=r"40 x 32 px .* built for 32 x 32 px .*dynamic_img_size"):
         adapter.make_layout(40, 32)
+    adapter.module.set_input_size((40, 32))
+    assert adapter.make_layout(40, 32).grid == (5, 4)
 
 
 def test_size_beyond_the_last_whole_patch():

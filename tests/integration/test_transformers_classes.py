@@ -291,6 +291,15 @@ def remove_scale(module):
     del module.encoder.layer[0].layer_scale1
 
 
+def remove_norm(module):
+    del module.encoder.layer[1].norm1
+
+
+def wrap_scale(module):
+    layer = module.encoder.layer[0]
+    layer.layer_scale1 = nn.Sequential(layer.layer_scale1)
+
+
 def replace_projection(module):
     module.encoder.layer[0].attention.o_proj = nn.Sequential(nn.Linear(32, 32))
 
@@ -302,9 +311,11 @@ def replace_projection(module):
         (add_norm, "'norm3'"),
         (add_parameter, "'temperature'"),
         (add_buffer, "'relative_bias'"),
-        (add_to_tower, "'head_norm'"),
+        (add_to_tower, "^Dinov2Model has a part 'head_norm': this version of its library"),
         (remove_scale, "'layer_scale1'"),
-        (replace_projection, "o_proj that is a Sequential, not a plain Linear .merge adapters"),
+        (remove_norm, "lacks the part 'norm1' in its Dinov2Layer: .* no exact account of$"),
+        (wrap_scale, "a layer scale Sequential"),
+        (replace_projection, "a projection o_proj of class Sequential, not a plain Linear .merge"),
     ],
 )
 def test_a_part_that_is_not_known_is_refused_by_name(change, name):
@@ -313,6 +324,13 @@ def test_a_part_that_is_not_known_is_refused_by_name(change, name):
     with pytest.raises(UnsupportedModelError, match=name) as caught:
         make_transformers_adapter(module)
     assert "\n" not in str(caught.value)
+
+
+def test_attention_within_an_attention_cannot_be_missing():
+    module = copy.deepcopy(TINY_TRANSFORMERS["data2vec"]())
+    del module.encoder.layer[1].attention.attention
+    with pytest.raises(UnsupportedModelError, match="lacks the part 'attention' in its Data2Vec"):
+        make_transformers_adapter(module)
 
 
 @pytest.mark.parametrize(

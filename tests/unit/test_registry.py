@@ -63,6 +63,7 @@ def fail_to_reach(repo_or_folder):
         ("clip-l14", ("transformers", "openai/clip-vit-large-patch14")),
         ("timm:vit_x.y", ("timm", "vit_x.y", None)),
         ("timm:vit_x@a/b.pth", ("timm", "vit_x", Path("a/b.pth"))),
+        ("timm:vit_x@~nouser/b.pth", ("timm", "vit_x", Path("~nouser/b.pth"))),
         ("timm/vit_x.y", ("timm", "vit_x.y", None)),
         ("deit3-huge", ("timm", "deit3_huge_patch14_224.fb_in1k", None)),
         ("torchhub:dinov2_vits14", ("torch_hub", "dinov2_vits14", None)),
@@ -198,6 +199,7 @@ def test_the_note_of_an_entry_reaches_the_user(asked):
     assert "DeiT, not DeiT III" in load_model("deit-tiny").info.notes[-1]
     plain = load_model("deit3-small").info.notes
     assert load_model("deit-tiny").info.notes[:-1] == plain
+    assert load_model("deit3-small").info.noted("a", "b", "a").notes == (*plain, "a", "b")
 
 
 @pytest.mark.parametrize(

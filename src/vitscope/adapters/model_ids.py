@@ -1,5 +1,6 @@
 """Model ids: which library one names, and whether a model can have it; imports no library."""
 
+import os
 import re
 from collections.abc import Mapping
 from importlib import import_module
@@ -73,7 +74,8 @@ def parse_id(model_id: str) -> Address:
     if own is None or not own.takes_file:
         return Address(library, name)
     name, _, file = name.partition("@")
-    return Address(library, name, Path(file).expanduser() if file else None)
+    # Path.expanduser raises for an unknown user.
+    return Address(library, name, Path(os.path.expanduser(file)) if file else None)  # noqa: PTH111
 
 
 def check_model_id(model_id: str) -> None:

@@ -28,6 +28,7 @@ from vitscope.weights.checkpoints import plain_faults_of
 from vitscope.weights.hub import find_snapshot
 
 _RESIZES: Mapping[str, Literal["cover", "stretch"]] = {"shortest": "cover", "squash": "stretch"}
+_WRAP = "load the model yourself and use wrap_model"
 
 
 def make_open_clip_adapter(
@@ -98,8 +99,8 @@ def _check_architecture(config: Mapping[str, Any], model_id: str) -> None:
 
 def _build(architecture: str, weights: Path, settings: Mapping[str, Any], name: str) -> nn.Module:
     preprocess_keys = PreprocessCfg.__dataclass_fields__.keys() - {"size"}
-    advice = "they are damaged, or a file that the text tower needs is unavailable"
-    with plain_faults_of(f"the weights of {name}", advice):
+    advice = "the weights are damaged, or a file that the text tower needs is unavailable"
+    with plain_faults_of(f"open_clip:{name}", advice, instead=_WRAP):
         model: nn.Module = open_clip.create_model(
             architecture,
             pretrained=str(weights),
@@ -118,7 +119,8 @@ def _find_weights(name: str, settings: Mapping[str, Any]) -> Path:
             names = [Path(file).with_suffix(".safetensors").name, file]
         folder = find_snapshot(repo_id, [], names)
         return next(folder / each for each in names if (folder / each).is_file())
-    with plain_faults_of(f"the weights of {name}", "connect to the network and run again"):
+    advice = "connect to the network and run again"
+    with plain_faults_of(f"open_clip:{name}", advice, instead=_WRAP):
         return Path(open_clip.download_pretrained(settings))
 
 

@@ -44,6 +44,8 @@ def make_ph_reg_adapter(
     require(kind == "RegDINOv2Base", name, f"the architecture {kind}")
     given: Any = module.eval()
     check_parts(given, name, {"model", "registers", *_ALIASES})
+    # StudentDINOv2 would hold a buffer as a plain tensor, outside the digest of the weights.
+    require(isinstance(given.registers, nn.Parameter), name, "registers that are no parameter")
     vit = _check_base(
         make_transformers_adapter(given.model, preprocessing=preprocessing, model_id=name)
     )

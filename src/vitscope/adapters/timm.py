@@ -4,7 +4,6 @@ Where timm averages patches although there is a [CLS] token, the [CLS] token is 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +90,7 @@ def _adapt(module: nn.Module, name: str) -> ViTAdapter:
         ),
         preprocessing=preprocessing,
         blocks=blocks,
-        make_layout=_make_layout(tower),
+        make_layout=partial(_lay_out, tower),
         run=partial(_run, tower, project),
         embed_row=nn.Sequential(*norms, project),
         encoder=tuple(tower.blocks),
@@ -202,13 +201,15 @@ def _run(tower: Any, project: nn.Module, pixels: Pixels) -> Tensor:
     return feature
 
 
-def _make_layout(tower: Any) -> Callable[[int, int], TokenLayout]:
+def _lay_out(tower: Any, height: int, width: int) -> TokenLayout:
+    # Read at each call: `set_input_size` changes the size of a model.
     averaged = "all" if getattr(tower, "pool_include_prefix", False) else "patches"
     embed, fixed = tower.patch_embed, not tower.dynamic_img_size
-    return partial(
-        lay_out,
+    return lay_out(
         _count_tokens(tower),
         _read_patch_size(tower),
+        height,
+        width,
         native=tuple(embed.img_size) if fixed else None,
         otherwise="build it with timm.create_model(..., dynamic_img_size=True)",
         # timm crops pixels beyond the last whole patch, so the size need not fit the grid.

@@ -162,8 +162,10 @@ def load_torch_hub(name: str, checkpoint: Path | None = None) -> ViTAdapter:
 
 
 def _build(repository: str, name: str, *, pretrained: bool) -> nn.Module:
+    model_id = f"torchhub:{name}"
     advice = "connect to the network once, or take the same model from another library"
-    with plain_faults_of(f"code and weights of torchhub:{name}", advice), _tamed():
+    instead = f"give a file of the weights alone, {model_id}@checkpoint.pth"
+    with plain_faults_of(model_id, advice, instead=instead), _tamed():
         try:
             load: Callable[..., nn.Module] = torch.hub.load
             # The ref is the repository's own default branch, so it cannot point to a fork.

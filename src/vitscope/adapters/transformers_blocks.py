@@ -75,7 +75,7 @@ def _check_attention(attention: nn.Module, family: Family) -> None:
     parts = [*names.projections, *names.qk_norms, names.output, *names.attention_idle]
     optional = set() if names.own_bias is None else {names.own_bias}
     # Parts are named by paths: the attention of data2vec consists of two modules.
-    for parent in {"", *(path.rpartition(".")[0] for path in parts)}:
+    for parent in sorted({"", *(path.rpartition(".")[0] for path in parts)}):
         prefix = f"{parent}." if parent else ""
         known, maybe = (
             {p.removeprefix(prefix).partition(".")[0] for p in paths if p.startswith(prefix)}
@@ -83,7 +83,7 @@ def _check_attention(attention: nn.Module, family: Family) -> None:
         )
         part = attention.get_submodule(parent)
         _check_class(part, family, type(part).__name__)
-        check_parts(part, family.model, known, optional=maybe)
+        check_parts(part, family.model, known, optional=maybe - known)
     _take_linear(attention, family, names.output)
 
 
@@ -175,7 +175,7 @@ def _check_class(module: nn.Module, family: Family, name: str) -> None:
 def _take_linear(attention: nn.Module, family: Family, name: str) -> nn.Linear:
     linear: Any = attention.get_submodule(name)
     plain = "not a plain Linear (merge adapters and undo quantisation first)"
-    found = f"a {name} that is a {type(linear).__name__}, {plain}"
+    found = f"a projection {name} of class {type(linear).__name__}, {plain}"
     require(type(linear) is nn.Linear, family.model, found)
     checked: nn.Linear = linear
     return checked

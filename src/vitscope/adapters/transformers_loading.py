@@ -109,8 +109,9 @@ def _build(
 ) -> tuple[Any, dict[str, Any]]:
     kind: Any = getattr(transformers, class_name)
     advice = "expected model.safetensors or pytorch_model.bin that fits config.json"
+    plain = plain_faults_of(name, advice, instead="save them as safetensors", local=True)
     try:
-        with _quiet_library(), plain_faults_of(f"the weights of {name}", advice):
+        with _quiet_library(), plain:
             built: tuple[Any, dict[str, Any]] = kind.from_pretrained(
                 folder,
                 local_files_only=True,

@@ -230,7 +230,7 @@ class ViTAdapter:
         last = self.last_layer
         if layers == "last":
             return (last,)
-        chosen = self.blocks if layers == "all" else map(self.select_layer, layers)
+        chosen = self.blocks if layers == "all" else map(self._find_layer, layers)
         return tuple(sorted({*chosen, last}))
 
     def select_layer(self, layer: int | None) -> int:
@@ -247,15 +247,18 @@ class ViTAdapter:
             UsageError: If it is not the index of a layer with an analysable row.
             UnsupportedModelError: If no layer of the model has one.
         """
+        return self.last_layer if layer is None else self._find_layer(layer)
+
+    def _find_layer(self, layer: int) -> int:
         last = self.last_layer
         try:
             if isinstance(layer, bool):
                 raise TypeError
-            number = last if layer is None else index(layer)
+            number = index(layer)
         except TypeError:
             raise UsageError(
                 f"layer was given as {type(layer).__name__}: expected one block number such as "
-                f"{last}, or None for the last"
+                f"{last}, or -1 for the last"
             ) from None
         found = number if number >= 0 else last + 1 + number
         if found in self.blocks:

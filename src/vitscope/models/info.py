@@ -28,8 +28,7 @@ class ModelInfo:
 
     def noted(self, *notes: str, **changes: Any) -> "ModelInfo":
         """Add notes that are new, and change other fields."""
-        added = (note for note in notes if note not in self.notes)
-        return replace(self, notes=(*self.notes, *added), **changes)
+        return replace(self, notes=tuple(dict.fromkeys((*self.notes, *notes))), **changes)
 
 
 def count_parameters(module: nn.Module) -> int:

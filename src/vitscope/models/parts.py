@@ -33,11 +33,16 @@ def check_parts(
     tensors = (module.named_parameters(recurse=False), module.named_buffers(recurse=False))
     parts = {name for name, _ in chain(module.named_children(), *tensors)}
     kind = type(module).__name__
+    place = "" if kind == owner else f" in its {kind}"
     for what, names in (
-        ("a", parts.difference(known, optional)),
-        ("no", set(known).difference(parts, optional)),
+        ("has a part", parts.difference(known, optional)),
+        ("lacks the part", set(known).difference(parts, optional)),
     ):
-        require(not names, owner, f"{what} part {min(names, default='')!r} in its {kind}")
+        if names:
+            raise UnsupportedModelError(
+                f"{owner} {what} {min(names)!r}{place}: this version of its library computes "
+                "something that vitscope has no exact account of"
+            )
 
 
 def require_class(part: object, kinds: Collection[type], model: str, what: str) -> None:
@@ -151,6 +156,8 @@ def make_prenorm_parts(
     projection: Any = heads.get_submodule(output)
     first, second = scales or ("", "")
     branch, gamma = _find_scale(block, first)
+    if branch is not None and gamma is None:
+        require_class(branch, {nn.Identity}, type(block).__name__, "a layer scale")
     mlp_scale, mlp_gamma = _find_scale(block, second)
     norm, *others = (block.get_submodule(name) for name in (norms[1], *mlp))
     return BlockParts(

@@ -101,20 +101,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 @contextmanager
-def plain_faults_of(weights: str, advice: str) -> Iterator[None]:
-    """Tell in one line why a library cannot load weights as data."""
+def plain_faults_of(
+    model: str, advice: str, *, instead: str, local: bool = False
+) -> Iterator[None]:
+    """Tell in one line why a library cannot load weights as data.
+
+    `instead` is the advice on weights that are more than data; `local` ones are never fetched.
+    """
     try:
         yield
     except UnpicklingError:
         raise ModelUnreachableError(
-            f"{weights} hold more than tensors, and code is never executed: save them as "
-            "safetensors"
+            f"the weights of {model} hold more than tensors, and code is never executed: {instead}"
         ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         if find_failed_import(error):
             raise
+        reason = first_line(error)
+        if local:
+            raise ModelUnreachableError(
+                f"the weights of {model} cannot be read ({reason}): {advice}"
+            ) from None
         raise ModelUnreachableError(
-            f"{weights} cannot be read or fetched ({first_line(error)}): {advice}"
+            f"{model} cannot be read or fetched ({reason}): {advice}"
         ) from None
 
 
