@@ -22,6 +22,7 @@ from vitscope.testing.tiny_timm import TINY_TIMM
 HOSTILE_MODEL = "=1+</script><b>"
 HOSTILE_IMAGE = "<img src=x onerror=\"window.pwned='name'\">.png"
 PRIVATE = re.compile(r"var\(|light-dark")
+LABELS = "all => all.map(one => one.getAttribute('aria-label'))"
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +194,7 @@ def test_the_address_opens_the_same_gallery_and_image(page, results):
     page.locator("#gallery-filter").select_option(value="patch_share")
     page.locator("#gallery-from").fill("0.01")
     page.locator("#gallery-name").fill("00")
-    cards = page.locator(".card[aria-label]").evaluate_all("all => all.map(one => one.ariaLabel)")
+    cards = page.locator(".card[aria-label]").evaluate_all(LABELS)
     page.locator(".card").nth(1).click()
     page.get_by_role("button", name="Attention of head 1").click()
     wait_for_address(page, "shown=1")
@@ -213,7 +214,7 @@ def test_the_address_opens_the_same_gallery_and_image(page, results):
     assert page.locator("#view-path").inner_text().endswith("tiny/dinov2_reg")
     assert page.locator("#view-map").input_value() == "1"
     page.keyboard.press("Escape")
-    again = page.locator(".card[aria-label]").evaluate_all("all => all.map(one => one.ariaLabel)")
+    again = page.locator(".card[aria-label]").evaluate_all(LABELS)
     assert again == cards
     assert page.locator("#gallery-from").input_value() == "0.01"
     page.get_by_role("button", name="Clear").click()

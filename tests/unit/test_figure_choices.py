@@ -253,3 +253,5 @@ def test_a_figure_or_a_setting_that_there_is_not_is_refused(figure, settings, me
 def test_what_is_no_result_is_refused_in_words():
     with pytest.raises(UsageError, match="a result was given as int: expected"):
         plot("norms", [1])
+    with pytest.raises(UsageError, match="the figure anatomy shows one result: 0 were given"):
+        plot("anatomy", [])

@@ -15,7 +15,7 @@ import pytest
 
 from audits import tiny_vit
 from images import write_images
-from made_results import make_audit, make_one_shot, write_all, write_result
+from made_results import hold_audit, make_audit, make_one_shot, write_all, write_result
 from vitscope import AuditConfig, audit
 from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
@@ -243,6 +243,15 @@ def test_undefined_numbers_never_reach_a_chart(tmp_path):
     for kind in ("charts", "images-data"):
         assert "NaN" not in page.data[kind]
         json.loads(page.data[kind], parse_constant=lambda name: pytest.fail(name))
+    whole = hold_audit(n=60)
+    ckas = whole.audit.last.cka["residual"]
+    model = whole.change_last(
+        {term: replace(cka, biased=math.nan) for term, cka in ckas.items()}, "cka", "residual"
+    )
+    [figure] = [one for one in make_chapter("sources", [model]) if one.key == "cka-residual"]
+    rows = _rows_of([chart.spec for chart in figure.charts])
+    assert {row["floor"] for row in rows} == {cka.biased_if_unrelated for cka in ckas.values()}
+    assert not any("biased" in row for row in rows)
 
 
 def test_hostile_text_is_shown_as_text(tmp_path):

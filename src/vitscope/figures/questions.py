@@ -174,7 +174,7 @@ def draw_figure(name: str, results: Results, **settings: Any) -> Drawing:
     if name in _SHEETS:
         return _SHEETS[name](results, **settings)
     question = FIGURES[name]
-    if question.of_one and len(results) > 1:
+    if question.of_one and len(results) != 1:
         raise UsageError(f"the figure {name} shows one result: {len(results)} were given")
     data = question.describe(results, **settings)
     with in_style():
@@ -272,14 +272,14 @@ def _plan_audits(results: Results, readout: Readout) -> Iterator[Plan]:
     main = [result for result in audits if result.family == _MAIN_FAMILY]
     others = [result for result in audits if result.family != _MAIN_FAMILY]
     for figure, (of_main, of_others) in _BY_FAMILY.items():
-        without = f"{_MAIN_FAMILY} without registers"
-        yield of_main, partial(_draw_family, figure, main, without)
-        another = f"another family than {_MAIN_FAMILY}"
-        yield of_others, partial(_draw_family, figure, others, another)
+        without = f"no audit of {_MAIN_FAMILY} without registers among the results"
+        yield of_main, partial(_draw_some, figure, main, without)
+        another = f"no audit of another family than {_MAIN_FAMILY} among the results"
+        yield of_others, partial(_draw_some, figure, others, another)
     named = _name_each(audits)
     for name, figure in OF_EACH_MODEL.items():
         if not audits:
-            yield name, partial(draw_figure, figure, [])
+            yield name, partial(_draw_some, figure, [], "no result of the kind 'audit'")
         for own, result in named.items():
             yield f"{name}__{own}", partial(draw_figure, figure, [result])
 
@@ -326,7 +326,7 @@ def _name_each(results: Results) -> dict[str, ModelResult]:
     return named
 
 
-def _draw_family(figure: str, results: Results, whose: str) -> Drawing:
+def _draw_some(figure: str, results: Results, reason: str) -> Drawing:
     if not results:
-        raise NothingToDrawError(f"no audit of {whose} among the results")
+        raise NothingToDrawError(reason)
     return draw_figure(figure, results)

@@ -96,8 +96,8 @@ def make_rows(
             "high": number.high,
             "told": write_interval(number, percent=data.percent),
         }
-        if number.biased is not None:
-            row |= {"biased": number.biased, "floor": number.biased_if_unrelated}
+        marks = {"biased": number.biased, "floor": number.biased_if_unrelated}
+        row |= {field: value for field, value in marks.items() if value is not None}
         rows.append(row | {field: read(point) for field, read in more.items()})
     return rows
 

@@ -47,8 +47,8 @@ function makeHeading(name) {
     rowControl("head").querySelector("[aria-sort] button").focus();
   };
   const button = make("button", { type: "button", textContent: label + arrow, onclick });
-  const ariaSort = sorted ? (order > 0 ? "ascending" : "descending") : null;
-  return make("th", { scope: "col", title: description, ariaSort }, button);
+  const looks = { scope: "col", title: description, ...(sorted && { "aria-sort": order > 0 ? "ascending" : "descending" }) };
+  return make("th", looks, button);
 }
 
 function makeRow(row) {

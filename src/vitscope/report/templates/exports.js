@@ -20,7 +20,7 @@ async function copy(button, text) {
 
 function makeButtons(of, actions) {
   const buttons = Object.entries(actions).map(([textContent, act]) =>
-    make("button", { type: "button", textContent, ariaLabel: `${textContent}: ${of}`, onclick: ({ currentTarget }) => act(currentTarget) }),
+    make("button", { type: "button", textContent, "aria-label": `${textContent}: ${of}`, onclick: ({ currentTarget }) => act(currentTarget) }),
   );
   return make("p", { className: "exports" }, ...buttons);
 }

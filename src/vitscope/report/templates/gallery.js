@@ -28,7 +28,7 @@ function makeShares(shares) {
     part.style.background = `var(--${term})`;
     return part;
   });
-  return make("span", { className: "shares", ariaHidden: true }, ...parts);
+  return make("span", { className: "shares", "aria-hidden": true }, ...parts);
 }
 
 const percent = (share) => `${Math.round(100 * share) || 0} %`.replace("-", "−");
@@ -150,7 +150,7 @@ function arrange() {
     const button = state.buttons[index];
     button.tabIndex = place === 0 ? 0 : -1;
     const told = sort ? `, ${fullName(sort)} ${tell(numberOf(images[index], sort))}` : "";
-    button.ariaLabel = `${state.paths[index]}${told}. Open.`;
+    button.setAttribute("aria-label", `${state.paths[index]}${told}. Open.`);
     if (isEmpty(index)) comingNear.observe(button);
     else tellSorted(index);
   });

@@ -42,7 +42,7 @@ const sortable = Array.from(document.querySelectorAll("table[data-name]"));
 
 function writeSorting(table) {
   const head = table.querySelector("[aria-sort]");
-  const order = head.ariaSort === "ascending" ? 1 : -1;
+  const order = head.getAttribute("aria-sort") === "ascending" ? 1 : -1;
   setAddress(table.closest("[id]").id, { table: table.dataset.name, sort: head.textContent, order });
 }
 

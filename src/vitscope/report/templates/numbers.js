@@ -13,8 +13,13 @@ function tell(value) {
   return text.replace(/-/g, "−");
 }
 
+// What is no property of it becomes an attribute: Firefox before 119 has no properties for ARIA.
 function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name in element) element[name] = value;
+    else element.setAttribute(name, value);
+  }
   element.append(...children);
   return element;
 }
@@ -38,10 +43,9 @@ function offerNames(select, names, first) {
 
 function offerNumbers(select, names, first, otherwise) {
   const shown = Array.from(columns.values()).filter(({ name }) => names.includes(name));
-  const groups = Array.from(Map.groupBy(shown, ({ group }) => group), ([label, found]) =>
-    make("optgroup", { label }, ...found.map(({ name }) => new Option(fullName(name), name))),
-  );
-  replaceOptions(select, groups, first, otherwise);
+  const groups = new Map(shown.map(({ group: label }) => [label, make("optgroup", { label })]));
+  for (const { group, name } of shown) groups.get(group).append(new Option(fullName(name), name));
+  replaceOptions(select, groups.values(), first, otherwise);
 }
 
 // Undefined numbers come last in either direction.

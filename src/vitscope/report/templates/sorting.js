@@ -8,8 +8,8 @@ function sortKey(cell) {
 }
 
 function sortTable(table, head, order) {
-  for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
-  head.ariaSort = order > 0 ? "ascending" : "descending";
+  for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+  head.setAttribute("aria-sort", order > 0 ? "ascending" : "descending");
   const rows = Array.from(table.tBodies[0].rows, (row) => ({ row, key: sortKey(row.cells[head.cellIndex]) }));
   rows.sort((a, b) => compare(a.key, b.key, order));
   table.tBodies[0].append(...rows.map(({ row }) => row));
@@ -17,7 +17,7 @@ function sortTable(table, head, order) {
 
 for (const table of document.querySelectorAll("table[data-name]")) {
   for (const head of table.tHead.rows[0].cells) {
-    const onclick = () => sortTable(table, head, head.ariaSort === "ascending" ? -1 : 1);
+    const onclick = () => sortTable(table, head, head.getAttribute("aria-sort") === "ascending" ? -1 : 1);
     head.replaceChildren(make("button", { type: "button", textContent: head.textContent, onclick }));
   }
 }

@@ -66,7 +66,7 @@ function makeChoice(image, which, label) {
   const map = openMap(image, which);
   const canvas = paint(map);
   canvas.style.aspectRatio = viewOf(image, which).size.join(" / ");
-  const looks = { type: "button", className: "choice", value: which, ariaLabel: map.name, ariaPressed: which === view.which };
+  const looks = { type: "button", className: "choice", value: which, "aria-label": map.name, "aria-pressed": which === view.which };
   return make("button", { ...looks, onclick: () => showMap(which) }, canvas, make("span", { textContent: label }));
 }
 
@@ -114,7 +114,7 @@ function showMap(which) {
     part(place).replaceChildren(makeImage(seen));
   }
   part("stage").append(makeOverlay(map, part("mix").value));
-  for (const button of view.dialog.querySelectorAll(".choice")) button.ariaPressed = button.value === which;
+  for (const button of view.dialog.querySelectorAll(".choice")) button.setAttribute("aria-pressed", button.value === which);
   part("unit").textContent = [image.scores?.[which], map.unit, map.told].filter(Boolean).join("; ");
   paint({ ...map, bytes: Uint8Array.from(range(256)), rows: 1, across: 256 }, part("scale"));
   part("low").textContent = map.tell(map.signed ? -map.largest : 0);
@@ -189,7 +189,7 @@ async function saveGrid() {
   const [cell, edge, gap] = [{ width: side * across, height: side * down }, 44, 6];
   const top = edge + 60;
   const told = [`${image.name} · ${state.gallery.label}`, `${image.layers.title} of each head (across) in each layer (down); each map has its own scale`];
-  const canvas = new OffscreenCanvas(0, top + maps.length * (cell.height + gap));
+  const canvas = new OffscreenCanvas(1, top + maps.length * (cell.height + gap));
   const context = canvas.getContext("2d");
   const font = (context.font = "16px sans-serif");
   const words = Math.max(...told.map((text) => context.measureText(text).width));
