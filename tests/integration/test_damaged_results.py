@@ -7,7 +7,9 @@ import os
 import random
 import shutil
 import sys
+import tracemalloc
 import zipfile
+import zlib
 from copy import deepcopy
 from pathlib import Path
 
@@ -28,6 +30,7 @@ from vitscope.errors import ResultError, VitscopeError
 from vitscope.figures.saved import load_results
 from vitscope.files.tensor_files import read_tensors, write_tensors
 from vitscope.report.page import render_report
+from vitscope.results import image_maps
 from vitscope.terminal import (
     make_comparison,
     make_explanation_report,
@@ -158,7 +161,10 @@ def _read_everything(folder):
     AuditResult.load(folder).read_sums()
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this file system")
+_with_pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in this file system")
+
+
+@_with_pipes
 @pytest.mark.parametrize("name", ["summary.json", "images.parquet", "sums.safetensors"])
 def test_a_pipe_does_not_wait(damaged, name):
     (damaged / name).unlink()
@@ -185,6 +191,46 @@ def _claim_size(path):
             archive.writestr(f"{name}.npy", header.getvalue())
 
 
+def _hide_size(prefix, packing):
+    # 16 MiB, said to be 10,000 bytes.
+    def pack(path):
+        with np.load(path) as file:
+            others = set(file) - {"image"}
+        with zipfile.ZipFile(path, "w", packing) as archive:
+            with archive.open("image.npy", "w") as member:
+                for block in (prefix, *[bytes(2**20)] * 16):
+                    member.write(block)
+            for name in others:
+                archive.writestr(f"{name}.npy", b"")
+            claimed = archive.getinfo("image.npy")
+            claimed.file_size = 10_000
+            claimed.CRC = zlib.crc32((prefix + bytes(10_000))[:10_000])
+
+    return pack
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _hide_size(b"", zipfile.ZIP_DEFLATED),
+        _hide_size(np.lib.format.magic(1, 0), zipfile.ZIP_BZIP2),
+    ],
+    ids=["no array", "bzip2"],
+)
+def test_maps_that_hide_their_size_are_not_unpacked(damaged, monkeypatch, damage):
+    monkeypatch.setattr(image_maps, "_MAX_BYTES", 2**20)  # also read at once from the disk
+    damage(damaged / "gallery/0000.npz")
+    gallery = AuditResult.load(damaged).gallery
+    tracemalloc.start()
+    with pytest.raises(
+        ResultError, match=r"0000\.npz cannot be read as maps: (the magic|expected)"
+    ):
+        gallery.read_maps(0)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 2**23
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -202,6 +248,24 @@ def test_maps_that_are_none_are_refused(damaged, damage):
     damage(damaged / "gallery/0000.npz")
     with pytest.raises(ResultError, match=r"0000\.npz cannot be read"):
         AuditResult.load(damaged).gallery.read_maps(0)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        Path.unlink,
+        pytest.param(lambda path: (path.unlink(), os.mkfifo(path)), marks=_with_pipes),
+        lambda path: path.symlink_to(path.rename(path.with_suffix(".moved"))),
+        lambda path: path.write_bytes(path.read_bytes()[:-30]),
+    ],
+    ids=["missing", "pipe", "link", "cut"],
+)
+def test_maps_that_are_none_are_not_merged(saved, damaged, tmp_path, damage):
+    for path in sorted((damaged / "gallery").iterdir()):
+        damage(path)
+    with pytest.raises(ResultError, match=r"audit/gallery/\d+\.npz cannot be read"):
+        AuditResult.load(saved / "another").merge(AuditResult.load(damaged), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_more_rows_than_a_file_can_hold_are_refused(damaged):

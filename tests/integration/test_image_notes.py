@@ -9,6 +9,7 @@ from PIL import Image
 from audits import tiny_vit
 from containers import make_tar
 from images import write_classes, write_images
+from sharded import stop_after
 from vitscope import AuditConfig, OneShotConfig, audit, explain, one_shot
 from vitscope.cli import main
 from vitscope.report import write_report
@@ -78,14 +79,20 @@ def test_merged_results_count_over_all_images(tmp_path, vit, mixed):
     assert dark.startswith(f"6 of 11 {DARK}")
 
 
-def test_the_other_kinds_of_results_say_so_too(tmp_path, vit, mixed):
+def test_the_other_kinds_of_results_say_so_too(tmp_path, vit, mixed, monkeypatch):
     classes = write_classes(tmp_path / "classes", 2)
     write_dark(classes / "class 0", 2)
     summary = one_shot(vit, classes, OneShotConfig(draws=2)).summary
     (note,) = summary.data.notes
     assert note.startswith(f"2 of {summary.data.num_images} {DARK}")
     assert note.endswith("(dark0.png, dark1.png)")
-    explained = explain(vit, mixed, out=tmp_path / "explained")
+    # The first dark image is in the part of the run that was stopped; no maps are read again.
+    monkeypatch.setattr(np, "load", lambda *_, **__: pytest.fail("a file of maps was read"))
+    with pytest.raises(KeyboardInterrupt):
+        explain(
+            vit, mixed, out=tmp_path / "explained", on_progress=stop_after(6, KeyboardInterrupt())
+        )
+    explained = explain(vit, mixed, out=tmp_path / "explained", resume=True)
     (note,) = explained.summary.data.notes
     assert note.startswith(f"4 of 9 {DARK}")
     assert note.endswith("(dark0.png, dark1.png, dark2.png and 1 more)")

@@ -151,18 +151,27 @@ def test_a_temporary_result_that_cannot_be_saved_is_kept(vit, photos, tmp_path):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ZeroDivisionError])
 def test_whatever_stops_its_saving_a_temporary_result_is_kept(tmp_path, monkeypatch, error):
-    def stop(*_, **__):
-        raise error
-
-    monkeypatch.setattr("vitscope.results.saved_result.staged_folder", stop)
-    made = tmp_path / "made"
+    made, copied = tmp_path / "made", []
     made.mkdir()
+    for name in ("a", "b"):
+        (made / name).write_text(name)
+
+    def stop(source, target):
+        if copied:
+            assert [path.name for path in target.parent.iterdir()] == ["a"]
+            raise error
+        shutil.copy(source, target)
+        copied.append(target)
+
+    monkeypatch.setattr("vitscope.results.saved_result._copy_file", stop)
     with pytest.raises(error) as caught:
         Explanation.own(made).save(tmp_path / "new")
     assert caught.value.__notes__ == [f"the result is kept in {made}"]
     del caught
     gc.collect()
+    assert copied
     assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert sorted(path.read_text() for path in made.iterdir()) == ["a", "b"]
 
 
 def test_a_result_whose_file_cannot_be_read_is_no_error_of_writing(vit, photos, tmp_path):

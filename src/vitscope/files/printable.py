@@ -13,6 +13,8 @@ def printable_path(path: Path | str) -> str:
 
 def printable(text: str) -> str:
     """Escape everything that could move a terminal's cursor, change its title or hide text."""
+    if text.isprintable():
+        return text
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text
     )

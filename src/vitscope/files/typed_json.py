@@ -109,15 +109,21 @@ def _substitute(hint: Any, bound: Mapping[Any, Any]) -> Any:
 
 
 def _read(hint: Any, content: Any) -> Any:
-    if is_dataclass(hint):
-        return _read_dataclass(hint, content)
-    if (origin := get_origin(hint)) is not None:
-        return _READERS[origin](content, *get_args(hint))
+    read, arguments = _find_reader(hint)
+    if read is not None:
+        return read(content, *arguments)
     if hint is Any or (hint is float and content is None):
         return math.nan if hint is float else content
     what, is_valid, convert = _PLAIN[hint]
     _expect(what, content, is_valid(content))
     return convert(content)
+
+
+@cache  # a summary has thousands of values
+def _find_reader(hint: Any) -> tuple[Callable[..., Any] | None, tuple[Any, ...]]:
+    if is_dataclass(hint):
+        return _read_dataclass, (hint,)
+    return _READERS.get(get_origin(hint)), get_args(hint)
 
 
 def _read_each(parts: Iterable[tuple[Any, Any, Any]]) -> dict[Any, Any]:
@@ -143,7 +149,7 @@ def _expect(what: str, found: object, is_valid: bool) -> None:
     raise _DamageError(f"expected {what}, found {shown}")
 
 
-def _read_dataclass(kind: Any, content: Any) -> Any:
+def _read_dataclass(content: Any, kind: Any) -> Any:
     _expect("an object", content, isinstance(content, dict))
     hints = list_fields(kind).items()
     values = _read_each((name, hint, content[name]) for name, hint in hints if name in content)

@@ -231,6 +231,7 @@ def merge_galleries(folder: Path, parts: Sequence[Path]) -> None:
     kept = []
     for number, (digest, why) in enumerate(numbers.choose(candidates, limit)):
         one, source = candidates[digest]
+        read_maps(source, one.maps)  # which refuses damaged ones
         file = keep_maps(folder, number, source, _FOLDER)
         kept.append(replace(one, file=file, why=why))
     num_candidates = sum(gallery.num_candidates for gallery in galleries)

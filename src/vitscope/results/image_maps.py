@@ -158,6 +158,10 @@ def name_maps(index: int, place: str = "maps") -> str:
 def keep_maps(folder: Path, index: int, file: Path, place: str = "maps") -> str:
     """Take over the file of an image's maps; its new name."""
     name = name_maps(index, place)
+    if file.is_symlink() or not file.is_file():  # flushing a pipe would never end
+        raise ResultError(
+            f"{printable_path(file)} cannot be read: it is missing, a link or no regular file"
+        )
     with plain_disk_errors(folder):
         link_or_copy(file, folder / name)
     return name
@@ -185,8 +189,7 @@ def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:
     try:
         data = read_bounded(path, _MAX_BYTES)
         with zipfile.ZipFile(BytesIO(data)) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MAX_BYTES:
-                raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
+            _check_members(archive)
         with np.load(BytesIO(data), allow_pickle=False) as arrays:
             _check_names(about, arrays.files)
             found = {name: arrays[name] for name in arrays.files}
@@ -198,6 +201,19 @@ def read_maps(path: Path, about: Mapping[str, MapSummary]) -> ImageMaps:
         placed: dict[str, Any] = {f: found.get(f"{place}/{name}") for f, place in _PLACES.items()}
         maps[name] = ImageMap(about=one, **placed)
     return ImageMaps(image=found["image"], maps=maps, heads_by_layer=found.get(_BY_LAYER))
+
+
+def _check_members(archive: zipfile.ZipFile) -> None:
+    # Claimed sizes may be too small: numpy reads at once what is no array, and zipfile unpacks at
+    # once what is not deflated.
+    members = archive.infolist()
+    if sum(member.file_size for member in members) > _MAX_BYTES:
+        raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
+    for member in members:
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("expected an archive that is deflated")
+        with archive.open(member) as file:
+            np.lib.format.read_magic(file)
 
 
 def _check_names(names: Iterable[str], found: Iterable[str]) -> None:

@@ -161,6 +161,8 @@ def _merge_images(
         for result in results
         for index, image in enumerate(result.summary.images)
     ]
+    for image, file in kept[:limit]:
+        read_maps(file, image.maps)  # which refuses damaged ones
     return tuple(
         replace(image, file=keep_maps(folder, index, file))
         for index, (image, file) in enumerate(kept[:limit])
@@ -187,6 +189,11 @@ def summarize_tables(folder: Path, maps: Mapping[str, JudgedMap]) -> dict[str, A
             for removal, rows in _split(read_table(folder / SCORES), "removal").items()
         }
         of_maps = _split(read_table(folder / MAPS), "map")
+        judged = [
+            table["image_id"] for tables in (of_maps, *scores.values()) for table in tables.values()
+        ]
+        if not all(ids.equals(judged[0]) for ids in judged):
+            raise ValueError("the tables are not of the same images")
         removals = {removal: _summarize_removal(tables) for removal, tables in scores.items()}
         ceilings = {
             removal: _average(next(iter(tables.values())), "ceiling")
@@ -250,6 +257,8 @@ def _average(table: pa.Table, column: str) -> Estimate:
 
 def _split(table: pa.Table, column: str) -> dict[str, pa.Table]:
     names = table[column].unique().to_pylist()
+    if not names or None in names:
+        raise ValueError(f"the column {column} is empty or has nulls")
     return {name: table.filter(pc.field(column) == name) for name in names}
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vitscope.config import RunConfig
 from vitscope.errors import ImageReadError, MemoryShortageError, UsageError
+from vitscope.files.json_files import write_json
 from vitscope.files.workspace import Plan, Workspace
 from vitscope.images.addresses import read_image
 from vitscope.images.covariates import NARROW, measure_range, note_narrow
@@ -37,7 +38,6 @@ from vitscope.results.image_maps import (
     keep_parts,
     place_map,
     place_row_maps,
-    read_maps,
     with_unplaced,
     write_kept,
 )
@@ -66,6 +66,8 @@ from vitscope.runs.references import (
 )
 from vitscope.trace import ClsTrace
 
+_NARROW = "narrow.json"
+"""File of a part whose image uses little of the range from black to white."""
 _REFERENCE_BATCH = 8
 """Reference images of one pass."""
 
@@ -188,15 +190,17 @@ class ExplainRun(ModelRun[RunConfig]):
                     explained = self._explain(batch, image, preprocessing)
                     with workspace.new_part(index) as part:
                         write_kept(part, write_image(part, 0, explained))
+                        if measure_range(image) < NARROW:
+                            write_json(part / _NARROW, True)
                 if on_progress is not None:
                     on_progress(index + 1, len(self.images))
         self.check_some_read()
-        numbers = sorted(workspace.find_done())
-        entries = keep_parts(ExplainedImage, folder, map(workspace.part, numbers))
+        parts = [workspace.part(number) for number in sorted(workspace.find_done())]
+        entries = keep_parts(ExplainedImage, folder, parts)
         narrow = [
             entry.path
-            for entry in entries
-            if measure_range(read_maps(folder / entry.file, entry.maps).image) < NARROW
+            for entry, part in zip(entries, parts, strict=True)
+            if (part / _NARROW).exists()
         ]
         summary = ExplanationSummary(
             model=self.describe_model(),

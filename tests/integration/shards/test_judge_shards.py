@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
@@ -16,7 +17,7 @@ from vitscope.cli import main
 from vitscope.errors import ResultError, UsageError
 from vitscope.files.json_files import read_json, write_json
 from vitscope.maps.targets import explain_direction
-from vitscope.results.saved_result import SCORES
+from vitscope.results.saved_result import SCORES, write_table
 
 CONFIG = JudgeConfig(maps=["share"], removals=["shuffle", "drop"], size=16, gallery=3, device="cpu")
 NUM_IMAGES, NUM_SHARDS = 5, 3
@@ -125,6 +126,33 @@ def test_judgements_that_differ_do_not_merge(shards, tmp_path, changed, value, t
     path.unlink()
     write_json(path, provenance)
     with pytest.raises(ResultError, match=f"cannot be merged: {told}"):
+        shards[0].merge(other)
+
+
+def _forget_removals(table):
+    place, column = table.column_names.index("removal"), table["removal"]
+    return table.set_column(place, "removal", pa.nulls(len(column), column.type))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [lambda table: table.slice(0, 0), lambda table: table.slice(len(table) // 2), _forget_removals],
+    ids=["no rows", "half the rows", "nulls"],
+)
+def test_a_damaged_table_does_not_merge(shards, tmp_path, damage):
+    others = [shards[k].save(tmp_path / str(k)) for k in (1, 2)]
+    for other in others:
+        write_table(other.folder / SCORES, damage(other.scores))
+    for parts in ([shards[0], others[0]], others):
+        with pytest.raises(ResultError, match=r"is damaged \(ValueError: the (column rem|tables)"):
+            parts[0].merge(parts[1])
+
+
+def test_damaged_maps_do_not_merge(shards, tmp_path):
+    other = shards[1].save(tmp_path / "other")
+    path = other.folder / "maps" / "0000.npz"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(ResultError, match=r"other/maps/0000\.npz cannot be read as maps"):
         shards[0].merge(other)
 
 
