@@ -89,7 +89,7 @@ def iter_passes(
             running = Running(vit.make_layout(*part.shape[-2:]), part)
             yield running, run_blocks(vit, part, watch=watch)
     if is_empty:
-        raise UsageError("there are no images to measure the remedy on: give two or more")
+        raise UsageError("there are no images to measure the remedy on: give some")
 
 
 @dataclass(eq=False)

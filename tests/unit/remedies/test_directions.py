@@ -117,7 +117,7 @@ def test_the_direction_is_measured_and_removed_from_the_patches_along_it(monkeyp
 
 def test_without_images_nothing_is_measured():
     vit, _ = plant(random_unit(0), random_unit(0), gain=1.0)
-    with pytest.raises(UsageError, match="give two or more"):
+    with pytest.raises(UsageError, match="no images to measure the remedy on: give some"):
         measure_directions(vit, list, find_directions(vit))
 
 

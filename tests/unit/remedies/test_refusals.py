@@ -91,7 +91,7 @@ def test_no_high_norm_patches(text, message):
     "text", ["mean", "interpolate", "test-time-registers", "position-mean", "sinks"]
 )
 def test_no_images(text):
-    with pytest.raises(UsageError, match="no images to measure the remedy on: give two or more"):
+    with pytest.raises(UsageError, match="no images to measure the remedy on: give some"):
         parse_remedy(text).fitted(wrap("timm/dinov2_reg"), list)
 
 
