@@ -3,6 +3,7 @@
 import sys
 
 from benchmarks.page import Section, Table, print_results
+from vitscope.metrics.estimates import CkaEstimate
 from vitscope.metrics.jackknife import Estimate
 from vitscope.results.number_text import write_number
 from vitscope.results.remedy_result import RemedyResult
@@ -47,14 +48,14 @@ def _describe_edit(one: ComparedRemedy, shown: list[str]) -> list[str]:
         one.verdict.status,
         *(_tell(one.changes[name].difference) for name in shown),
         _tell(drift.cosine),
-        tell_estimate(drift.cka.unbiased, drift.cka.ci95, 2),
+        _tell(drift.cka),
         _tell(drift.shared_neighbours),
         write_number(one.time_ratio, 2),
     ]
 
 
-def _tell(estimate: Estimate) -> str:
-    return tell_estimate(estimate.value, estimate.ci95, 2)
+def _tell(estimate: Estimate | CkaEstimate) -> str:
+    return tell_estimate(estimate, 2)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from vitscope.metrics.pair_estimates import (
     PairEstimates,
     estimate_cka,
     estimate_pair,
-    estimate_share,
+    replicate_share,
 )
 from vitscope.results.verdict import LEVELS, MIN_IMAGES_TO_JUDGE, Status, judge
 
@@ -77,7 +77,7 @@ def _estimate(patches: Tensor, skip: Tensor) -> tuple[Estimate, CkaEstimate]:
     r = patches + skip
     r, patches = r - r.mean(dim=0), patches - patches.mean(dim=0)
     rp, rr, pp = (_pair(*pair) for pair in ((r, patches), (r, r), (patches, patches)))
-    return estimate_share(rp, rr), estimate_cka(rp, rr, pp)
+    return replicate_share(rp, rr).estimate(), estimate_cka(rp, rr, pp)
 
 
 def _pair(x: Tensor, y: Tensor) -> PairEstimates:

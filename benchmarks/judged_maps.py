@@ -38,7 +38,9 @@ def _tabulate_removal(summary: JudgementSummary, removal: str) -> Table:
                 name_map(summary, name),
                 *_tell(found.scores, _INTERVALS),
                 *(tell_number(found.scores[score].value, 2) for score in _MEANS),
-                ABSENT if beside is None else f"{_tell_one(beside.difference)}, {beside.answer}",
+                ABSENT
+                if beside is None
+                else f"{tell_estimate(beside.difference, 2)}, {beside.answer}",
             ]
         )
     columns = (f"map (removal {removal})", *_INTERVALS, *_MEANS, "gap less attention's")
@@ -55,11 +57,7 @@ def _tabulate_plausibility(summary: JudgementSummary) -> Table:
 
 
 def _tell(scores: Mapping[str, Estimate], names: tuple[str, ...]) -> list[str]:
-    return [_tell_one(scores[name]) for name in names]
-
-
-def _tell_one(estimate: Estimate) -> str:
-    return tell_estimate(estimate.value, estimate.ci95, 2)
+    return [tell_estimate(scores[name], 2) for name in names]
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def _audit(
         yield (
             name,
             str(layer.index),
-            tell_estimate(share.value, share.ci95),
-            tell_estimate(cka.unbiased, cka.ci95),
+            tell_estimate(share),
+            tell_estimate(cka),
             layer.verdict.status,
         )

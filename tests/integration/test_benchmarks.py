@@ -57,6 +57,17 @@ def median(cell):
     return float(cell.split(" ")[0])
 
 
+def test_every_module_imports():
+    from importlib import import_module
+
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        try:
+            import_module(f"benchmarks.{path.stem}")
+        except ModuleNotFoundError as absent:  # a package that is compared with
+            if absent.name.split(".")[0] in {"benchmarks", "vitscope"}:
+                raise
+
+
 def test_audit_beside_the_forward(images, one_process):
     section = measure("audit_against_forward", images=(images,))
     assert names(section) == ["last layer", "all layers", "last layer, bfloat16"]
@@ -242,6 +253,30 @@ def test_a_rare_kind_of_image_is_missed_in_few_images(one_process):
         assert all(0 <= float(cell) <= 1 for cell in row[2:])
     # Without a least number many of twenty sets of 20 images would be judged wrongly.
     assert float(rows[0][3]) > 0.2
+
+
+def test_simulated_intervals_hold_a_truth_or_do_not(one_process):
+    (row,) = measure("coverage").tables[0].rows
+    assert row[:2] == ["4", "50"]
+    assert all(0 <= float(share) <= 1 for cell in row[2:] for share in cell.split(" to "))
+
+
+def test_edited_models(one_process):
+    from benchmarks.edited_models import _EDITS
+
+    section = measure("edited_models")
+    assert names(section) == [*_EDITS, "search for the neurons of test-time-registers"]
+    assert all(median(cell) > 0 for cell in names(section, 1))
+
+
+def test_many_rows_without_a_model(capsys):
+    from benchmarks.million_rows import main
+
+    main(rows=520, dim=4)
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split(": peak")[0] for line in told[2:]] == [
+        *("imported", "2 parts written", "merged", "summarised")
+    ]
 
 
 def test_map_costs(one_process, images):

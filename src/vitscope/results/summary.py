@@ -68,7 +68,7 @@ def summarize(
         tokens = found[layer].pop("tokens", None)
         anatomy = None if tokens is None else _summarize_anatomy(table, tokens, norms[layer])
         verdict = _judge_layer(features[layer], found[layer], manifest.model.own_output)
-        numbers = _summarize_images(table) | found[layer]
+        numbers = summarize_images(table) | found[layer]
         layers.append(LayerSummary(index=layer, verdict=verdict, **numbers, anatomy=anatomy))
     return AuditSummary(
         model=manifest.model,
@@ -88,8 +88,8 @@ def summarize(
     )
 
 
-def _summarize_images(table: Path) -> dict[str, Any]:
-    # Distributions of one layer's per-image numbers, as the fields of `PerImage`.
+def summarize_images(table: Path) -> dict[str, Any]:
+    """Distributions of one layer's per-image numbers, as the fields of `PerImage`."""
     names = (field.name for field in fields(PerImage))
     paths = {column_name(path): path for key in names for path in PER_IMAGE[key].list_paths(key)}
     return nest(
