@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -21,7 +22,7 @@ pytest.importorskip("ray", reason="the extra ray is not installed")
 import ray
 
 import vitscope
-from vitscope.engines.ray import RayEngine
+from vitscope.engines.ray import Crew, RayEngine, _Pool
 
 # What is defined here travels to the workers, which know no tests.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -195,20 +196,28 @@ def test_workers_that_die_before_they_are_ready_are_not_replaced_for_ever(engine
     assert len(read_notes(tmp_path, "made")) == 3
 
 
-def test_workers_that_die_in_pairs_are_each_replaced(cluster, tmp_path):
-    """Four deaths, but no worker is replaced three times in a row."""
+def test_workers_that_die_beside_each_other_are_each_replaced(monkeypatch):
+    """A node goes with four workers that load: none was replaced three times."""
+    hired = []
 
-    def make_worker():
-        worker = Worker(tmp_path, work_slowly)
-        made = len(read_notes(tmp_path, "made"))
-        wait_until(lambda: len(read_notes(tmp_path, "made")) >= made + made % 2)
-        if made <= 4:
-            kill_this_process()
-        return worker
+    def hire():
+        hired.append(len(hired))
+        prepare = SimpleNamespace(remote=lambda *_, number=hired[-1]: ("prepare", number))
+        return SimpleNamespace(
+            prepare=prepare, run=SimpleNamespace(remote=lambda item: ("run", item))
+        )
 
-    engine = RayEngine(cluster.address, num_workers=2)
-    assert_same_as_local(list(engine.run(make_worker, range(4))), 4)
-    assert len(read_notes(tmp_path, "made")) == 6
+    def get(call):
+        if call[0] == "prepare" and call[1] < 4:
+            raise ray.exceptions.RayActorError
+        return None if call[0] == "prepare" else call[1]
+
+    kind = SimpleNamespace(options=lambda **_: SimpleNamespace(remote=hire))
+    acted = {"remote": lambda _: kind, "put": lambda given: given, "kill": lambda _: None}
+    acted |= {"get": get, "wait": lambda calls, **_: (calls[:1], calls[1:])}
+    monkeypatch.setattr("vitscope.engines.ray.ray", SimpleNamespace(**acted))
+    assert list(_Pool(Worker, range(6), Crew(4, 1, 0)).run()) == [(n, n) for n in range(6)]
+    assert len(hired) == 8
 
 
 def test_a_node_that_goes_takes_no_item_with_it(cluster, engine, tmp_path):
