@@ -3,7 +3,7 @@
 from contextlib import contextmanager
 
 DESKTOP = (1440, 900)
-# What browsers of early 2023 lack, and pages do without.
+# What scripts do without: browsers of early 2023 lack it.
 _LATER = """
 delete Map.groupBy;
 delete Object.groupBy;

@@ -255,10 +255,10 @@ def test_maps_that_are_none_are_refused(damaged, damage):
     [
         Path.unlink,
         pytest.param(lambda path: (path.unlink(), os.mkfifo(path)), marks=_with_pipes),
-        lambda path: path.symlink_to(path.rename(path.with_suffix(".moved"))),
+        lambda path: (path.unlink(), path.symlink_to("/dev/zero")),
         lambda path: path.write_bytes(path.read_bytes()[:-30]),
     ],
-    ids=["missing", "pipe", "link", "cut"],
+    ids=["missing", "pipe", "device", "cut"],
 )
 def test_maps_that_are_none_are_not_merged(saved, damaged, tmp_path, damage):
     for path in sorted((damaged / "gallery").iterdir()):
@@ -266,6 +266,16 @@ def test_maps_that_are_none_are_not_merged(saved, damaged, tmp_path, damage):
     with pytest.raises(ResultError, match=r"audit/gallery/\d+\.npz cannot be read"):
         AuditResult.load(saved / "another").merge(AuditResult.load(damaged), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_links_to_maps_are_followed_when_results_are_merged(saved, damaged, tmp_path):
+    for path in sorted((damaged / "gallery").iterdir()):
+        path.symlink_to(path.rename(path.with_suffix(".moved")))
+    merged = AuditResult.load(saved / "another").merge(
+        AuditResult.load(damaged), out=tmp_path / "out"
+    )
+    assert not any(path.is_symlink() for path in (tmp_path / "out/gallery").iterdir())
+    assert merged.gallery.read_maps(0).maps
 
 
 def test_more_rows_than_a_file_can_hold_are_refused(damaged):

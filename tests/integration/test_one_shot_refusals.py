@@ -99,8 +99,8 @@ def make_folder(root, kind):
 
 BAD_FOLDERS = [
     ("no subfolders", "has no subfolders, so its 3 images have no labels"),
-    ("one class", "1 classes in '{}', 1 of them with at least two images"),
-    ("one image each", "3 classes in '{}', 0 of them with at least two images"),
+    ("one class", "of the classes in '{}', 1 in all, 1 have two images"),
+    ("one image each", "of the classes in '{}', 3 in all, 0 have two images"),
     ("no images", "names no image"),
     ("a file", "is no folder: give a folder with one subfolder per class"),
     ("nowhere", "does not exist"),

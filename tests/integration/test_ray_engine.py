@@ -180,7 +180,7 @@ def test_an_item_that_kills_every_worker_is_named(engine, tmp_path):
             kill_this_process()
         return item
 
-    with pytest.raises(VitscopeError, match=r"^a Ray worker died 3 times with item 2 of 5: "):
+    with pytest.raises(VitscopeError, match=r"^a Ray worker died 3 times with item 3 of 5: "):
         list(engine.run(maker_of(tmp_path, work), range(5)))
     assert read_notes(tmp_path, "tried")[2] == 3
     assert_no_worker_is_left(tmp_path)

@@ -272,15 +272,31 @@ def test_floating_point_without_a_known_white_is_refused(values):
     ],
 )
 def test_samples_that_are_not_read_are_named(bits, sample_format, photometric, told):
+    advice = "save it as 8-bit RGB, or as grey in 8 or 16 bits"
+    message = f"a TIFF of {told} a pixel, which is not read: {advice}"
+    assert reason(make_tiff(bits, sample_format, photometric)) == message
+
+
+@pytest.mark.parametrize(
+    ("bits", "kind"), [((8, 8, 8), 3), ((0,), 3), (b"\x10" * 200_000, 7), ("16" * 100_000, 2)]
+)
+def test_a_tiff_is_not_named_by_samples_that_say_nothing(bits, kind):
+    """8 bits in other colours, and tags of other types, which may be of any length."""
+    expected = "not an image, or damaged at its beginning"
+    assert reason(make_tiff(bits, 1, 9, kind=kind)).startswith(expected)
+
+
+def make_tiff(bits, sample_format, photometric, *, kind=3):
     tags = TiffImagePlugin.ImageFileDirectory_v2()
-    for tag, value in {256: 2, 257: 2, 259: 1, 262: photometric, 277: len(bits), 278: 2}.items():
+    count = min(len(bits), 3)
+    for tag, value in {256: 2, 257: 2, 259: 1, 262: photometric, 277: count, 278: 2}.items():
         tags[tag] = value
-    tags[258], tags[339], tags[273], tags[279] = bits, (sample_format,) * len(bits), 8, 96
+    tags.tagtype[258] = kind
+    tags[258], tags[339], tags[273], tags[279] = bits, (sample_format,) * count, 8, 96
     file = BytesIO(b"II*\0" + struct.pack("<I", 8 + 96) + bytes(96))
     file.seek(8 + 96)
     tags.save(file)
-    advice = "save it as 8-bit RGB, or as grey in 8 or 16 bits"
-    assert reason(file.getvalue()) == f"a TIFF of {told} a pixel, which is not read: {advice}"
+    return file.getvalue()
 
 
 # Transparent images

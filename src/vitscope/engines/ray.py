@@ -255,7 +255,7 @@ class _Pool(Generic[T, R]):
             self._queue.appendleft(index)
             self._losses[index] += 1
             losses, lost = 0, self._losses[index]
-            when = f"with item {index} of {len(self._items)}"
+            when = f"with item {index + 1} of {len(self._items)}"
             memory = "memory for it; smaller batches need less"
         if lost == _MOST_LOSSES:
             raise VitscopeError(

@@ -12,6 +12,7 @@ _WHITE_IS_ZERO = 0
 """A photometric interpretation of TIFF that Pillow respects at 8 bits but ignores above."""
 
 _SAMPLE_FORMAT = 339  # a tag of TIFF
+_UNREAD_BITS = range(9, 65)
 _SAMPLE_FORMATS = {1: "whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}
 
 
@@ -54,8 +55,11 @@ def name_unread_samples(data: bytes) -> str:
     file.seek(tags.next)
     tags.load(file)
     bits, told = (tags.get(tag, (1,)) for tag in (ExifTags.Base.BitsPerSample, _SAMPLE_FORMAT))
+    # Tags of another type are text or bytes; what is read in other colours is not named by bits.
+    if not isinstance(bits, tuple) or not all(bit in _UNREAD_BITS for bit in bits):
+        return ""
     kind = _SAMPLE_FORMATS.get(next(iter(told), 0), "numbers of another kind")
-    return f"{len(bits)} x {next(iter(bits), 0)!r}-bit {kind}"
+    return f"{len(bits)} x {next(iter(bits), 0)}-bit {kind}"
 
 
 def _lay_on(background: int, image: Image.Image) -> Image.Image:

@@ -93,8 +93,8 @@ def find_classes(
     chosen = {name: tuple(by_class[name]) for name in sorted(by_class) if len(by_class[name]) > 1}
     if len(chosen) < 2:
         raise UsageError(
-            f"{len(by_class)} classes in {source}, {len(chosen)} of them with at least two images: "
-            "give at least two such classes"
+            f"of the classes in {source}, {len(by_class)} in all, {len(chosen)} have two images or "
+            "more: give at least two such classes"
         )
     too_small = tuple(sorted(by_class.keys() - chosen.keys()))
     return LabelledImages(

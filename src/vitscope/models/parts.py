@@ -157,7 +157,7 @@ def make_prenorm_parts(
     first, second = scales or ("", "")
     branch, gamma = _find_scale(block, first)
     if branch is not None and gamma is None:
-        require_class(branch, {nn.Identity}, type(block).__name__, "a layer scale")
+        require_class(branch, {nn.Identity}, type(block).__name__, "a layer scale of class")
     mlp_scale, mlp_gamma = _find_scale(block, second)
     norm, *others = (block.get_submodule(name) for name in (norms[1], *mlp))
     return BlockParts(

@@ -158,12 +158,12 @@ def name_maps(index: int, place: str = "maps") -> str:
 def keep_maps(folder: Path, index: int, file: Path, place: str = "maps") -> str:
     """Take over the file of an image's maps; its new name."""
     name = name_maps(index, place)
-    if file.is_symlink() or not file.is_file():  # flushing a pipe would never end
+    if not file.is_file():  # flushing a pipe would never end
         raise ResultError(
-            f"{printable_path(file)} cannot be read: it is missing, a link or no regular file"
+            f"{printable_path(file)} cannot be read: it is missing, or not a regular file"
         )
     with plain_disk_errors(folder):
-        link_or_copy(file, folder / name)
+        link_or_copy(file.resolve(), folder / name)
     return name
 
 
@@ -211,7 +211,7 @@ def _check_members(archive: zipfile.ZipFile) -> None:
         raise ValueError(f"its arrays take more than {_MAX_BYTES >> 20} MiB")
     for member in members:
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("expected an archive that is deflated")
+            raise ValueError("expected arrays that are stored or deflated")
         with archive.open(member) as file:
             np.lib.format.read_magic(file)
 
