@@ -314,7 +314,7 @@ def replace_projection(module):
         (add_to_tower, "^Dinov2Model has a part 'head_norm': this version of its library"),
         (remove_scale, "'layer_scale1'"),
         (remove_norm, "lacks the part 'norm1' in its Dinov2Layer: .* no exact account of$"),
-        (wrap_scale, "a layer scale Sequential"),
+        (wrap_scale, "a layer scale of class Sequential"),
         (replace_projection, "a projection o_proj of class Sequential, not a plain Linear .merge"),
     ],
 )
