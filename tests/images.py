@@ -5,6 +5,15 @@ from PIL import Image
 
 from vitscope.images.decoding import prepare_image
 
+IMAGE_COVARIATES = (
+    "entropy",
+    "edge_density",
+    "colourfulness",
+    "spatial_frequency",
+    "saliency_concentration",
+)
+"""Covariates that every image has, in their order."""
+
 
 def write_images(folder, count, *, start=0, size=(40, 48)):
     """Write `count` random smooth colour images; equal numbers give equal bytes."""

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from images import IMAGE_COVARIATES
 from vitscope.images.covariates import (
-    IMAGE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,

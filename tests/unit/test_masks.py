@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from encoded import encode, exif, palette_image
+from images import IMAGE_COVARIATES
 from vitscope.errors import ImageReadError, UsageError
 from vitscope.images.covariates import (
-    IMAGE_COVARIATES,
     SEGMENT_COVARIATES,
     compute_covariates,
     compute_segment_covariates,

@@ -3,7 +3,8 @@
 from dataclasses import fields
 from itertools import chain
 
-from vitscope.images.covariates import IMAGE_COVARIATES, SEGMENT_COVARIATES
+from images import IMAGE_COVARIATES
+from vitscope.images.covariates import SEGMENT_COVARIATES
 from vitscope.layout import GROUPS
 from vitscope.results.schema_numbers import ImageNumbers, PerImage
 from vitscope.results.summary import ERRORS

@@ -16,15 +16,6 @@ from scipy import fft, ndimage
 
 from vitscope.files.printable import name_some
 
-IMAGE_COVARIATES = (
-    "entropy",
-    "edge_density",
-    "colourfulness",
-    "spatial_frequency",
-    "saliency_concentration",
-)
-"""Covariates that every image has."""
-
 SEGMENT_COVARIATES = ("num_segments", "largest_segment", "mean_segment")
 """Additional covariates of images with a mask."""
 
